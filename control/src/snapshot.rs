@@ -1,0 +1,238 @@
+use std::collections::{BTreeMap, HashMap};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use adit_flow::{Protocol, WorkloadName};
+use adit_identity::{SpiffeId, TrustDomain};
+
+/// What the mesh is at one moment: immutable, shared behind an `Arc`, replaced whole.
+///
+/// Lookups by address are constant time. Built by [`Snapshot::new`], which makes the indexes.
+#[derive(Clone, Debug)]
+pub struct Snapshot {
+    /// Rises by one with every snapshot published by one source.
+    pub generation: u64,
+    /// The mesh's name.
+    pub mesh: String,
+    /// The trust domain of every workload here.
+    pub trust_domain: TrustDomain,
+    /// Labels of each namespace.
+    pub namespaces: BTreeMap<String, BTreeMap<String, String>>,
+    /// All workloads, on this node and on others.
+    pub workloads: BTreeMap<WorkloadName, Arc<Workload>>,
+    /// All services.
+    pub services: BTreeMap<WorkloadName, Arc<Service>>,
+    /// The address that answers DNS queries, one of each IP version in use.
+    pub dns: Vec<IpAddr>,
+    by_address: HashMap<IpAddr, Owner>,
+}
+
+/// One replica: the unit that has addresses and an identity. Kubernetes calls it a pod.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Workload {
+    /// Namespace and name; replicas are numbered (`web-0`).
+    pub name: WorkloadName,
+    /// Labels that selectors see.
+    pub labels: BTreeMap<String, String>,
+    /// What it proves to be.
+    pub identity: SpiffeId,
+    /// One address of each IP version at most; never empty.
+    pub addresses: Vec<IpAddr>,
+    /// The ports it declares.
+    pub ports: Vec<WorkloadPort>,
+    /// Where it runs.
+    pub location: Location,
+    /// Whether services may send it new flows.
+    pub ready: bool,
+}
+
+/// Where a workload runs, seen from the agent that holds the snapshot.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Location {
+    /// Served by this agent.
+    Local,
+    /// Served by another agent, whose HBONE listener is at `hbone`.
+    Remote {
+        /// The node's name.
+        node: String,
+        /// Address and port of that agent's HBONE listener.
+        hbone: SocketAddr,
+    },
+}
+
+/// A port that a workload declares.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WorkloadPort {
+    /// The name by which services and policies may refer to it.
+    pub name: Option<String>,
+    /// The number.
+    pub number: u16,
+    /// TCP, UDP or SCTP.
+    pub protocol: Protocol,
+}
+
+/// A stable address for a set of workloads.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Service {
+    /// Namespace and name.
+    pub name: WorkloadName,
+    /// Its virtual addresses, one of each IP version at most; empty for a headless service.
+    pub addresses: Vec<IpAddr>,
+    /// Its ports.
+    pub ports: Vec<ServicePort>,
+    /// The workloads that its selector matches, ready or not, in order of name.
+    pub endpoints: Vec<WorkloadName>,
+}
+
+/// One port of a service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServicePort {
+    /// Its name, where it has one.
+    pub name: Option<String>,
+    /// The number that clients dial.
+    pub port: u16,
+    /// TCP or UDP.
+    pub protocol: Protocol,
+    /// The port on the workload.
+    pub target: TargetPort,
+}
+
+/// The port of a workload that a service port leads to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TargetPort {
+    /// Looked up by name on each workload.
+    Name(String),
+    /// The same number on all.
+    Number(u16),
+}
+
+/// Whose an address is.
+#[derive(Clone, Debug)]
+pub enum Owner {
+    /// The mesh's DNS responder.
+    Dns,
+    /// A service's virtual address.
+    Service(Arc<Service>),
+    /// A workload's own address.
+    Workload(Arc<Workload>),
+}
+
+/// The parts from which [`Snapshot::new`] builds a snapshot.
+#[derive(Clone, Debug)]
+pub struct SnapshotParts {
+    /// See [`Snapshot::generation`].
+    pub generation: u64,
+    /// See [`Snapshot::mesh`].
+    pub mesh: String,
+    /// See [`Snapshot::trust_domain`].
+    pub trust_domain: TrustDomain,
+    /// See [`Snapshot::namespaces`].
+    pub namespaces: BTreeMap<String, BTreeMap<String, String>>,
+    /// See [`Snapshot::workloads`].
+    pub workloads: Vec<Workload>,
+    /// See [`Snapshot::services`].
+    pub services: Vec<Service>,
+    /// See [`Snapshot::dns`].
+    pub dns: Vec<IpAddr>,
+}
+
+impl Snapshot {
+    /// Indexes the parts. Where two owners claim one address the first stays: workloads, then services.
+    pub fn new(parts: SnapshotParts) -> Self {
+        let workloads: BTreeMap<_, _> = parts
+            .workloads
+            .into_iter()
+            .map(|workload| (workload.name.clone(), Arc::new(workload)))
+            .collect();
+        let services: BTreeMap<_, _> = parts
+            .services
+            .into_iter()
+            .map(|service| (service.name.clone(), Arc::new(service)))
+            .collect();
+        let mut by_address = HashMap::new();
+        for workload in workloads.values() {
+            for address in &workload.addresses {
+                by_address
+                    .entry(*address)
+                    .or_insert_with(|| Owner::Workload(Arc::clone(workload)));
+            }
+        }
+        for service in services.values() {
+            for address in &service.addresses {
+                by_address
+                    .entry(*address)
+                    .or_insert_with(|| Owner::Service(Arc::clone(service)));
+            }
+        }
+        for address in &parts.dns {
+            by_address.entry(*address).or_insert(Owner::Dns);
+        }
+        Self {
+            generation: parts.generation,
+            mesh: parts.mesh,
+            trust_domain: parts.trust_domain,
+            namespaces: parts.namespaces,
+            workloads,
+            services,
+            dns: parts.dns,
+            by_address,
+        }
+    }
+
+    /// Whose `address` is; `None` outside the mesh.
+    pub fn owner(&self, address: IpAddr) -> Option<&Owner> {
+        self.by_address.get(&address)
+    }
+
+    /// The workload that owns `address`.
+    pub fn workload_at(&self, address: IpAddr) -> Option<&Arc<Workload>> {
+        match self.owner(address)? {
+            Owner::Workload(workload) => Some(workload),
+            Owner::Dns | Owner::Service(_) => None,
+        }
+    }
+}
+
+impl Workload {
+    /// The address of the same IP version as `like`.
+    pub fn address_like(&self, like: IpAddr) -> Option<IpAddr> {
+        self.addresses
+            .iter()
+            .copied()
+            .find(|address| address.is_ipv4() == like.is_ipv4())
+    }
+
+    /// Whether this agent serves it.
+    pub fn is_local(&self) -> bool {
+        self.location == Location::Local
+    }
+}
+
+impl Service {
+    /// The ready endpoints of `port` in the IP version of the dialled address, each with its target port.
+    /// `None` where the service has no such port.
+    pub fn ready_endpoints<'a>(
+        &'a self,
+        snapshot: &'a Snapshot,
+        dialled: SocketAddr,
+        protocol: Protocol,
+    ) -> Option<impl Iterator<Item = (&'a Arc<Workload>, SocketAddr)>> {
+        let service_port = self
+            .ports
+            .iter()
+            .find(|port| port.port == dialled.port() && port.protocol == protocol)?;
+        Some(self.endpoints.iter().filter_map(move |name| {
+            let workload = snapshot.workloads.get(name).filter(|workload| workload.ready)?;
+            let address = workload.address_like(dialled.ip())?;
+            let number = match &service_port.target {
+                TargetPort::Number(number) => *number,
+                TargetPort::Name(name) => workload
+                    .ports
+                    .iter()
+                    .find(|port| port.name.as_ref() == Some(name) && port.protocol == protocol)
+                    .map(|port| port.number)?,
+            };
+            Some((workload, SocketAddr::new(address, number)))
+        }))
+    }
+}

@@ -1,0 +1,1 @@
+//! TUN queues, virtio-net headers, descriptor passing.

@@ -1,0 +1,1 @@
+//! Frames in, flows out: the userspace TCP/IP stack. Pure.

@@ -1,0 +1,1 @@
+//! The privileged helper: namespaces, TUN devices, descriptor broker.

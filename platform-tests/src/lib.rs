@@ -1,0 +1,1 @@
+//! Tests that need namespaces, real programs and real peers.

@@ -1,0 +1,1 @@
+//! Policy objects to compiled sets to a verdict with its trace. Pure.

@@ -1,0 +1,1 @@
+//! HBONE over rustls and h2: client, server, pool, drain.
