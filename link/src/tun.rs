@@ -1,0 +1,366 @@
+//! TUN devices: creation, and one frame at a time in and out of a queue.
+//!
+//! A queue here is always layer 3 (`IFF_TUN`), without the packet-information prefix (`IFF_NO_PI`), with a
+//! ten-byte [`VnetHeader`] before each frame (`IFF_VNET_HDR`), and non-blocking.
+
+use std::io::{self, IoSlice, IoSliceMut};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+use thiserror::Error;
+
+use crate::VnetHeader;
+
+/// Where distributions put the TUN device node.
+pub const DEFAULT_TUN_DEVICE: &str = "/dev/net/tun";
+
+/// Bytes of the largest frame: an IPv6 header and the largest payload length it can state (RFC 8200, section 3). A
+/// buffer of this size never truncates a frame, whatever the device's MTU.
+pub const MAX_FRAME: usize = 40 + 65_535;
+
+/// Most queues of one device; the kernel's own limit is 256.
+pub const MAX_QUEUES: u16 = 32;
+
+/// Longest interface name, in bytes: `IFNAMSIZ` less the terminating zero.
+const MAX_NAME: usize = 15;
+
+/// What device to make.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TunConfig<'a> {
+    /// The device node, normally [`DEFAULT_TUN_DEVICE`].
+    pub device: &'a Path,
+    /// Name of the interface, 1 to 15 bytes.
+    pub name: &'a str,
+    /// Queues, 1 to [`MAX_QUEUES`]. More than one makes a multi-queue device, whose flows the kernel spreads by hash.
+    pub queues: u16,
+}
+
+/// A device that was made: it lives as long as one of its queues is open anywhere.
+#[derive(Debug)]
+pub struct Tun {
+    /// All its queues, as many as were asked for.
+    pub queues: Vec<TunQueue>,
+    /// What the kernel agreed to leave undone.
+    pub offloads: Offloads,
+}
+
+/// What the kernel leaves to the reader of the queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Offloads {
+    /// TCP and UDP frames arrive with [`Checksum::Partial`](crate::Checksum::Partial).
+    pub checksum: bool,
+}
+
+/// Why there is no device.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum TunError {
+    /// The name does not fit an interface.
+    #[error("interface name {name:?} is not 1 to 15 bytes without '/', space or zero")]
+    Name {
+        /// The name asked for.
+        name: String,
+    },
+    /// More queues than a device may have, or none.
+    #[error("{queues} TUN queues asked for, expected 1 to {MAX_QUEUES}")]
+    Queues {
+        /// The number asked for.
+        queues: u16,
+    },
+    /// The device node cannot be opened: missing, not readable by this user, or refused by a sandbox.
+    #[error("opening the TUN device node {}: {source}", device.display())]
+    Open {
+        /// The node.
+        device: PathBuf,
+        /// The kernel's answer.
+        #[source]
+        source: io::Error,
+    },
+    /// The kernel refused one configuration step.
+    #[error("{step} on TUN interface {name:?}: {source}")]
+    Configure {
+        /// The interface.
+        name: String,
+        /// The ioctl.
+        step: &'static str,
+        /// The kernel's answer.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// One queue of a TUN device.
+#[derive(Debug)]
+pub struct TunQueue {
+    fd: OwnedFd,
+}
+
+impl TunQueue {
+    /// Adopts a queue that [`create_tun`] made here or in another process, and makes it non-blocking.
+    ///
+    /// # Errors
+    /// The descriptor is no TUN queue with the flags this type needs (`InvalidInput`), or the kernel's own error.
+    pub fn from_fd(fd: OwnedFd) -> io::Result<Self> {
+        let flags = ioctl::interface_flags(fd.as_fd())?;
+        let wanted = ioctl::IFF_TUN | ioctl::IFF_NO_PI | ioctl::IFF_VNET_HDR;
+        if flags & (wanted | ioctl::IFF_TAP) != wanted {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                format!("TUN queue has flags {flags:#06x}, expected IFF_TUN, IFF_NO_PI and IFF_VNET_HDR"),
+            ));
+        }
+        let status = rustix::fs::fcntl_getfl(&fd)?;
+        rustix::fs::fcntl_setfl(&fd, status | OFlags::NONBLOCK)?;
+        Ok(Self { fd })
+    }
+
+    /// Takes the next frame: its header, and its length in bytes now at the start of `frame`.
+    ///
+    /// A frame longer than `frame` is cut short without a word, so `frame` should hold [`MAX_FRAME`] bytes.
+    ///
+    /// # Errors
+    /// `WouldBlock` when the queue is empty; `InvalidData` when the kernel handed out a header we don't know (the
+    /// frame is gone, the queue is fine); `EBADFD` when the device was removed.
+    pub fn recv(&self, frame: &mut [u8]) -> io::Result<(VnetHeader, usize)> {
+        let mut header = [0; VnetHeader::LEN];
+        let read = rustix::io::readv(
+            &self.fd,
+            &mut [IoSliceMut::new(&mut header), IoSliceMut::new(frame)],
+        )?;
+        let Some(len) = read.checked_sub(VnetHeader::LEN) else {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                "TUN frame shorter than its header",
+            ));
+        };
+        let header =
+            VnetHeader::parse(&header).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+        Ok((header, len))
+    }
+
+    /// Hands one frame to the kernel, whole or not at all.
+    ///
+    /// # Errors
+    /// `InvalidInput` when the header's offsets do not fit the frame; `WouldBlock` and `ENOBUFS` when the kernel has
+    /// no room; `EIO` while the interface is down; `EBADFD` when the device was removed.
+    pub fn send(&self, header: &VnetHeader, frame: &[u8]) -> io::Result<()> {
+        let header = header.emit();
+        let written = rustix::io::writev(&self.fd, &[IoSlice::new(&header), IoSlice::new(frame)])?;
+        // TUN takes a frame as one packet or refuses it.
+        debug_assert_eq!(written, VnetHeader::LEN + frame.len());
+        Ok(())
+    }
+
+    /// A second descriptor for the same queue: whoever reads first gets the frame.
+    ///
+    /// # Errors
+    /// The process is out of descriptors.
+    pub fn try_clone(&self) -> io::Result<Self> {
+        Ok(Self {
+            fd: self.fd.try_clone()?,
+        })
+    }
+}
+
+impl AsFd for TunQueue {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+impl AsRawFd for TunQueue {
+    fn as_raw_fd(&self) -> RawFd {
+        self.fd.as_raw_fd()
+    }
+}
+
+impl From<TunQueue> for OwnedFd {
+    fn from(queue: TunQueue) -> Self {
+        queue.fd
+    }
+}
+
+/// Makes a TUN device in the caller's network namespace, down and without addresses.
+///
+/// Checksum offload is asked for and its refusal is not an error: see [`Tun::offloads`].
+///
+/// # Errors
+/// [`TunError`]. Nothing is left behind: the device goes with its last queue.
+pub fn create_tun(config: &TunConfig<'_>) -> Result<Tun, TunError> {
+    let name = config.name;
+    let valid = (1..=MAX_NAME).contains(&name.len())
+        && !name
+            .bytes()
+            .any(|byte| byte == b'/' || byte == 0 || byte.is_ascii_whitespace());
+    if !valid {
+        return Err(TunError::Name {
+            name: name.to_owned(),
+        });
+    }
+    if !(1..=MAX_QUEUES).contains(&config.queues) {
+        return Err(TunError::Queues {
+            queues: config.queues,
+        });
+    }
+    let queues = (0..config.queues)
+        .map(|_| create_queue(config))
+        .collect::<Result<Vec<_>, _>>()?;
+    // Offloads belong to the device, not to the queue: any of them will do.
+    let checksum = queues
+        .first()
+        .is_some_and(|queue| ioctl::set_offload(queue.as_fd(), ioctl::TUN_F_CSUM).is_ok());
+    Ok(Tun {
+        queues,
+        offloads: Offloads { checksum },
+    })
+}
+
+fn create_queue(config: &TunConfig<'_>) -> Result<TunQueue, TunError> {
+    let open_flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let fd = rustix::fs::open(config.device, open_flags, Mode::empty()).map_err(|source| TunError::Open {
+        device: config.device.to_owned(),
+        source: source.into(),
+    })?;
+    let refused = |step: &'static str| {
+        move |source: Errno| TunError::Configure {
+            name: config.name.to_owned(),
+            step,
+            source: source.into(),
+        }
+    };
+    let mut flags = ioctl::IFF_TUN | ioctl::IFF_NO_PI | ioctl::IFF_VNET_HDR;
+    if config.queues > 1 {
+        flags |= ioctl::IFF_MULTI_QUEUE;
+    }
+    ioctl::attach(fd.as_fd(), config.name, flags).map_err(refused("TUNSETIFF"))?;
+    ioctl::set_vnet_header_size(fd.as_fd(), VnetHeader::LEN as i32).map_err(refused("TUNSETVNETHDRSZ"))?;
+    Ok(TunQueue { fd })
+}
+
+/// The four ioctls of TUN: all the `unsafe` of this crate.
+#[expect(
+    unsafe_code,
+    reason = "no safe wrapper exists for the TUN ioctls with a choice of flags"
+)]
+mod ioctl {
+    use std::os::fd::BorrowedFd;
+
+    use rustix::io::Errno;
+    use rustix::ioctl::{IntegerSetter, Opcode, Setter, Updater, ioctl, opcode};
+
+    pub(super) const IFF_TUN: u16 = 0x0001;
+    pub(super) const IFF_TAP: u16 = 0x0002;
+    pub(super) const IFF_MULTI_QUEUE: u16 = 0x0100;
+    pub(super) const IFF_NO_PI: u16 = 0x1000;
+    pub(super) const IFF_VNET_HDR: u16 = 0x4000;
+    pub(super) const TUN_F_CSUM: usize = 0x01;
+
+    const TUNSETIFF: Opcode = opcode::write::<i32>(b'T', 202);
+    const TUNSETOFFLOAD: Opcode = opcode::write::<u32>(b'T', 208);
+    const TUNGETIFF: Opcode = opcode::read::<u32>(b'T', 210);
+    const TUNSETVNETHDRSZ: Opcode = opcode::write::<i32>(b'T', 216);
+
+    /// `struct ifreq` as the TUN driver reads it: a name, then flags in a union of 24 bytes.
+    #[repr(C)]
+    struct InterfaceRequest {
+        name: [u8; 16],
+        flags: u16,
+        rest: [u8; 22],
+    }
+
+    /// Makes the interface, or one more queue of it. `name` is at most 15 bytes.
+    pub(super) fn attach(fd: BorrowedFd<'_>, name: &str, flags: u16) -> Result<(), Errno> {
+        let mut request = InterfaceRequest {
+            name: [0; 16],
+            flags,
+            rest: [0; 22],
+        };
+        let room = request.name.len() - 1;
+        for (to, from) in request.name[..room].iter_mut().zip(name.bytes()) {
+            *to = from;
+        }
+        // SAFETY: TUNSETIFF reads and writes exactly one `struct ifreq` (40 bytes on 64-bit Linux), which
+        // `InterfaceRequest` matches in size and layout; it outlives the call, and any bytes are valid in it.
+        // JUSTIFICATION: rustix has no typed wrapper for it, and the `tun` crate opens a fixed path only.
+        unsafe { ioctl(fd, Updater::<TUNSETIFF, InterfaceRequest>::new(&mut request)) }
+    }
+
+    /// The flags that the queue's interface was made with.
+    pub(super) fn interface_flags(fd: BorrowedFd<'_>) -> Result<u16, Errno> {
+        let mut request = InterfaceRequest {
+            name: [0; 16],
+            flags: 0,
+            rest: [0; 22],
+        };
+        // SAFETY: as for TUNSETIFF; the driver writes one `struct ifreq`. On a descriptor of another kind the
+        // opcode is unknown and nothing is written.
+        // JUSTIFICATION: a passed descriptor must be checked before its reads are taken for frames.
+        unsafe { ioctl(fd, Updater::<TUNGETIFF, InterfaceRequest>::new(&mut request)) }?;
+        Ok(request.flags)
+    }
+
+    /// Chooses what the reader of the queue is ready to do itself (`TUN_F_*`).
+    pub(super) fn set_offload(fd: BorrowedFd<'_>, features: usize) -> Result<(), Errno> {
+        // SAFETY: TUNSETOFFLOAD takes its argument by value and touches no memory of ours.
+        // JUSTIFICATION: no crate wraps it without also owning the descriptor.
+        unsafe { ioctl(fd, IntegerSetter::<TUNSETOFFLOAD>::new_usize(features)) }
+    }
+
+    /// Bytes of the virtio-net header on this queue.
+    pub(super) fn set_vnet_header_size(fd: BorrowedFd<'_>, size: i32) -> Result<(), Errno> {
+        // SAFETY: TUNSETVNETHDRSZ reads one `int` through the pointer, which `Setter` keeps alive for the call.
+        // JUSTIFICATION: as above.
+        unsafe { ioctl(fd, Setter::<TUNSETVNETHDRSZ, i32>::new(size)) }
+    }
+
+    const _: () = assert!(size_of::<InterfaceRequest>() == 40);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(name: &str, queues: u16) -> TunConfig<'_> {
+        TunConfig {
+            device: Path::new("/nonexistent/tun"),
+            name,
+            queues,
+        }
+    }
+
+    #[test]
+    fn names_that_are_no_interface_are_refused_before_the_kernel_sees_them() {
+        for name in ["", "a/b", "a b", "sixteen-bytes-xx"] {
+            assert!(
+                matches!(create_tun(&config(name, 1)), Err(TunError::Name { .. })),
+                "{name:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn queue_numbers_are_bounded() {
+        assert!(matches!(
+            create_tun(&config("eth0", 0)),
+            Err(TunError::Queues { queues: 0 })
+        ));
+        assert!(matches!(
+            create_tun(&config("eth0", MAX_QUEUES + 1)),
+            Err(TunError::Queues { .. })
+        ));
+    }
+
+    #[test]
+    fn a_missing_device_node_is_named() {
+        let error = create_tun(&config("eth0", 1)).unwrap_err();
+        assert!(error.to_string().contains("/nonexistent/tun"), "{error}");
+    }
+
+    #[test]
+    fn a_descriptor_of_another_kind_is_no_queue() {
+        let file = std::fs::File::open("/dev/null").unwrap();
+        assert!(TunQueue::from_fd(file.into()).is_err());
+    }
+}
