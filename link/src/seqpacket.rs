@@ -272,7 +272,7 @@ mod tests {
     #[test]
     fn a_message_arrives_whole_with_its_descriptors_in_order() {
         let (a, b) = SeqPacket::pair().unwrap();
-        let (read, write) = std::io::pipe().unwrap();
+        let (read, write) = io::pipe().unwrap();
         a.send(b"take these", &[read.as_fd(), write.as_fd()]).unwrap();
         drop((read, write));
 

@@ -1,0 +1,202 @@
+//! The codes of everything that can go wrong here, for `adit explain`.
+//!
+//! A code is for good: its meaning never changes and its number is never used again.
+
+use std::fmt;
+use std::str::FromStr;
+
+use thiserror::Error;
+
+/// A kind of failure with an entry in [`TABLE`]; shown as `ADIT-N001`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Code(u16);
+
+/// What `adit explain` says of a code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Entry {
+    /// The code.
+    pub code: Code,
+    /// What happened, in one line.
+    pub summary: &'static str,
+    /// Why it usually happens.
+    pub cause: &'static str,
+    /// What to do about it.
+    pub fix: &'static str,
+}
+
+/// A text that is no code of this crate.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("{text:?} is no code of the node helper, expected ADIT-N and three digits")]
+pub struct InvalidCode {
+    /// The text.
+    pub text: String,
+}
+
+impl Code {
+    /// The entry of this code; `None` for a code of another build.
+    #[must_use]
+    pub fn entry(self) -> Option<&'static Entry> {
+        TABLE.iter().find(|entry| entry.code == self)
+    }
+
+    pub(crate) fn from_wire(number: u16) -> Self {
+        Self(number)
+    }
+
+    pub(crate) fn to_wire(self) -> u16 {
+        self.0
+    }
+}
+
+impl fmt::Display for Code {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ADIT-N{:03}", self.0)
+    }
+}
+
+impl FromStr for Code {
+    type Err = InvalidCode;
+
+    fn from_str(text: &str) -> Result<Self, InvalidCode> {
+        let digits = text
+            .strip_prefix("ADIT-N")
+            .filter(|digits| digits.len() >= 3 && digits.bytes().all(|byte| byte.is_ascii_digit()));
+        digits
+            .and_then(|digits| digits.parse().ok())
+            .map(Self)
+            .ok_or_else(|| InvalidCode {
+                text: text.to_owned(),
+            })
+    }
+}
+
+/// Declares each code as a constant and as a row of the table, so that neither can be without the other.
+macro_rules! codes {
+    ($($name:ident = $number:literal: $summary:literal, $cause:literal, $fix:literal;)*) => {
+        impl Code {
+            $(#[doc = $summary] pub const $name: Self = Self($number);)*
+        }
+
+        /// Every code, by number.
+        pub const TABLE: &[Entry] = &[
+            $(Entry { code: Code::$name, summary: $summary, cause: $cause, fix: $fix },)*
+        ];
+    };
+}
+
+codes! {
+    USER_NAMESPACE = 1:
+        "the kernel refused to create a user namespace",
+        "user.max_user_namespaces is 0, Debian's kernel.unprivileged_userns_clone is 0, AppArmor restricts unprivileged user namespaces (Ubuntu 23.10 and later), or a container's seccomp profile forbids it",
+        "run `adit check`, which tells the four apart and prints the setting to change";
+    ID_MAP = 2:
+        "the kernel refused to map this user into its new namespace",
+        "AppArmor let the namespace be created but took its capabilities, or the process is in a chroot",
+        "on Ubuntu: sysctl kernel.apparmor_restrict_unprivileged_userns=0, or install an AppArmor profile that allows userns for adit; elsewhere leave the chroot";
+    NAMESPACES = 3:
+        "the kernel refused a network, mount, UTS or IPC namespace",
+        "a limit under user.max_*_namespaces is reached or 0, or AppArmor took the capabilities of the user namespace",
+        "run `adit check`; raise the limit it names";
+    TUN_OPEN = 4:
+        "the TUN device node could not be opened",
+        "/dev/net/tun is missing (module `tun` not loaded, or a container without the device) or not open to this user; distributions ship it with mode 0666",
+        "sudo modprobe tun && sudo chmod 0666 /dev/net/tun, or point --tun-device at a node you may open; in a container, pass --device /dev/net/tun";
+    TUN_CONFIGURE = 5:
+        "the kernel refused to configure a TUN device",
+        "the node is not a TUN device, or the kernel is older than 3.8",
+        "check that the node is character device 10:200";
+    NETWORK = 6:
+        "the kernel refused an address, a route or a link setting in a pod",
+        "two pods' addresses clash with a route, or an address is not usable on a host",
+        "the message names the step and the kernel's answer; correct the address";
+    MOUNT = 7:
+        "the kernel refused a mount in a pod",
+        "AppArmor or SELinux forbids mounts in user namespaces",
+        "look for a denial in the kernel log (dmesg) and allow mounts for adit";
+    RUN_DIRECTORY = 8:
+        "the run directory or the helper's socket in it cannot be used",
+        "the directory is missing, belongs to another user, is open to others, or its path makes the socket's longer than 107 bytes",
+        "use a directory of mode 0700 owned by you with a short path, such as one under $XDG_RUNTIME_DIR";
+    UNREACHABLE = 9:
+        "the node helper cannot be reached or closed the connection",
+        "the mesh was stopped, the helper was killed, or the caller is another user",
+        "start the mesh again with `adit up`; `adit ps` shows what runs";
+    PROTOCOL = 10:
+        "the node helper and its client do not understand each other",
+        "they are from different versions of adit",
+        "stop the mesh with `adit down` and start it again with one version";
+    REQUEST = 11:
+        "a request to the node helper is out of bounds",
+        "a name, an address, a file or a number is longer or larger than the helper takes",
+        "the message names the field and its bound";
+    POD_EXISTS = 12:
+        "a pod of this name exists already",
+        "two workloads have one name, or a stopped one was not deleted",
+        "choose another name, or delete the pod first";
+    NO_SUCH_POD = 13:
+        "no pod of this name exists",
+        "it was deleted, or the helper was restarted since",
+        "`adit ps` lists the pods";
+    TOO_MANY = 14:
+        "the node helper's table of pods is full",
+        "more pods were asked for than the helper was started to hold",
+        "stop workloads, or start fewer replicas";
+    POD_FAILED = 15:
+        "making a pod did not finish",
+        "the process that makes it was killed or did not finish within 30 seconds, as happens when the machine is out of memory",
+        "try again; look for the out-of-memory killer in the kernel log";
+    THREADS = 16:
+        "this step needs a process with one thread",
+        "it was called after threads were started",
+        "this is a defect in adit; report it";
+    ENTER = 17:
+        "the kernel refused to enter a pod's namespaces",
+        "the mesh belongs to another user, or this process is in a namespace of its own already",
+        "run the command as the user who started the mesh, outside of any pod";
+    PROGRAM_NOT_FOUND = 18:
+        "the program was not found",
+        "its name is misspelt, it is not in PATH, or the interpreter named in its first line is missing",
+        "give the full path; with a replaced environment, set PATH in it";
+    PROGRAM_NOT_EXECUTABLE = 19:
+        "the program cannot be executed",
+        "the file lacks the execute permission, is a directory, or is for another machine",
+        "chmod +x the file, or name the interpreter before it";
+    WORKING_DIRECTORY = 20:
+        "the working directory cannot be entered",
+        "it does not exist or is not open to this user",
+        "create it, or name another";
+    PROCESS = 21:
+        "a process could not be created or watched",
+        "the limit on processes (ulimit -u, or the cgroup's pids.max) is reached, or the machine is out of memory",
+        "stop processes or raise the limit";
+    DESCRIPTORS = 22:
+        "the process is out of file descriptors",
+        "the limit (ulimit -n) is too low for this number of pods and queues",
+        "raise the hard limit: ulimit -Hn";
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_code_reads_back_from_what_it_shows() {
+        for entry in TABLE {
+            assert_eq!(entry.code.to_string().parse(), Ok(entry.code));
+            assert_eq!(entry.code.entry(), Some(entry));
+        }
+        assert_eq!(Code::USER_NAMESPACE.to_string(), "ADIT-N001");
+    }
+
+    #[test]
+    fn numbers_are_unique_and_in_order() {
+        assert!(TABLE.is_sorted_by(|a, b| a.code < b.code));
+    }
+
+    #[test]
+    fn other_texts_are_no_codes() {
+        for text in ["", "N001", "ADIT-N1", "ADIT-N00x", "ADIT-X001", "ADIT-N99999999"] {
+            assert!(text.parse::<Code>().is_err(), "{text}");
+        }
+    }
+}
