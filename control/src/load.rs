@@ -1,0 +1,177 @@
+//! From a file, or its text, to a checked mesh.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::check;
+use crate::codes;
+use crate::diagnostic::{Diagnostic, Finding, Findings, Report, Severity};
+use crate::mesh::{Mesh, PolicyDocument};
+use crate::schema;
+use crate::tree::{At, Node};
+
+/// The longest mesh file, in bytes. Larger ones are refused unread.
+pub const MAX_FILE: u64 = 1 << 20;
+/// The longest policy file, in bytes.
+pub const MAX_POLICY_FILE: u64 = 4 << 20;
+/// The most policy files that a mesh reads, folders included.
+pub const MAX_POLICY_FILES: usize = 4096;
+
+/// A mesh that passed every check, and what was noticed on the way.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Loaded {
+    /// The mesh.
+    pub mesh: Mesh,
+    /// Warnings only; often empty.
+    pub warnings: Report,
+}
+
+/// Reads the mesh file at `path` and the policy files that it names.
+///
+/// # Errors
+/// A report with at least one error: a file that can't be read, or anything that [`parse`] refuses.
+pub fn load(path: &Path) -> Result<Loaded, Report> {
+    let text = read(path, MAX_FILE).map_err(|error| unreadable(path, &error))?;
+    let (root, mut loaded) = parse_tree(path, &text)?;
+    let mut findings = Findings::new(loaded.warnings, &root);
+    loaded.mesh.policies = read_policies(&loaded.mesh.policy_paths, &mut findings);
+    loaded.warnings = findings.report;
+    match loaded.warnings.has_errors() {
+        true => Err(loaded.warnings),
+        false => Ok(loaded),
+    }
+}
+
+/// Checks the text of a mesh file. Pure: `path` is for messages and to resolve relative paths, and the policy
+/// files aren't read.
+///
+/// # Errors
+/// A report with at least one error, and with all those of one kind that the text has: of syntax, which stop at
+/// the first; of shape (unknown fields, wrong types); of meaning (names, references, ranges).
+pub fn parse(path: &Path, text: &str) -> Result<Loaded, Report> {
+    parse_tree(path, text).map(|(_, loaded)| loaded)
+}
+
+fn parse_tree(path: &Path, text: &str) -> Result<(Node, Loaded), Report> {
+    let mut report = Report::new(path, text);
+    let root = match Node::parse(text) {
+        Ok(root) => root,
+        Err(error) => {
+            report.push(Diagnostic {
+                code: &codes::SYNTAX,
+                severity: Severity::Error,
+                field: String::new(),
+                message: format!("not a YAML document: {}", error.message),
+                span: error.offset.map(|offset| char_at(text, offset)),
+                label: "here".to_owned(),
+                related: Vec::new(),
+                fix: "check the indentation, the quotes and the brackets up to this place".to_owned(),
+            });
+            return Err(report);
+        }
+    };
+    let mut findings = Findings::new(report, &root);
+    let mesh = schema::decode(&root, &mut findings).and_then(|file| check::mesh(path, file, &mut findings));
+    let warnings = findings.report;
+    match mesh {
+        Some(mesh) if !warnings.has_errors() => Ok((root, Loaded { mesh, warnings })),
+        _ => Err(warnings),
+    }
+}
+
+/// The character that holds the byte at `offset`, or the last one.
+fn char_at(text: &str, offset: usize) -> std::ops::Range<usize> {
+    let start = (0..=offset.min(text.len()))
+        .rev()
+        .find(|start| text.is_char_boundary(*start))
+        .unwrap_or(0);
+    start..start + text[start..].chars().next().map_or(0, char::len_utf8)
+}
+
+fn unreadable(path: &Path, error: &io::Error) -> Report {
+    let mut report = Report::new(path, "");
+    report.push(Diagnostic {
+        code: &codes::UNREADABLE,
+        severity: Severity::Error,
+        field: String::new(),
+        message: format!("the mesh file can't be read: {error}"),
+        span: None,
+        label: String::new(),
+        related: Vec::new(),
+        fix: "check that the path is right and that you may read it".to_owned(),
+    });
+    report
+}
+
+/// Reads a regular file of at most `limit` bytes of UTF-8.
+fn read(path: &Path, limit: u64) -> io::Result<String> {
+    use io::Read;
+
+    let mut text = String::new();
+    fs::File::open(path)?.take(limit + 1).read_to_string(&mut text)?;
+    match text.len() as u64 > limit {
+        true => Err(io::Error::other(format!("it has more than {limit} bytes"))),
+        false => Ok(text),
+    }
+}
+
+fn read_policies(paths: &[PathBuf], findings: &mut Findings<'_>) -> Vec<PolicyDocument> {
+    let mut documents = Vec::new();
+    for (index, path) in paths.iter().enumerate() {
+        let at = At::default().field("policies").index(index);
+        if let Err((path, error)) = read_policy_path(path, &mut documents) {
+            let finding = Finding {
+                message: format!("policy file {} can't be read: {error}", path.display()),
+                label: "named here".to_owned(),
+                fix:
+                    "paths are relative to the mesh file; name a file, or a folder of *.yaml, *.yml or *.json"
+                        .to_owned(),
+                also: None,
+            };
+            findings.error(&codes::POLICY_UNREADABLE, &at, finding);
+        }
+    }
+    documents
+}
+
+fn read_policy_path(path: &Path, documents: &mut Vec<PolicyDocument>) -> Result<(), (PathBuf, io::Error)> {
+    let blame = |path: &Path| {
+        let path = path.to_owned();
+        move |error| (path, error)
+    };
+    let files = match fs::metadata(path).map_err(blame(path))?.is_dir() {
+        true => policy_files(path).map_err(blame(path))?,
+        false => vec![path.to_owned()],
+    };
+    for file in files {
+        if documents.len() == MAX_POLICY_FILES {
+            return Err((
+                file,
+                io::Error::other(format!("there are more than {MAX_POLICY_FILES} policy files")),
+            ));
+        }
+        let text = read(&file, MAX_POLICY_FILE).map_err(blame(&file))?;
+        documents.push(PolicyDocument { path: file, text });
+    }
+    Ok(())
+}
+
+/// The policy files right in a folder, in order of name. Hidden ones are left out, as editors leave them about.
+fn policy_files(folder: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        let hidden = path
+            .file_name()
+            .is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
+        let known = path
+            .extension()
+            .is_some_and(|end| ["yaml", "yml", "json"].iter().any(|known| end == *known));
+        if known && !hidden {
+            files.push(path);
+        }
+    }
+    files.sort();
+    Ok(files)
+}
