@@ -1,0 +1,407 @@
+use std::fmt;
+use std::future::poll_fn;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use h2::{RecvStream, SendStream};
+use tokio::time::Instant;
+
+use crate::{ResetCode, Side, StreamError, TunnelEnd};
+
+/// One TCP connection's bytes in a tunnel, both ways.
+#[derive(Debug)]
+pub struct Stream {
+    send: SendHalf,
+    recv: RecvHalf,
+}
+
+/// The sending side of a [`Stream`].
+///
+/// To send: await [`ready`](Self::ready), [`send`](Self::send) at most as many bytes as it said, and in the end
+/// [`finish`](Self::finish). Dropped before that, it resets the stream with CANCEL: the peer never takes a lost
+/// sender for a clean end.
+pub struct SendHalf {
+    shared: Arc<Shared>,
+    blocked: Option<Blocked>,
+    finished: bool,
+}
+
+/// The receiving side of a [`Stream`].
+///
+/// Each byte that [`data`](Self::data) gave must be [`release`](Self::release)d once it's passed on; until then it
+/// counts against the stream's window, which bounds the memory that a slow reader costs. Dropped before the
+/// peer's end, it resets the stream with CANCEL.
+pub struct RecvHalf {
+    shared: Arc<Shared>,
+    recv: RecvStream,
+    ended: bool,
+}
+
+/// What both halves need. h2 can reset a stream only by its sending side, and either half must be able to.
+struct Shared {
+    send: Mutex<SendStream<Bytes>>,
+    /// Whether this side reset the stream: h2 gives the code of a reset, not who sent it.
+    reset: AtomicBool,
+    slot: Slot,
+}
+
+/// How busy a tunnel is, and how it ended. Shared by the tunnel's driver, the pool and the streams.
+#[derive(Debug)]
+pub(crate) struct TunnelLoad {
+    created: Instant,
+    streams: AtomicUsize,
+    blocked: AtomicUsize,
+    /// Milliseconds after `created` when a stream that was blocked last went on.
+    progress: AtomicU64,
+    /// Milliseconds after `created` when the last stream ended.
+    idle_since: AtomicU64,
+    end: OnceLock<TunnelEnd>,
+}
+
+/// One stream's place in the count of a tunnel's streams, given back on drop.
+#[derive(Debug)]
+pub(crate) struct Slot(Arc<TunnelLoad>);
+
+/// One stream's place in the count of those that wait for the peer's window.
+#[derive(Debug)]
+struct Blocked(Arc<TunnelLoad>);
+
+/// How much capacity a stream asks for at once: several frames, so that the next is ready when one is written.
+const RESERVE: usize = 256 << 10;
+/// Blocked streams without progress for this long make a tunnel saturated.
+const STALLED: Duration = Duration::from_millis(250);
+
+impl Stream {
+    pub(crate) fn new(send: SendStream<Bytes>, recv: RecvStream, slot: Slot) -> Self {
+        let shared = Arc::new(Shared {
+            send: Mutex::new(send),
+            reset: AtomicBool::new(false),
+            slot,
+        });
+        Self {
+            send: SendHalf {
+                shared: Arc::clone(&shared),
+                blocked: None,
+                finished: false,
+            },
+            recv: RecvHalf {
+                shared,
+                recv,
+                ended: false,
+            },
+        }
+    }
+
+    /// Both sides, to be used from two tasks or in one.
+    pub fn split(self) -> (SendHalf, RecvHalf) {
+        (self.send, self.recv)
+    }
+}
+
+impl SendHalf {
+    /// Waits until the peer's window has room, and says how many bytes may be sent. At least 1.
+    ///
+    /// # Errors
+    /// The stream or its tunnel ended.
+    pub async fn ready(&mut self) -> Result<usize, StreamError> {
+        poll_fn(|cx| self.poll_ready(cx)).await
+    }
+
+    /// The same as a poll function.
+    ///
+    /// # Errors
+    /// The stream or its tunnel ended.
+    pub fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<usize, StreamError>> {
+        if self.finished {
+            return Poll::Ready(Err(StreamError::Finished));
+        }
+        let outcome = self.shared.poll_capacity(cx);
+        match (&outcome, &self.blocked) {
+            (Poll::Pending, None) => self.blocked = Some(Blocked::new(&self.shared.slot.0)),
+            (Poll::Ready(_), Some(_)) => self.blocked = None,
+            _ => {}
+        }
+        outcome
+    }
+
+    /// Queues bytes. What exceeds the capacity that [`ready`](Self::ready) gave is kept in memory until the window
+    /// opens: don't.
+    ///
+    /// # Errors
+    /// The stream or its tunnel ended; the bytes are dropped then.
+    pub fn send(&mut self, bytes: Bytes) -> Result<(), StreamError> {
+        self.queue(bytes, false)
+    }
+
+    /// Ends the sending side with END_STREAM: the FIN. Receiving goes on.
+    ///
+    /// # Errors
+    /// The stream or its tunnel ended before.
+    pub fn finish(&mut self) -> Result<(), StreamError> {
+        self.queue(Bytes::new(), true)?;
+        self.finished = true;
+        Ok(())
+    }
+
+    /// Ends the whole stream with RST_STREAM. What was queued and not written is dropped. For a TCP connection
+    /// that was reset, the code is [`ResetCode::CONNECT_ERROR`].
+    pub fn reset(mut self, code: ResetCode) {
+        self.shared.reset(code);
+        self.finished = true;
+    }
+
+    /// Waits for the stream to be ended by somebody else than this half: a reset, or the tunnel's end. Pending for
+    /// ever on a stream that ends well.
+    pub async fn broken(&mut self) -> StreamError {
+        poll_fn(|cx| self.poll_broken(cx)).await
+    }
+
+    /// The same as a poll function.
+    pub fn poll_broken(&mut self, cx: &mut Context<'_>) -> Poll<StreamError> {
+        self.shared.poll_broken(cx)
+    }
+
+    fn queue(&mut self, bytes: Bytes, end: bool) -> Result<(), StreamError> {
+        if self.finished {
+            return Err(StreamError::Finished);
+        }
+        let outcome = self.shared.lock().send_data(bytes, end);
+        outcome.map_err(|error| self.shared.why_inactive(&error))
+    }
+}
+
+impl RecvHalf {
+    /// The next bytes; `None` for the peer's END_STREAM, and for nothing else.
+    ///
+    /// # Errors
+    /// The stream or its tunnel ended otherwise. Bytes that arrived before are given first.
+    pub async fn data(&mut self) -> Result<Option<Bytes>, StreamError> {
+        poll_fn(|cx| self.poll_data(cx)).await
+    }
+
+    /// The same as a poll function.
+    ///
+    /// # Errors
+    /// The stream or its tunnel ended otherwise.
+    pub fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, StreamError>> {
+        match ready!(self.recv.poll_data(cx)) {
+            Some(Ok(bytes)) => Poll::Ready(Ok(Some(bytes))),
+            Some(Err(error)) => {
+                self.ended = true;
+                Poll::Ready(Err(self.shared.error(&error)))
+            }
+            None => self.poll_end(cx),
+        }
+    }
+
+    /// Gives `bytes` back to the peer's window; more than were received count as all of them.
+    pub fn release(&mut self, bytes: usize) {
+        let flow = self.recv.flow_control();
+        let bytes = bytes.min(flow.used_capacity());
+        // An error means that the stream has ended, and with it the window.
+        let _ = flow.release_capacity(bytes);
+    }
+
+    /// Ends the whole stream with RST_STREAM, as [`SendHalf::reset`].
+    pub fn reset(mut self, code: ResetCode) {
+        self.shared.reset(code);
+        self.ended = true;
+    }
+
+    /// END_STREAM came with the last DATA, or with trailers, which may not follow a CONNECT (RFC 9113 §8.5).
+    fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, StreamError>> {
+        let trailers = ready!(self.recv.poll_trailers(cx));
+        self.ended = true;
+        Poll::Ready(match trailers {
+            Ok(None) => Ok(None),
+            Ok(Some(_)) => {
+                self.shared.reset(ResetCode::CANCEL);
+                Err(StreamError::Malformed)
+            }
+            Err(error) => Err(self.shared.error(&error)),
+        })
+    }
+}
+
+impl Shared {
+    /// Never held across an await or a call out of this file; nothing under it panics.
+    fn lock(&self) -> MutexGuard<'_, SendStream<Bytes>> {
+        self.send.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn reset(&self, code: ResetCode) {
+        self.reset.store(true, Ordering::Release);
+        self.lock().send_reset(code.0.into());
+    }
+
+    fn error(&self, error: &h2::Error) -> StreamError {
+        StreamError::of(error, self.slot.0.end.get())
+    }
+
+    fn poll_capacity(&self, cx: &mut Context<'_>) -> Poll<Result<usize, StreamError>> {
+        let mut send = self.lock();
+        send.reserve_capacity(RESERVE);
+        if send.capacity() > 0 {
+            return Poll::Ready(Ok(send.capacity()));
+        }
+        match send.poll_capacity(cx) {
+            Poll::Ready(Some(Ok(capacity))) => Poll::Ready(Ok(capacity)),
+            Poll::Ready(Some(Err(error))) => Poll::Ready(Err(self.error(&error))),
+            Poll::Ready(None) => Poll::Ready(Err(self.reason(&mut send, cx))),
+            Poll::Pending => Poll::Pending,
+        }
+    }
+
+    /// Why a stream that doesn't take data any more doesn't.
+    fn reason(&self, send: &mut SendStream<Bytes>, cx: &mut Context<'_>) -> StreamError {
+        match send.poll_reset(cx) {
+            Poll::Ready(Ok(code)) => self.reset_by(code.into()),
+            Poll::Ready(Err(error)) => self.error(&error),
+            Poll::Pending => StreamError::Finished,
+        }
+    }
+
+    fn poll_broken(&self, cx: &mut Context<'_>) -> Poll<StreamError> {
+        match ready!(self.lock().poll_reset(cx)) {
+            Ok(code) => Poll::Ready(self.reset_by(code.into())),
+            Err(error) => Poll::Ready(self.error(&error)),
+        }
+    }
+
+    /// `poll_reset` gives the code alone, of a reset or of a GOAWAY; the tunnel's end tells the second.
+    fn reset_by(&self, code: ResetCode) -> StreamError {
+        match self.slot.0.end.get() {
+            Some(end) => StreamError::TunnelEnded { end: end.clone() },
+            None if self.reset.load(Ordering::Acquire) => StreamError::Reset {
+                by: Side::Local,
+                code,
+            },
+            None => StreamError::Reset { by: Side::Peer, code },
+        }
+    }
+
+    /// `send_data` on an ended stream says "inactive stream"; the reason is had by asking for a reset.
+    fn why_inactive(&self, error: &h2::Error) -> StreamError {
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        match self.reason(&mut self.lock(), &mut cx) {
+            StreamError::Finished => self.error(error),
+            reason => reason,
+        }
+    }
+}
+
+impl TunnelLoad {
+    pub(crate) fn new() -> Arc<Self> {
+        Arc::new(Self {
+            created: Instant::now(),
+            streams: AtomicUsize::new(0),
+            blocked: AtomicUsize::new(0),
+            progress: AtomicU64::new(0),
+            idle_since: AtomicU64::new(0),
+            end: OnceLock::new(),
+        })
+    }
+
+    /// Takes one stream's place. The caller has checked that one is free.
+    pub(crate) fn slot(self: &Arc<Self>) -> Slot {
+        self.streams.fetch_add(1, Ordering::AcqRel);
+        Slot(Arc::clone(self))
+    }
+
+    pub(crate) fn streams(&self) -> usize {
+        self.streams.load(Ordering::Acquire)
+    }
+
+    /// Since when there has been no stream.
+    pub(crate) fn idle_since(&self) -> Instant {
+        self.created + Duration::from_millis(self.idle_since.load(Ordering::Acquire))
+    }
+
+    /// Whether `limit` streams wait for the peer's window and none of them went on lately.
+    pub(crate) fn is_saturated(&self, limit: usize) -> bool {
+        let progress = Duration::from_millis(self.progress.load(Ordering::Acquire));
+        self.blocked.load(Ordering::Acquire) >= limit && self.created.elapsed() > progress + STALLED
+    }
+
+    /// Records what ended the tunnel, before its streams hear of it. The first record stays.
+    pub(crate) fn set_end(&self, end: TunnelEnd) {
+        let _ = self.end.set(end);
+    }
+
+    pub(crate) fn created(&self) -> Instant {
+        self.created
+    }
+
+    pub(crate) fn end(&self) -> Option<&TunnelEnd> {
+        self.end.get()
+    }
+
+    fn now(&self) -> u64 {
+        u64::try_from(self.created.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+}
+
+impl Slot {
+    pub(crate) fn load(&self) -> Arc<TunnelLoad> {
+        Arc::clone(&self.0)
+    }
+}
+
+impl Blocked {
+    fn new(load: &Arc<TunnelLoad>) -> Self {
+        // The first to block starts the clock: what went on before says nothing about it.
+        if load.blocked.fetch_add(1, Ordering::AcqRel) == 0 {
+            load.progress.store(load.now(), Ordering::Release);
+        }
+        Self(Arc::clone(load))
+    }
+}
+
+impl Drop for Blocked {
+    fn drop(&mut self) {
+        self.0.progress.store(self.0.now(), Ordering::Release);
+        self.0.blocked.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.0.idle_since.store(self.0.now(), Ordering::Release);
+        self.0.streams.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+impl Drop for SendHalf {
+    fn drop(&mut self) {
+        if !self.finished {
+            self.shared.reset(ResetCode::CANCEL);
+        }
+    }
+}
+
+impl Drop for RecvHalf {
+    fn drop(&mut self) {
+        if !self.ended {
+            self.shared.reset(ResetCode::CANCEL);
+        }
+    }
+}
+
+impl fmt::Debug for SendHalf {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SendHalf")
+            .field("finished", &self.finished)
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for RecvHalf {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RecvHalf")
+            .field("ended", &self.ended)
+            .finish_non_exhaustive()
+    }
+}
