@@ -173,6 +173,51 @@ codes! {
         "the process is out of file descriptors",
         "the limit (ulimit -n) is too low for this number of pods and queues",
         "raise the hard limit: ulimit -Hn";
+
+    CHECK_USER_NAMESPACE = 101:
+        "check: user namespaces",
+        "each pod is owned by a user namespace, which is how adit does without root",
+        "as ADIT-N001 and ADIT-N002";
+    CHECK_POD = 102:
+        "check: a pod can be made: network, mount, UTS and IPC namespaces, its addresses and its files",
+        "adit check makes one and throws it away",
+        "as the code in the finding's reason";
+    CHECK_TUN = 103:
+        "check: the TUN device",
+        "a pod's packets reach the agent through a TUN device with virtio-net headers",
+        "as ADIT-N004 and ADIT-N005";
+    CHECK_CHECKSUM_OFFLOAD = 104:
+        "check: checksum offload on TUN devices",
+        "without it everything works, but each byte is summed once more",
+        "use a kernel of 4.x or later";
+    CHECK_IPV6 = 105:
+        "check: IPv6 in pods",
+        "it was disabled when the kernel was started; pods have IPv4 only then",
+        "remove ipv6.disable=1 from the kernel's command line";
+    CHECK_PING = 106:
+        "check: ping from pods to the outside",
+        "the agent has no capability, so it pings through ICMP sockets that net.ipv4.ping_group_range must allow",
+        "sudo sysctl net.ipv4.ping_group_range='0 2147483647'";
+    CHECK_PID_NAMESPACE = 107:
+        "check: pid namespaces, and a fresh /proc in them",
+        "programs run in a pid namespace so that nothing of them is left behind; a container's masked /proc forbids a fresh one",
+        "outside a container nothing is needed; inside one, run with --security-opt systempaths=unconfined";
+    CHECK_SECCOMP = 108:
+        "check: seccomp filters",
+        "the agent gives up every system call that it doesn't need",
+        "use a kernel with CONFIG_SECCOMP_FILTER";
+    CHECK_NO_NEW_PRIVILEGES = 109:
+        "check: no-new-privileges",
+        "neither the agent nor a program in a pod may gain privilege",
+        "use a kernel of 3.5 or later";
+    CHECK_DESCRIPTORS = 110:
+        "check: limit on file descriptors",
+        "each connection of a pod to the outside takes a descriptor of the agent",
+        "raise the hard limit: in /etc/security/limits.conf, or LimitNOFILE= of the service";
+    CHECK_INCOMPLETE = 111:
+        "check: the trial itself",
+        "the process that tries things out could not be started or was killed",
+        "run adit check again";
 }
 
 #[cfg(test)]

@@ -1,0 +1,447 @@
+//! From what happened, and what the kernel says of itself, to findings with a fix. Pure, but for [`Machine::read`].
+
+use std::fs;
+
+use rustix::process::Resource;
+
+use super::trial::{Outcome, PodTrial, Trials};
+use super::{Finding, Options, Status};
+use crate::codes::Code;
+
+/// Descriptors below which a mesh of any size runs out.
+const FEW_DESCRIPTORS: u64 = 4096;
+
+/// What the kernel says of itself. `None` where it doesn't know the setting.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Machine {
+    /// `user.max_user_namespaces`.
+    pub max_user_namespaces: Option<u64>,
+    /// Debian's `kernel.unprivileged_userns_clone`.
+    pub unprivileged_userns_clone: Option<u64>,
+    /// Ubuntu's `kernel.apparmor_restrict_unprivileged_userns`.
+    pub apparmor_restrict_userns: Option<u64>,
+    /// A seccomp filter is on this process already, as in a container.
+    pub under_seccomp: bool,
+    /// Seccomp filters exist.
+    pub seccomp_filters: bool,
+    /// `net.ipv4.ping_group_range`, as it reads.
+    pub ping_group_range: Option<String>,
+    /// Hard limit on file descriptors; `None` is none.
+    pub descriptor_limit: Option<u64>,
+    /// The TUN module is loaded or built in (`/sys/class/misc/tun`).
+    pub tun_driver: bool,
+}
+
+impl Machine {
+    /// Asks this machine.
+    #[must_use]
+    pub fn read() -> Self {
+        let text = |path: &str| fs::read_to_string(path).ok().map(|text| text.trim().to_owned());
+        let number = |name: &str| text(&format!("/proc/sys/{name}")).and_then(|text| text.parse().ok());
+        let status = text("/proc/self/status").unwrap_or_default();
+        Self {
+            max_user_namespaces: number("user/max_user_namespaces"),
+            unprivileged_userns_clone: number("kernel/unprivileged_userns_clone"),
+            apparmor_restrict_userns: number("kernel/apparmor_restrict_unprivileged_userns"),
+            under_seccomp: status.lines().any(|line| {
+                line.strip_prefix("Seccomp:")
+                    .is_some_and(|mode| mode.trim() == "2")
+            }),
+            seccomp_filters: status.contains("Seccomp:"),
+            ping_group_range: text("/proc/sys/net/ipv4/ping_group_range"),
+            descriptor_limit: rustix::process::getrlimit(Resource::Nofile).maximum,
+            tun_driver: fs::exists("/sys/class/misc/tun").unwrap_or(false),
+        }
+    }
+}
+
+/// Judges the trials: one finding for each thing that matters, in the order in which they build on each other.
+#[must_use]
+pub fn judge(machine: &Machine, trials: &Trials, options: &Options) -> Vec<Finding> {
+    let mut findings = vec![user_namespace(machine, trials)];
+    findings.extend(pod(machine, trials, options));
+    findings.extend(processes(machine, trials));
+    findings.push(ping(machine, trials));
+    findings.push(descriptors(machine));
+    findings
+}
+
+fn finding(code: Code, status: Status, what: &'static str, reason: impl Into<String>) -> Finding {
+    Finding {
+        code,
+        status,
+        what,
+        reason: reason.into(),
+        fix: None,
+    }
+}
+
+impl Finding {
+    fn with_fix(self, fix: impl Into<String>) -> Self {
+        Self {
+            fix: Some(fix.into()),
+            ..self
+        }
+    }
+}
+
+fn user_namespace(machine: &Machine, trials: &Trials) -> Finding {
+    let made = |status, reason: &str| finding(Code::CHECK_USER_NAMESPACE, status, "user namespaces", reason);
+    let outcomes = [&trials.user_namespace, &trials.nested_user];
+    let failure = outcomes
+        .into_iter()
+        .flatten()
+        .find_map(|outcome| outcome.as_ref().err());
+    let Some(refusal) = failure else {
+        return match trials.user_namespace {
+            Some(_) => made(Status::Ok, "one can be made and used"),
+            None => finding(
+                Code::CHECK_INCOMPLETE,
+                Status::Fail,
+                "user namespaces",
+                "the process that tries things out said nothing",
+            ),
+        };
+    };
+    let refused = |reason: &str| made(Status::Fail, &format!("{refusal}; {reason}"));
+    if machine.max_user_namespaces == Some(0) {
+        return refused("user.max_user_namespaces is 0")
+            .with_fix("sudo sysctl user.max_user_namespaces=15000");
+    }
+    if machine.unprivileged_userns_clone == Some(0) {
+        return refused("kernel.unprivileged_userns_clone is 0")
+            .with_fix("sudo sysctl kernel.unprivileged_userns_clone=1");
+    }
+    if machine.apparmor_restrict_userns.is_some_and(|value| value != 0) {
+        return refused("AppArmor restricts unprivileged user namespaces").with_fix(
+            "sudo sysctl kernel.apparmor_restrict_unprivileged_userns=0, or an AppArmor profile for adit with `userns,`",
+        );
+    }
+    if machine.under_seccomp {
+        return refused("a seccomp filter is on this process, as in a container")
+            .with_fix("run outside the container, or with a seccomp profile that allows unshare and setns");
+    }
+    refused("the kernel gives no reason that is known")
+        .with_fix("check that the kernel has CONFIG_USER_NS, and that this is no chroot")
+}
+
+fn pod(machine: &Machine, trials: &Trials, options: &Options) -> Vec<Finding> {
+    const WHAT: &str = "network, mount, UTS and IPC namespaces";
+    let device = options.tun_device.display();
+    match &trials.pod {
+        None => Vec::new(),
+        Some(PodTrial::Refused { code, message }) if [Code::TUN_OPEN, Code::TUN_CONFIGURE].contains(code) => {
+            let refused = finding(
+                Code::CHECK_TUN,
+                Status::Fail,
+                "TUN device",
+                format!("{message} ({code})"),
+            );
+            let fix = match (*code, machine.tun_driver) {
+                (Code::TUN_OPEN, false) => "sudo modprobe tun".to_owned(),
+                (Code::TUN_OPEN, true) => format!("sudo chmod 0666 {device}, as distributions ship it"),
+                _ => format!("check that {device} is character device 10:200"),
+            };
+            vec![
+                finding(Code::CHECK_POD, Status::Ok, WHAT, "can be made"),
+                refused.with_fix(fix),
+            ]
+        }
+        Some(PodTrial::Refused { code, message }) => {
+            let refused = finding(Code::CHECK_POD, Status::Fail, WHAT, format!("{message} ({code})"));
+            vec![match code.entry() {
+                Some(entry) => refused.with_fix(entry.fix),
+                None => refused,
+            }]
+        }
+        Some(PodTrial::Made {
+            ipv6,
+            checksum_offload,
+            warnings,
+        }) => {
+            let mut findings = vec![if warnings.is_empty() {
+                finding(Code::CHECK_POD, Status::Ok, WHAT, "a pod was made")
+            } else {
+                let reason = format!("a pod was made, but: {}", warnings.join("; "));
+                finding(Code::CHECK_POD, Status::Warn, WHAT, reason)
+            }];
+            let reason = format!("{device} makes devices with virtio-net headers");
+            findings.push(finding(Code::CHECK_TUN, Status::Ok, "TUN device", reason));
+            findings.push(has(
+                *checksum_offload,
+                Code::CHECK_CHECKSUM_OFFLOAD,
+                "checksum offload",
+            ));
+            findings.push(has(*ipv6, Code::CHECK_IPV6, "IPv6 in pods"));
+            findings
+        }
+    }
+}
+
+/// A finding about something that is there, or that adit can do without.
+fn has(there: bool, code: Code, what: &'static str) -> Finding {
+    if there {
+        return finding(code, Status::Ok, what, "works");
+    }
+    let entry = code.entry();
+    let missing = finding(
+        code,
+        Status::Warn,
+        what,
+        entry.map_or("is missing", |entry| entry.cause),
+    );
+    Finding {
+        fix: entry.map(|entry| entry.fix.to_owned()),
+        ..missing
+    }
+}
+
+fn processes(machine: &Machine, trials: &Trials) -> Vec<Finding> {
+    const WHAT: &str = "pid namespace with its own /proc";
+    let mut findings = Vec::new();
+    let mut push = |outcome: &Option<Outcome>, status, ok: Option<&str>| match (outcome, ok) {
+        (Some(Err(error)), _) => findings.push(
+            finding(Code::CHECK_PID_NAMESPACE, status, WHAT, error.clone())
+                .with_fix(Code::CHECK_PID_NAMESPACE.entry().map_or("", |entry| entry.fix)),
+        ),
+        (Some(Ok(())), Some(ok)) => findings.push(finding(Code::CHECK_PID_NAMESPACE, Status::Ok, WHAT, ok)),
+        _ => {}
+    };
+    push(&trials.pid_namespace, Status::Fail, None);
+    // Without it programs run all the same, and see the machine's processes.
+    push(&trials.proc_mount, Status::Warn, Some("can be made"));
+    if trials.nested_user == Some(Ok(())) {
+        findings.push(finding(
+            Code::CHECK_NO_NEW_PRIVILEGES,
+            Status::Ok,
+            "no-new-privileges",
+            "can be set",
+        ));
+    }
+    findings.push(if machine.seccomp_filters {
+        finding(
+            Code::CHECK_SECCOMP,
+            Status::Ok,
+            "seccomp filters",
+            "the kernel has them",
+        )
+    } else {
+        let missing = finding(
+            Code::CHECK_SECCOMP,
+            Status::Fail,
+            "seccomp filters",
+            "the kernel has none",
+        );
+        missing.with_fix("use a kernel with CONFIG_SECCOMP_FILTER")
+    });
+    findings
+}
+
+fn ping(machine: &Machine, trials: &Trials) -> Finding {
+    const WHAT: &str = "ping to the outside";
+    match &trials.ping {
+        Some(Err(error)) => {
+            let range = machine
+                .ping_group_range
+                .as_deref()
+                .unwrap_or("unknown")
+                .replace('\t', " ");
+            let reason =
+                format!("an ICMP socket was refused: {error}; net.ipv4.ping_group_range is \"{range}\"");
+            finding(Code::CHECK_PING, Status::Warn, WHAT, reason)
+                .with_fix("sudo sysctl net.ipv4.ping_group_range='0 2147483647'")
+        }
+        _ => finding(Code::CHECK_PING, Status::Ok, WHAT, "ICMP sockets are allowed"),
+    }
+}
+
+fn descriptors(machine: &Machine) -> Finding {
+    const WHAT: &str = "file descriptors";
+    match machine.descriptor_limit {
+        Some(limit) if limit < FEW_DESCRIPTORS => {
+            let reason = format!("at most {limit}, expected {FEW_DESCRIPTORS} or more");
+            finding(Code::CHECK_DESCRIPTORS, Status::Warn, WHAT, reason).with_fix(
+                "raise the hard limit, in /etc/security/limits.conf or with LimitNOFILE= of the service",
+            )
+        }
+        Some(limit) => finding(
+            Code::CHECK_DESCRIPTORS,
+            Status::Ok,
+            WHAT,
+            format!("up to {limit}"),
+        ),
+        None => finding(Code::CHECK_DESCRIPTORS, Status::Ok, WHAT, "without limit"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn good_machine() -> Machine {
+        Machine {
+            max_user_namespaces: Some(15000),
+            seccomp_filters: true,
+            ping_group_range: Some("0\t2147483647".into()),
+            descriptor_limit: Some(524_288),
+            tun_driver: true,
+            ..Machine::default()
+        }
+    }
+
+    fn good_trials() -> Trials {
+        Trials {
+            user_namespace: Some(Ok(())),
+            pod: Some(PodTrial::Made {
+                ipv6: true,
+                checksum_offload: true,
+                warnings: Vec::new(),
+            }),
+            pid_namespace: Some(Ok(())),
+            proc_mount: Some(Ok(())),
+            nested_user: Some(Ok(())),
+            ping: Some(Ok(())),
+        }
+    }
+
+    fn judged(machine: &Machine, trials: &Trials) -> Vec<Finding> {
+        judge(machine, trials, &Options::default())
+    }
+
+    fn of(findings: &[Finding], code: Code) -> &Finding {
+        findings
+            .iter()
+            .find(|finding| finding.code == code)
+            .expect("a finding with this code")
+    }
+
+    #[test]
+    fn a_good_machine_has_nothing_to_fix() {
+        let findings = judged(&good_machine(), &good_trials());
+        assert!(
+            findings
+                .iter()
+                .all(|finding| finding.status == Status::Ok && finding.fix.is_none())
+        );
+        let mut codes = findings.iter().map(|finding| finding.code).collect::<Vec<_>>();
+        codes.dedup();
+        assert_eq!(codes.len(), findings.len(), "one finding a code");
+    }
+
+    #[test]
+    fn each_reason_for_refused_user_namespaces_has_its_own_fix() {
+        let refused = Trials {
+            user_namespace: Some(Err("EPERM".into())),
+            ..Trials::default()
+        };
+        for (machine, fix) in [
+            (
+                Machine {
+                    max_user_namespaces: Some(0),
+                    ..good_machine()
+                },
+                "user.max_user_namespaces=15000",
+            ),
+            (
+                Machine {
+                    unprivileged_userns_clone: Some(0),
+                    ..good_machine()
+                },
+                "unprivileged_userns_clone=1",
+            ),
+            (
+                Machine {
+                    apparmor_restrict_userns: Some(1),
+                    ..good_machine()
+                },
+                "AppArmor profile",
+            ),
+            (
+                Machine {
+                    under_seccomp: true,
+                    ..good_machine()
+                },
+                "seccomp profile",
+            ),
+            (good_machine(), "CONFIG_USER_NS"),
+        ] {
+            let findings = judged(&machine, &refused);
+            let finding = of(&findings, Code::CHECK_USER_NAMESPACE);
+            assert_eq!(finding.status, Status::Fail);
+            assert!(
+                finding.fix.as_deref().is_some_and(|text| text.contains(fix)),
+                "{finding:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_tun_node_that_is_closed_is_told_from_a_driver_that_is_missing() {
+        let pod = PodTrial::Refused {
+            code: Code::TUN_OPEN,
+            message: "opening: EACCES".into(),
+        };
+        let trials = Trials {
+            pod: Some(pod),
+            ..good_trials()
+        };
+        for (tun_driver, fix) in [(true, "chmod 0666"), (false, "modprobe")] {
+            let findings = judged(
+                &Machine {
+                    tun_driver,
+                    ..good_machine()
+                },
+                &trials,
+            );
+            let finding = of(&findings, Code::CHECK_TUN);
+            assert_eq!(finding.status, Status::Fail);
+            assert!(
+                finding.fix.as_deref().is_some_and(|text| text.contains(fix)),
+                "{finding:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_adit_can_do_without_is_a_warning() {
+        let trials = Trials {
+            pod: Some(PodTrial::Made {
+                ipv6: false,
+                checksum_offload: false,
+                warnings: vec!["no".into()],
+            }),
+            proc_mount: Some(Err("EPERM".into())),
+            ping: Some(Err("EACCES".into())),
+            ..good_trials()
+        };
+        let findings = judged(
+            &Machine {
+                descriptor_limit: Some(1024),
+                ..good_machine()
+            },
+            &trials,
+        );
+        let warned = findings
+            .iter()
+            .filter(|finding| finding.status == Status::Warn)
+            .map(|finding| finding.code);
+        assert_eq!(
+            warned.collect::<Vec<_>>(),
+            [
+                Code::CHECK_POD,
+                Code::CHECK_CHECKSUM_OFFLOAD,
+                Code::CHECK_IPV6,
+                Code::CHECK_PID_NAMESPACE,
+                Code::CHECK_PING,
+                Code::CHECK_DESCRIPTORS
+            ]
+        );
+        assert!(findings.iter().all(|finding| finding.status != Status::Fail));
+    }
+
+    #[test]
+    fn a_child_that_said_nothing_is_no_success() {
+        let findings = judged(&good_machine(), &Trials::default());
+        assert_eq!(of(&findings, Code::CHECK_INCOMPLETE).status, Status::Fail);
+    }
+}
