@@ -1,5 +1,7 @@
 //! The wire format: what is read of a query, and how an answer is made to fit.
 
+use std::net::IpAddr;
+
 use adit_control::Snapshot;
 use hickory_proto::op::{Edns, Message, Metadata, OpCode, ResponseCode};
 use hickory_proto::rr::{DNSClass, Name, RData, Record, RecordType};
@@ -166,10 +168,10 @@ impl Reply {
     }
 
     /// Adds the addresses of names that stand in the answer.
-    pub(super) fn add_glue(&mut self, glue: impl IntoIterator<Item = (Name, RData)>) {
+    pub(super) fn add_glue(&mut self, glue: impl IntoIterator<Item = (Name, IpAddr)>) {
         let records = glue
             .into_iter()
-            .map(|(name, data)| Record::from_rdata(name, TTL, data));
+            .map(|(name, address)| Record::from_rdata(name, TTL, zone::rdata(address)));
         self.message.add_additionals(records);
     }
 

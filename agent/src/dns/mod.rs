@@ -88,7 +88,11 @@ pub(crate) fn answer(
         // RFC 6891 §6.1.3.
         return Answer::Reply(reply.failed(ResponseCode::BADVERS).encode(&query, transport));
     }
-    match zone::look_up(snapshot, from_namespace, &query.labels(), query.name()) {
+    let view = zone::View {
+        snapshot,
+        wanted: query.record_type(),
+    };
+    match zone::look_up(view, from_namespace, &query.labels(), query.name()) {
         Lookup::NotOurs => return Answer::Forward,
         _ if !matches!(query.class(), DNSClass::IN | DNSClass::ANY) => {
             reply = reply.failed(ResponseCode::Refused)

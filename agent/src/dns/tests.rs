@@ -359,7 +359,7 @@ fn additional_records_are_left_out_before_the_answer_is_cut() {
             glue: Vec::new(),
         },
     );
-    reply.add_glue((0..20).map(|octet| (Name::from_ascii("y.").unwrap(), data(octet))));
+    reply.add_glue((0..20).map(|octet| (Name::from_ascii("y.").unwrap(), IpAddr::from([10, 0, 0, octet]))));
     let reply = Message::from_vec(&reply.encode(&parsed, Transport::Udp)).unwrap();
     assert_eq!(
         (

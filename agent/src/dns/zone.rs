@@ -1,17 +1,26 @@
 //! Which records a name has, by the snapshot.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use adit_control::{Owner, Service, Snapshot, TargetPort, Workload};
 use adit_flow::{Protocol, WorkloadName};
 use hickory_proto::rr::rdata::{A, AAAA, NS, PTR, SOA, SRV};
-use hickory_proto::rr::{Name, RData, Record};
+use hickory_proto::rr::{Name, RData, Record, RecordType};
 
 use super::TTL;
 
 /// The zone of the mesh, as in Kubernetes.
 pub(super) const CLUSTER_DOMAIN: &str = "cluster.local";
+
+/// What a look-up is about, besides the name.
+#[derive(Clone, Copy)]
+pub(super) struct View<'a> {
+    pub(super) snapshot: &'a Snapshot,
+    /// The type asked for. Records of other types may be left out, except that none at all means no such name.
+    pub(super) wanted: RecordType,
+}
 
 /// What is known of a name.
 #[derive(Debug)]
@@ -29,18 +38,18 @@ pub(super) enum Lookup {
 pub(super) struct Records {
     pub(super) answers: Vec<RData>,
     /// Addresses of the names that SRV records point to.
-    pub(super) glue: Vec<(Name, RData)>,
+    pub(super) glue: Vec<(Name, IpAddr)>,
 }
 
 /// Looks up a name given by its lower-case labels, from the left.
-pub(super) fn look_up(snapshot: &Snapshot, from_namespace: &str, labels: &[String], asked: &Name) -> Lookup {
+pub(super) fn look_up(view: View<'_>, from_namespace: &str, labels: &[String], asked: &Name) -> Lookup {
     let labels: Vec<&str> = labels.iter().map(String::as_str).collect();
     let found = |records| Lookup::Found {
         zone: asked.clone(),
         records,
     };
     match labels[..] {
-        [ref rest @ .., "cluster", "local"] => match in_cluster_domain(snapshot, rest) {
+        [ref rest @ .., "cluster", "local"] => match in_cluster_domain(view, rest) {
             Some(records) => Lookup::Found {
                 zone: cluster_domain(),
                 records,
@@ -49,58 +58,62 @@ pub(super) fn look_up(snapshot: &Snapshot, from_namespace: &str, labels: &[Strin
                 zone: cluster_domain(),
             },
         },
-        [.., "in-addr" | "ip6", "arpa"] => reverse(snapshot, asked).map_or(Lookup::NotOurs, found),
+        [.., "in-addr" | "ip6", "arpa"] => reverse(view.snapshot, asked).map_or(Lookup::NotOurs, found),
         // No top-level domain is called so, and the search list makes these names of `web.shop`.
-        [ref rest @ .., "svc"] => match in_services(snapshot, rest) {
+        [ref rest @ .., "svc"] => match in_services(view, rest) {
             Some(records) => found(records),
             None => Lookup::Missing { zone: fqdn("svc.") },
         },
         [] => Lookup::NotOurs,
-        ref bare @ [ref rest @ .., namespace] => of_namespace(snapshot, namespace, rest)
-            .or_else(|| of_namespace(snapshot, from_namespace, bare))
+        ref bare @ [ref rest @ .., namespace] => of_namespace(view, namespace, rest)
+            .or_else(|| of_namespace(view, from_namespace, bare))
             .map_or(Lookup::NotOurs, found),
     }
 }
 
-fn in_cluster_domain(snapshot: &Snapshot, labels: &[&str]) -> Option<Records> {
+fn in_cluster_domain(view: View<'_>, labels: &[&str]) -> Option<Records> {
     match labels {
         [] => Some(Records {
-            answers: vec![soa(snapshot), RData::NS(NS(name_server()))],
+            answers: vec![soa(view.snapshot), RData::NS(NS(name_server()))],
             glue: Vec::new(),
         }),
         ["dns"] => Some(Records::default()),
-        ["ns", "dns"] => Some(addresses(snapshot.dns.iter().copied())),
-        [rest @ .., "svc"] => in_services(snapshot, rest),
+        ["ns", "dns"] => Some(addresses(view.snapshot.dns.iter().copied())),
+        [rest @ .., "svc"] => in_services(view, rest),
         _ => None,
     }
 }
 
 /// Names under `svc.cluster.local`.
-fn in_services(snapshot: &Snapshot, labels: &[&str]) -> Option<Records> {
+fn in_services(view: View<'_>, labels: &[&str]) -> Option<Records> {
     match labels {
         [] => Some(Records::default()),
-        [namespace] => snapshot
+        [namespace] => view
+            .snapshot
             .namespaces
             .contains_key(*namespace)
             .then(Records::default),
-        [rest @ .., namespace] => of_namespace(snapshot, namespace, rest),
+        [rest @ .., namespace] => of_namespace(view, namespace, rest),
     }
 }
 
 /// Names under `<namespace>.svc.cluster.local`.
-fn of_namespace(snapshot: &Snapshot, namespace: &str, labels: &[&str]) -> Option<Records> {
-    let service = |name: &str| snapshot.services.get(&WorkloadName::new(namespace, name));
+fn of_namespace(view: View<'_>, namespace: &str, labels: &[&str]) -> Option<Records> {
+    let service = |name: &str| view.snapshot.services.get(&WorkloadName::new(namespace, name));
     match labels {
         [name] => match service(name) {
-            Some(service) => Some(of_service(snapshot, service)),
+            Some(service) => Some(of_service(view, service)),
             None => {
-                let workload = snapshot.workloads.get(&WorkloadName::new(namespace, *name))?;
+                let workload = view
+                    .snapshot
+                    .workloads
+                    .get(&WorkloadName::new(namespace, *name))?;
                 Some(addresses(workload.addresses.iter().copied()))
             }
         },
         [port, transport, name] if transport.starts_with('_') => {
             let (protocol, service) = (protocol(transport)?, service(name)?);
-            let records = srv(snapshot, service, protocol, Some(port.strip_prefix('_')?));
+            let records = srv(view.snapshot, service, protocol, Some(port.strip_prefix('_')?));
             (!records.answers.is_empty() || has_port(service, protocol, port)).then_some(records)
         }
         // Nothing is called so, but the names of ports are below it (RFC 8020 §2).
@@ -114,7 +127,7 @@ fn of_namespace(snapshot: &Snapshot, namespace: &str, labels: &[&str]) -> Option
         }
         [endpoint, name] => {
             let endpoint = WorkloadName::new(namespace, *endpoint);
-            let workload = snapshot.workloads.get(
+            let workload = view.snapshot.workloads.get(
                 service(name)?
                     .endpoints
                     .iter()
@@ -127,13 +140,18 @@ fn of_namespace(snapshot: &Snapshot, namespace: &str, labels: &[&str]) -> Option
 }
 
 /// A service's own name: its addresses, or its workloads' if it is headless, and all of its ports.
-fn of_service(snapshot: &Snapshot, service: &Service) -> Records {
+fn of_service(view: View<'_>, service: &Service) -> Records {
     let mut records = match service.addresses[..] {
-        [] => addresses(ready(snapshot, service).flat_map(|workload| workload.addresses.iter().copied())),
+        [] => {
+            addresses(ready(view.snapshot, service).flat_map(|workload| workload.addresses.iter().copied()))
+        }
         ref own => addresses(own.iter().copied()),
     };
+    if !matches!(view.wanted, RecordType::SRV | RecordType::ANY) {
+        return records;
+    }
     for protocol in [Protocol::Tcp, Protocol::Udp] {
-        let ports = srv(snapshot, service, protocol, None);
+        let ports = srv(view.snapshot, service, protocol, None);
         records.answers.extend(ports.answers);
         records.glue.extend(ports.glue);
     }
@@ -151,7 +169,7 @@ fn srv(snapshot: &Snapshot, service: &Service, protocol: Protocol, name: Option<
             .push(RData::SRV(SRV::new(PRIORITY, WEIGHT, port, target.clone())));
         records
             .glue
-            .extend(addresses.iter().map(|address| (target.clone(), rdata(*address))));
+            .extend(addresses.iter().map(|address| (target.clone(), *address)));
     };
     let wanted = |port: &&adit_control::ServicePort| {
         port.protocol == protocol && name.is_none_or(|name| port.name.as_deref() == Some(name))
@@ -172,14 +190,8 @@ fn srv(snapshot: &Snapshot, service: &Service, protocol: Protocol, name: Option<
         }
     }
     // Several ports of one target need its addresses once.
-    let mut seen = Vec::new();
-    records.glue.retain(|glue| {
-        let new = !seen.contains(glue);
-        if new {
-            seen.push(glue.clone());
-        }
-        new
-    });
+    let mut seen = BTreeSet::new();
+    records.glue.retain(|glue| seen.insert(glue.clone()));
     records
 }
 
@@ -295,7 +307,8 @@ fn addresses(addresses: impl Iterator<Item = IpAddr>) -> Records {
     }
 }
 
-fn rdata(address: IpAddr) -> RData {
+/// An address as a record.
+pub(super) fn rdata(address: IpAddr) -> RData {
     match address {
         IpAddr::V4(address) => RData::A(A(address)),
         IpAddr::V6(address) => RData::AAAA(AAAA(address)),
