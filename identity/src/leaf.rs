@@ -16,6 +16,7 @@ pub(crate) struct Leaf {
     pub(crate) id: SpiffeId,
     pub(crate) not_before: SystemTime,
     pub(crate) not_after: SystemTime,
+    pub(crate) serial: String,
 }
 
 /// Why a certificate can't be the leaf of an X.509 SVID, whoever signed it (SPIFFE X509-SVID §2 to §4).
@@ -61,6 +62,7 @@ impl Leaf {
             id: spiffe_id(&certificate)?,
             not_before: system_time(certificate.validity().not_before),
             not_after: system_time(certificate.validity().not_after),
+            serial: certificate.tbs_certificate.serial.to_str_radix(16),
         })
     }
 }

@@ -79,6 +79,11 @@ impl Svid {
         &self.key
     }
 
+    /// The leaf's serial number in lower-case hexadecimal, without leading zeros.
+    pub fn serial(&self) -> &str {
+        &self.leaf.serial
+    }
+
     /// Valid from this second on; an issuer sets it back a little, so it isn't the time of issue.
     pub fn not_before(&self) -> SystemTime {
         self.leaf.not_before

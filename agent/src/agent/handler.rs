@@ -1,0 +1,206 @@
+//! What the agent does when its control socket asks.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use adit_control::{Joined, Mesh, Snapshot, View};
+use adit_flow::WorkloadName;
+use adit_identity::SpiffeId;
+use adit_link::TunQueue;
+use serde_json::json;
+use tokio::sync::Mutex;
+
+use super::AgentSettings;
+use super::running::Running;
+use crate::admin::{Fault, FlowHub, Handler, JoinedWorkload, MeshUpdate, SvidStatus};
+use crate::identities::IdentityStatus;
+
+/// The agent behind its control socket. There is no mesh until the supervisor gives one.
+pub(super) struct Agent {
+    settings: AgentSettings,
+    node_socket: PathBuf,
+    hub: Arc<FlowHub>,
+    running: OnceLock<Arc<Running>>,
+    /// One change at a time: a pod isn't added while the mesh it belongs to is being replaced.
+    changing: Mutex<()>,
+}
+
+impl Agent {
+    /// An agent without a mesh.
+    pub(super) fn new(settings: AgentSettings, node_socket: PathBuf, hub: Arc<FlowHub>) -> Self {
+        Self { settings, node_socket, hub, running: OnceLock::new(), changing: Mutex::new(()) }
+    }
+
+    /// The mesh being served.
+    pub(super) fn running(&self) -> Option<&Arc<Running>> {
+        self.running.get()
+    }
+
+    fn expect_running(&self) -> Result<&Arc<Running>, Fault> {
+        self.running().ok_or_else(|| Fault::new(NO_MESH, "the agent was not told its mesh yet"))
+    }
+}
+
+/// The agent was asked before it had a mesh.
+const NO_MESH: &str = "ADIT-A050";
+/// The mesh can't be taken: the file, the CA.
+const BAD_MESH: &str = "ADIT-A051";
+/// The helper gave no queue.
+const NO_QUEUE: &str = "ADIT-A052";
+
+impl Handler for Agent {
+    async fn add_pod(&self, pod: WorkloadName) -> Result<(), Fault> {
+        let _changing = self.changing.lock().await;
+        let running = self.expect_running()?;
+        let queue = fetch_queue(self.node_socket.clone(), pod.to_string()).await?;
+        running.add_pod(pod, queue).await.map_err(|error| Fault::new(NO_QUEUE, error.to_string()))
+    }
+
+    async fn counters(&self) -> Result<BTreeMap<String, u64>, Fault> {
+        let running = self.expect_running()?;
+        let mut counters = running.counters();
+        for gauges in running.gauges().await {
+            *counters.entry("pods".to_owned()).or_default() += gauges.pods as u64;
+            *counters.entry("flows_relayed".to_owned()).or_default() += gauges.flows as u64;
+            *counters.entry("tunnels".to_owned()).or_default() += gauges.tunnels as u64;
+        }
+        Ok(counters)
+    }
+
+    async fn drain(&self, deadline_ms: u64) -> Result<(), Fault> {
+        if let Some(running) = self.running() {
+            running.drain(Duration::from_millis(deadline_ms)).await;
+        }
+        self.hub.close();
+        Ok(())
+    }
+
+    async fn dump(&self) -> Result<serde_json::Value, Fault> {
+        let running = self.expect_running()?;
+        let snapshot = running.shared.snapshot.load();
+        Ok(json!({
+            "mesh": snapshot.mesh,
+            "generation": snapshot.generation,
+            "trustDomain": snapshot.trust_domain.as_str(),
+            "workloads": snapshot.workloads.values().map(|workload| json!({
+                "name": workload.name,
+                "identity": workload.identity.to_string(),
+                "addresses": workload.addresses,
+                "ready": workload.ready,
+                "location": format!("{:?}", workload.location),
+                "worker": running.shared.places.load().get(&workload.name),
+            })).collect::<Vec<_>>(),
+            "services": snapshot.services.values().map(|service| json!({
+                "name": service.name,
+                "addresses": service.addresses,
+                "endpoints": service.endpoints,
+            })).collect::<Vec<_>>(),
+            "workers": running.gauges().await.iter().map(|gauges| json!({
+                "pods": gauges.pods, "flows": gauges.flows, "tunnels": gauges.tunnels,
+            })).collect::<Vec<_>>(),
+        }))
+    }
+
+    fn flows(&self) -> Arc<FlowHub> {
+        Arc::clone(&self.hub)
+    }
+
+    async fn identity(&self) -> Result<Vec<SvidStatus>, Fault> {
+        let running = self.expect_running()?;
+        let snapshot = running.shared.snapshot.load();
+        Ok(running.identities().into_iter().filter_map(|held| svid_status(held, &snapshot)).collect())
+    }
+
+    async fn remove_pod(&self, pod: WorkloadName) -> Result<(), Fault> {
+        let _changing = self.changing.lock().await;
+        if let Some(running) = self.running() {
+            running.remove_pod(&pod).await;
+        }
+        Ok(())
+    }
+
+    async fn set_mesh(&self, update: MeshUpdate) -> Result<(), Fault> {
+        let _changing = self.changing.lock().await;
+        let snapshot = snapshot(&update)?;
+        match self.running() {
+            Some(running) if *running.trust_domain() != snapshot.trust_domain => Err(Fault::new(
+                BAD_MESH,
+                format!(
+                    "the trust domain of a running mesh can't change: expected {}, got {}; stop the mesh and start it again",
+                    running.trust_domain(),
+                    snapshot.trust_domain
+                ),
+            )),
+            Some(running) => {
+                running.publish(snapshot, None).await;
+                Ok(())
+            }
+            None => {
+                let running = Running::start(&self.settings, snapshot, Arc::clone(&self.hub))
+                    .map_err(|error| Fault::new(BAD_MESH, error.to_string()))?;
+                let _ = self.running.set(running);
+                Ok(())
+            }
+        }
+    }
+}
+
+/// The supervisor has checked the file already; what it sends is checked again, since it decides who is who.
+fn snapshot(update: &MeshUpdate) -> Result<Snapshot, Fault> {
+    let loaded = adit_control::parse(&update.path, &update.text)
+        .map_err(|report| Fault::new(BAD_MESH, report.render(adit_control::Style::Plain)))?;
+    let joined = update.joined.iter().map(|joined| restore(&loaded.mesh, joined)).collect::<Result<Vec<_>, _>>()?;
+    Ok(adit_control::build(
+        &loaded.mesh,
+        View {
+            node: update.node.as_deref(),
+            ready: &|name| update.ready.contains(name),
+            joined: &joined,
+            generation: update.generation,
+        },
+    ))
+}
+
+/// A workload that joined, as the supervisor allocated it.
+fn restore(mesh: &Mesh, joined: &JoinedWorkload) -> Result<Joined, Fault> {
+    let identity = SpiffeId::new(mesh.trust_domain.clone(), &joined.name.namespace, &joined.service_account)
+        .map_err(|error| Fault::new(BAD_MESH, format!("joined workload {}: {error}", joined.name)))?;
+    Ok(Joined {
+        name: joined.name.clone(),
+        identity,
+        labels: joined.labels.clone(),
+        addresses: joined.addresses.clone(),
+        ports: Vec::new(),
+    })
+}
+
+/// The helper answers at once; it is asked on a thread of its own all the same, since this one serves others.
+async fn fetch_queue(socket: PathBuf, pod: String) -> Result<TunQueue, Fault> {
+    let fetched = tokio::task::spawn_blocking(move || {
+        let mut client = adit_node::Client::connect(&socket).map_err(|error| error.to_string())?;
+        let mut queues = client.open_queues(&pod).map_err(|error| error.to_string())?;
+        let queue = queues.pop().ok_or_else(|| format!("the node helper has no queue of {pod}"))?;
+        TunQueue::from_fd(queue).map_err(|error| format!("taking the TUN queue of {pod}: {error}"))
+    });
+    fetched
+        .await
+        .unwrap_or_else(|panic| Err(panic.to_string()))
+        .map_err(|error| Fault::new(NO_QUEUE, error))
+}
+
+fn svid_status(held: IdentityStatus, snapshot: &Snapshot) -> Option<SvidStatus> {
+    let svid = held.svid?;
+    let seconds = |time: SystemTime| time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    let users = snapshot.workloads.values().filter(|workload| workload.is_local() && workload.identity == held.id);
+    Some(SvidStatus {
+        identity: held.id.to_string(),
+        serial: svid.serial().to_owned(),
+        not_before: seconds(svid.not_before()),
+        not_after: seconds(svid.not_after()),
+        rotations: held.rotations,
+        workloads: users.map(|workload| workload.name.clone()).collect(),
+        renewal_error: held.error,
+    })
+}

@@ -1,0 +1,230 @@
+//! What the agent does once it knows its mesh: workers, identities, and the snapshot that they read.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use adit_control::Snapshot;
+use adit_flow::WorkloadName;
+use adit_identity::TrustDomain;
+use adit_link::TunQueue;
+use adit_policy::PolicySet;
+use arc_swap::ArcSwap;
+use tokio::sync::{Notify, oneshot};
+
+use super::store::{self, StoreError};
+use super::AgentSettings;
+use crate::admin::FlowHub;
+use crate::identities::{IdentityStatus, Issuer};
+use crate::telemetry::Counters;
+use crate::worker::{Command, Gauges, Mailbox, Places, Shared, Worker};
+
+/// A mesh being served.
+pub(super) struct Running {
+    pub(super) shared: Arc<Shared>,
+    trust_domain: TrustDomain,
+    counters: Vec<Arc<Counters>>,
+    issuer: Mutex<Issuer>,
+    followed: Notify,
+}
+
+/// Why a mesh can't be served.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum StartError {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("[ADIT-A026] starting the agent's workers: {source}")]
+    Workers {
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// A worker has ended: a defect, since only the agent's end ends one.
+#[derive(Debug, thiserror::Error)]
+#[error("[ADIT-A027] the worker of {pod} has ended")]
+pub(super) struct WorkerLost {
+    pod: WorkloadName,
+}
+
+impl Running {
+    /// Starts the workers and the CA for the first snapshot.
+    pub(super) fn start(
+        settings: &AgentSettings,
+        snapshot: Snapshot,
+        hub: Arc<FlowHub>,
+    ) -> Result<Arc<Self>, StartError> {
+        let now = SystemTime::now();
+        let trust_domain = snapshot.trust_domain.clone();
+        let authority = store::authority(settings.state_dir.as_deref(), &trust_domain, now)?;
+        let mut issuer = Issuer::new(authority, settings.svid_ttl, seed());
+        issuer.follow(&snapshot, now);
+        let (workers, mailboxes): (Vec<_>, Vec<_>) =
+            std::iter::repeat_with(Mailbox::new).take(settings.workers.max(1)).unzip();
+        let shared = Arc::new(Shared {
+            snapshot: ArcSwap::from_pointee(snapshot),
+            policy: ArcSwap::from_pointee(PolicySet::allow_all()),
+            identities: issuer.identities(),
+            places: ArcSwap::default(),
+            workers,
+            flows: hub,
+        });
+        let counters: Vec<Arc<Counters>> = mailboxes.iter().map(|_| Arc::default()).collect();
+        for (index, mailbox) in mailboxes.into_iter().enumerate() {
+            Worker::start(index, Arc::clone(&shared), Arc::clone(&counters[index]), mailbox, seed())
+                .map_err(|source| StartError::Workers { source })?;
+        }
+        let running = Arc::new(Self {
+            shared,
+            trust_domain,
+            counters,
+            issuer: Mutex::new(issuer),
+            followed: Notify::new(),
+        });
+        tokio::spawn(renew(Arc::clone(&running)));
+        Ok(running)
+    }
+
+    /// The trust domain it was started with, which can't change while it runs.
+    pub(super) fn trust_domain(&self) -> &TrustDomain {
+        &self.trust_domain
+    }
+
+    /// Takes a new snapshot: identities first, so that a new workload has its SVID before its first flow.
+    pub(super) async fn publish(&self, snapshot: Snapshot, policy: Option<PolicySet>) {
+        self.issuer().follow(&snapshot, SystemTime::now());
+        self.followed.notify_one();
+        self.shared.snapshot.store(Arc::new(snapshot));
+        if let Some(policy) = policy {
+            self.shared.policy.store(Arc::new(policy));
+        }
+        for worker in &self.shared.workers {
+            let _ = worker.send(Command::Judge).await;
+        }
+    }
+
+    /// Serves a pod on the worker that has the fewest.
+    pub(super) async fn add_pod(&self, pod: WorkloadName, queue: TunQueue) -> Result<(), WorkerLost> {
+        let snapshot = self.shared.snapshot.load();
+        let addresses =
+            snapshot.workloads.get(&pod).map(|workload| workload.addresses.clone()).unwrap_or_default();
+        let index = self.place(&pod);
+        let (done, served) = oneshot::channel();
+        let lost = || WorkerLost { pod: pod.clone() };
+        let command = Command::AddPod { pod: pod.clone(), addresses, queue, done };
+        self.shared.workers[index].send(command).await.map_err(|_| lost())?;
+        served.await.map_err(|_| lost())
+    }
+
+    /// Ends a pod's flows and forgets where it was.
+    pub(super) async fn remove_pod(&self, pod: &WorkloadName) {
+        let Some(index) = self.shared.places.load().get(pod).copied() else { return };
+        self.replace_places(|places| {
+            places.remove(pod);
+        });
+        let (done, removed) = oneshot::channel();
+        let command = Command::RemovePod { pod: pod.clone(), done };
+        if self.shared.workers[index].send(command).await.is_ok() {
+            let _ = removed.await;
+        }
+    }
+
+    /// Refuses new flows, waits for the live ones, and resets what still lives at the deadline.
+    pub(super) async fn drain(&self, deadline: Duration) {
+        let mut waiting = Vec::new();
+        for worker in &self.shared.workers {
+            let (done, drained) = oneshot::channel();
+            if worker.send(Command::Drain { done }).await.is_ok() {
+                waiting.push(drained);
+            }
+        }
+        let all = async {
+            for drained in waiting {
+                let _ = drained.await;
+            }
+        };
+        if tokio::time::timeout(deadline, all).await.is_err() {
+            for worker in &self.shared.workers {
+                let _ = worker.send(Command::Stop).await;
+            }
+        }
+    }
+
+    /// The sum of all workers' counters.
+    pub(super) fn counters(&self) -> BTreeMap<String, u64> {
+        let mut all = BTreeMap::new();
+        for counters in &self.counters {
+            counters.collect(&mut all);
+        }
+        let overflowed = self.shared.workers.iter().map(Mailbox::overflowed).sum();
+        all.insert("worker_mailbox_overflows_total".to_owned(), overflowed);
+        all.insert("flow_records_missed_total".to_owned(), self.shared.flows.missed());
+        all
+    }
+
+    /// What each worker holds.
+    pub(super) async fn gauges(&self) -> Vec<Gauges> {
+        let mut all = Vec::new();
+        for worker in &self.shared.workers {
+            let (reply, gauges) = oneshot::channel();
+            if worker.send(Command::Gauges(reply)).await.is_ok() {
+                all.extend(gauges.await);
+            }
+        }
+        all
+    }
+
+    /// The SVIDs held.
+    pub(super) fn identities(&self) -> Vec<IdentityStatus> {
+        self.issuer().status()
+    }
+
+    fn place(&self, pod: &WorkloadName) -> usize {
+        let mut chosen = 0;
+        self.replace_places(|places| {
+            let count = |index: usize| places.values().filter(|place| **place == index).count();
+            chosen = places
+                .get(pod)
+                .copied()
+                .or_else(|| (0..self.shared.workers.len()).min_by_key(|index| count(*index)))
+                .unwrap_or(0);
+            places.insert(pod.clone(), chosen);
+        });
+        chosen
+    }
+
+    /// Pods come and go by one task, the control socket's; readers see the table before or after, never between.
+    fn replace_places(&self, mut change: impl FnMut(&mut Places)) {
+        self.shared.places.rcu(|places| {
+            let mut places = Places::clone(places);
+            change(&mut places);
+            places
+        });
+    }
+
+    fn issuer(&self) -> MutexGuard<'_, Issuer> {
+        // The issuer is whole between any two of its methods, so a panic elsewhere leaves nothing half done.
+        self.issuer.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Renews SVIDs as they fall due, as long as the agent runs.
+async fn renew(running: Arc<Running>) {
+    const LONGEST_SLEEP: Duration = Duration::from_secs(60); // the wall clock may be set meanwhile
+    loop {
+        let now = SystemTime::now();
+        let next = running.issuer().renew(now);
+        let pause = next.and_then(|next| next.duration_since(now).ok()).unwrap_or(LONGEST_SLEEP);
+        tokio::select! {
+            () = tokio::time::sleep(pause.min(LONGEST_SLEEP)) => {}
+            () = running.followed.notified() => {}
+        }
+    }
+}
+
+/// A seed from the system's randomness.
+fn seed() -> u64 {
+    use std::hash::{BuildHasher, RandomState};
+    RandomState::new().hash_one(0_u8)
+}

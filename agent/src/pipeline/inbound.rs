@@ -1,0 +1,187 @@
+//! A stream that arrives for a pod.
+
+use std::future::poll_fn;
+use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
+use std::time::Duration;
+
+use adit_control::Snapshot;
+use adit_flow::{Closer, Direction, FourTuple, Protocol, RefuseReason};
+use adit_identity::SpiffeId;
+use adit_netstack::ConnectError;
+use adit_policy::{Decision, Trace};
+use adit_tunnel::{Incoming, Refusal};
+
+use super::Refused;
+use super::live::Permitted;
+use super::relay::{Ended, Relay};
+use crate::telemetry::Recorder;
+use crate::worker::{FlowEnd, Pod, TunnelEnd, Worker};
+
+/// How long the pod's application may take to answer. Its kernel answers at once; a full accept queue makes it
+/// silent until a place is free.
+const APP_CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A CONNECT for a pod, and the port it came in by; `None` in memory.
+pub(crate) struct Arrived {
+    /// The stream, not answered yet.
+    pub(crate) incoming: Incoming,
+    /// The listener's port.
+    pub(crate) wire_port: Option<u16>,
+}
+
+/// Serves one CONNECT that reached `pod`, from its verification to its record.
+pub(crate) async fn inbound(worker: Rc<Worker>, pod: Rc<Pod>, arrived: Arrived) {
+    let Arrived { mut incoming, wire_port } = arrived;
+    let snapshot = worker.shared.snapshot.load_full();
+    let peer = incoming.peer().id().clone();
+    let authority = incoming.connect().authority;
+    let client = incoming.connect().client;
+    let seen = FourTuple::new(client.unwrap_or_else(|| unnamed_client(authority)), authority);
+    let mut recorder = worker.recorder(Direction::Inbound, Protocol::Tcp, seen, &snapshot);
+    if let Some(workload) = snapshot.workloads.get(pod.name()) {
+        recorder.hbone(&peer, &workload.identity, wire_port);
+    }
+    let request = Request { peer: &peer, authority, client };
+    let connected = tokio::select! {
+        connected = connect(&worker, &pod, &snapshot, request, &mut recorder) => connected,
+        gone = incoming.gone() => {
+            let detail = Some(format!("the client gave up while connecting: {gone}"));
+            Err(Refused { reason: RefuseReason::TimedOut, by: Closer::Source, detail })
+        }
+    };
+    let (app, permitted) = match connected {
+        Ok(connected) => connected,
+        Err(refused) => {
+            incoming.refuse(answer(refused.reason));
+            return recorder.refused(refused.reason, refused.by, refused.detail);
+        }
+    };
+    let live = worker.watch(Direction::Inbound, permitted);
+    // 200 only now: the peer's application must not see a connection that this one hasn't accepted.
+    match incoming.accept() {
+        Ok(stream) => live.relay(Relay::new(TunnelEnd::new(stream), app), recorder).await,
+        Err(error) => {
+            let Ended { reason, detail } = error.into();
+            recorder.closed(reason, Closer::Source, Some(detail));
+        }
+    }
+}
+
+/// What a CONNECT asks for, and who proved to ask.
+#[derive(Clone, Copy)]
+struct Request<'a> {
+    peer: &'a SpiffeId,
+    authority: SocketAddr,
+    client: Option<SocketAddr>,
+}
+
+/// Is it for this pod, is it from whom it says, is it allowed, does the application answer: in this order.
+async fn connect(
+    worker: &Worker,
+    pod: &Rc<Pod>,
+    snapshot: &Snapshot,
+    request: Request<'_>,
+    recorder: &mut Recorder,
+) -> Result<(FlowEnd, Permitted), Refused> {
+    let authority = request.authority;
+    if worker.is_draining() {
+        return Err(Refused::by_agent(RefuseReason::Draining));
+    }
+    if snapshot.workload_at(authority.ip()).is_none_or(|workload| workload.name != *pod.name()) {
+        let detail = format!("CONNECT {authority} arrived at {}, which doesn't have that address", pod.name());
+        return Err(Refused { reason: RefuseReason::Unreachable, by: Closer::Agent, detail: Some(detail) });
+    }
+    let client = verify_client(snapshot, request)?;
+    let tuple = FourTuple::new(client, authority);
+    let flow = adit_policy::Flow {
+        source_identity: Some(request.peer.clone()),
+        ..adit_policy::Flow::plain(tuple, Protocol::Tcp)
+    };
+    let decision = worker.shared.policy.load().ingress(&flow, Trace::Off);
+    recorder.verdict(decision.verdict());
+    let permit = match decision {
+        Decision::Allowed(permit) => permit,
+        Decision::Denied(_) => return Err(Refused::by_agent(RefuseReason::Denied)),
+    };
+    let app = connect_app(worker, pod, snapshot, tuple).await?;
+    Ok((app, Permitted { flow, permit }))
+}
+
+/// The client address that the peer names must belong to the identity that it proved: nobody speaks as another.
+fn verify_client(snapshot: &Snapshot, request: Request<'_>) -> Result<SocketAddr, Refused> {
+    let bad = |detail| Refused { reason: RefuseReason::BadIdentity, by: Closer::Agent, detail: Some(detail) };
+    let peer = request.peer;
+    let Some(client) = request.client else {
+        return Err(bad(format!("{peer} named no client address (header forwarded)")));
+    };
+    match snapshot.workload_at(client.ip()) {
+        Some(workload) if workload.identity == *peer => Ok(client),
+        Some(workload) => Err(bad(format!("{client} belongs to {}, and the peer is {peer}", workload.identity))),
+        None => Err(bad(format!("{client} belongs to no workload, and the peer is {peer}"))),
+    }
+}
+
+/// Opens the flow to the application as the true client.
+async fn connect_app(
+    worker: &Worker,
+    pod: &Rc<Pod>,
+    snapshot: &Snapshot,
+    tuple: FourTuple,
+) -> Result<FlowEnd, Refused> {
+    let mut app = open(worker, pod, snapshot, tuple).map_err(|error| {
+        let detail = Some(format!("opening {tuple}: {error}"));
+        Refused { reason: RefuseReason::OverLimit, by: Closer::Agent, detail }
+    })?;
+    let established = tokio::time::timeout(APP_CONNECT_TIMEOUT, poll_fn(|cx| app.poll_established(cx))).await;
+    let failed = |reason| Refused { reason, by: Closer::Destination, detail: None };
+    match established {
+        Ok(Ok(())) => Ok(app),
+        Ok(Err(_)) => Err(failed(app.refusal())),
+        Err(_elapsed) => Err(failed(RefuseReason::TimedOut)),
+    }
+}
+
+/// Two cases can't keep the client's address and port. A pod that reaches itself through a service: its kernel
+/// would answer over its own loopback, so it sees the mesh's own address (kube-proxy masquerades there too). And
+/// a client that uses one port for two destinations which lead here, as its kernel may: another port then.
+fn open(worker: &Worker, pod: &Rc<Pod>, snapshot: &Snapshot, tuple: FourTuple) -> Result<FlowEnd, ConnectError> {
+    let mut tuple = tuple;
+    if tuple.src.ip() == tuple.dst.ip()
+        && let Some(own) = own_address(snapshot, tuple.dst.ip())
+    {
+        tuple.src.set_ip(own);
+    }
+    match FlowEnd::connect(Rc::clone(pod), tuple) {
+        Err(ConnectError::InUse { .. }) => {
+            let offset = worker.draw() % u64::from(u16::MAX - EPHEMERAL_FLOOR);
+            tuple.src.set_port(EPHEMERAL_FLOOR + offset as u16);
+            FlowEnd::connect(Rc::clone(pod), tuple)
+        }
+        other => other,
+    }
+}
+
+fn own_address(snapshot: &Snapshot, like: IpAddr) -> Option<IpAddr> {
+    snapshot.dns.iter().copied().find(|address| address.is_ipv4() == like.is_ipv4())
+}
+
+/// Stands in the record for a client that the peer didn't name.
+fn unnamed_client(authority: SocketAddr) -> SocketAddr {
+    let unspecified: IpAddr = match authority {
+        SocketAddr::V4(_) => std::net::Ipv4Addr::UNSPECIFIED.into(),
+        SocketAddr::V6(_) => std::net::Ipv6Addr::UNSPECIFIED.into(),
+    };
+    SocketAddr::new(unspecified, 0)
+}
+
+/// What the peer is told: a request for another's address is its mistake, everything else has its own status.
+fn answer(reason: RefuseReason) -> Refusal {
+    match reason {
+        RefuseReason::Unreachable => Refusal::BAD_REQUEST,
+        other => Refusal::of(other),
+    }
+}
+
+/// Where Linux's ephemeral ports begin.
+const EPHEMERAL_FLOOR: u16 = 32_768;

@@ -1,0 +1,325 @@
+//! A worker: one thread, one tokio runtime, the pods that live on it, and their tunnels.
+//!
+//! A pod belongs to one worker for its whole life, and so do its flows and the streams they travel in: no lock
+//! and no hop between threads on the data path. Workers reach each other only through [`Command`]s, of which the
+//! data path needs two: the other end of an in-memory tunnel, and a datagram for another pod.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::io;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use adit_control::Snapshot;
+use adit_flow::{Direction, DropReason, FourTuple, Protocol, WorkloadName};
+use adit_link::TunQueue;
+use adit_netstack::{FlowId, Netstack};
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::LocalSet;
+
+use crate::pipeline::live::{Live, LiveFlows, Permitted};
+use crate::pipeline::{inbound, outbound};
+use crate::telemetry::{Counters, Recorder};
+
+mod datagrams;
+mod dns_end;
+mod flow_end;
+mod host_end;
+mod pod;
+mod resolver;
+mod shared;
+mod tunnel_end;
+mod tunnels;
+
+pub(crate) use dns_end::DnsEnd;
+pub(crate) use flow_end::FlowEnd;
+pub(crate) use host_end::HostEnd;
+pub(crate) use pod::{Arrivals, Pod};
+pub(crate) use shared::{Mailbox, Places, Shared};
+pub(crate) use tunnel_end::TunnelEnd;
+
+/// What a worker is asked to do. The first two are the data path's.
+pub(crate) enum Command {
+    /// The server's end of an in-memory tunnel to `pod`.
+    Tunnel {
+        /// Whose tunnel it is.
+        pod: WorkloadName,
+        /// Bytes of TLS.
+        io: tokio::io::DuplexStream,
+    },
+    /// A datagram for `pod` from another pod.
+    Packet {
+        /// Whom it's for.
+        pod: WorkloadName,
+        /// The datagram.
+        packet: datagrams::Packet,
+    },
+    /// A stream for `pod` from a tunnel that another worker serves.
+    Arrived {
+        /// Whose address was asked for.
+        pod: WorkloadName,
+        /// The stream.
+        arrived: Box<inbound::Arrived>,
+    },
+    /// A connection that another agent made to this node's listener.
+    Accepted {
+        /// Bytes of TLS.
+        socket: std::net::TcpStream,
+        /// The listener's port.
+        wire_port: u16,
+    },
+    /// Serve a pod.
+    AddPod {
+        /// Its name.
+        pod: WorkloadName,
+        /// Its addresses.
+        addresses: Vec<std::net::IpAddr>,
+        /// Its TUN queue.
+        queue: TunQueue,
+        /// Told when it's served.
+        done: oneshot::Sender<()>,
+    },
+    /// Stop serving a pod.
+    RemovePod {
+        /// Its name.
+        pod: WorkloadName,
+        /// Told when its flows have ended.
+        done: oneshot::Sender<()>,
+    },
+    /// The policy or the mesh has changed: judge every live flow again.
+    Judge,
+    /// Refuse new flows and let the live ones end.
+    Drain {
+        /// Told when none is left.
+        done: oneshot::Sender<()>,
+    },
+    /// Reset what still lives.
+    Stop,
+    /// Count live state into the reply.
+    Gauges(oneshot::Sender<Gauges>),
+}
+
+/// What a worker holds at one moment.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Gauges {
+    /// Pods served.
+    pub(crate) pods: usize,
+    /// Flows relayed.
+    pub(crate) flows: usize,
+    /// Tunnels to peers.
+    pub(crate) tunnels: usize,
+}
+
+/// One worker's state; it never leaves its thread.
+pub(crate) struct Worker {
+    /// What all workers read.
+    pub(crate) shared: Arc<Shared>,
+    /// The flows being relayed here.
+    pub(crate) live: LiveFlows,
+    /// The tunnels that pods of this worker opened.
+    pub(crate) tunnels: tunnels::Tunnels,
+    /// The DNS resolver.
+    pub(crate) resolver: resolver::Resolver,
+    /// What it counted.
+    pub(crate) counters: Arc<Counters>,
+    pods: RefCell<HashMap<WorkloadName, Rc<Pod>>>,
+    draining: Cell<bool>,
+    random: Cell<u64>,
+}
+
+impl Worker {
+    /// Starts a worker on a thread of its own; it ends when its mailbox is closed.
+    ///
+    /// # Errors
+    /// The thread or its runtime could not be made.
+    pub(crate) fn start(
+        index: usize,
+        shared: Arc<Shared>,
+        counters: Arc<Counters>,
+        mailbox: mpsc::Receiver<Command>,
+        seed: u64,
+    ) -> io::Result<std::thread::JoinHandle<()>> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        std::thread::Builder::new().name(format!("adit-worker-{index}")).spawn(move || {
+            let local = LocalSet::new();
+            runtime.block_on(local.run_until(async move {
+                let worker = Rc::new(Self::new(shared, counters, seed));
+                worker.run(mailbox).await;
+            }));
+        })
+    }
+
+    fn new(shared: Arc<Shared>, counters: Arc<Counters>, seed: u64) -> Self {
+        Self {
+            live: LiveFlows::default(),
+            tunnels: tunnels::Tunnels::new(Arc::clone(&shared)),
+            resolver: resolver::Resolver::default(),
+            shared,
+            counters,
+            pods: RefCell::default(),
+            draining: Cell::new(false),
+            random: Cell::new(seed | 1),
+        }
+    }
+
+    async fn run(self: Rc<Self>, mut mailbox: mpsc::Receiver<Command>) {
+        while let Some(command) = mailbox.recv().await {
+            self.handle(command);
+        }
+    }
+
+    fn handle(self: &Rc<Self>, command: Command) {
+        match command {
+            Command::Tunnel { pod, io } => self.with_pod(&pod, |pod| tunnels::serve_pipe(self, pod, io)),
+            Command::Packet { pod, packet } => self.with_pod(&pod, |pod| datagrams::to_pod(self, pod, packet)),
+            Command::Arrived { pod, arrived } => self.with_pod(&pod, |pod| self.spawn_inbound(pod, *arrived)),
+            Command::Accepted { socket, wire_port } => self.accept(socket, wire_port),
+            Command::AddPod { pod, addresses, queue, done } => {
+                self.add_pod(pod, addresses, queue);
+                let _ = done.send(());
+            }
+            Command::RemovePod { pod, done } => {
+                self.remove_pod(&pod);
+                let _ = done.send(());
+            }
+            Command::Judge => self.judge(),
+            Command::Drain { done } => self.drain(done),
+            Command::Stop => self.live.drain(),
+            Command::Gauges(reply) => {
+                let _ = reply.send(self.gauges());
+            }
+        }
+    }
+
+    fn add_pod(self: &Rc<Self>, name: WorkloadName, addresses: Vec<std::net::IpAddr>, queue: TunQueue) {
+        self.remove_pod(&name);
+        let config = adit_netstack::Config { addresses, ..adit_netstack::Config::default() };
+        let stack = Netstack::new(config, self.draw(), std::time::Instant::now());
+        let pod = Rc::new(Pod::new(name.clone(), stack));
+        self.pods.borrow_mut().insert(name, Rc::clone(&pod));
+        tokio::task::spawn_local(datagrams::sweep(Rc::clone(self), Rc::clone(&pod)));
+        let worker = Rc::clone(self);
+        tokio::task::spawn_local(async move {
+            let arrivals = PodArrivals { worker: Rc::clone(&worker), pod: Rc::clone(&pod) };
+            if let Err(error) = pod.drive(queue, &arrivals).await {
+                tracing::warn!(pod = %pod.name(), %error, "a pod's TUN failed; its flows are reset");
+                worker.remove_pod(pod.name());
+            }
+        });
+    }
+
+    fn remove_pod(&self, name: &WorkloadName) {
+        // Taken out before its flows are woken: they look for it.
+        let pod = self.pods.borrow_mut().remove(name);
+        if let Some(pod) = pod {
+            pod.remove();
+        }
+    }
+
+    fn judge(&self) {
+        let policy = self.shared.policy.load();
+        self.live.judge(&policy);
+        for pod in self.pods.borrow().values() {
+            pod.datagrams.judge(&policy);
+        }
+    }
+
+    fn drain(self: &Rc<Self>, done: oneshot::Sender<()>) {
+        self.draining.set(true);
+        self.tunnels.drain();
+        let worker = Rc::clone(self);
+        tokio::task::spawn_local(async move {
+            const POLL: std::time::Duration = std::time::Duration::from_millis(20);
+            while worker.live.len() > 0 {
+                tokio::time::sleep(POLL).await;
+            }
+            let _ = done.send(());
+        });
+    }
+
+    fn gauges(&self) -> Gauges {
+        Gauges { pods: self.pods.borrow().len(), flows: self.live.len(), tunnels: self.tunnels.len() }
+    }
+
+    fn accept(self: &Rc<Self>, socket: std::net::TcpStream, wire_port: u16) {
+        match tokio::net::TcpStream::from_std(socket) {
+            Ok(socket) => tunnels::serve_socket(self, socket, wire_port),
+            Err(error) => tracing::warn!(%error, "a connection from another node could not be taken over"),
+        }
+    }
+
+    fn spawn_inbound(self: &Rc<Self>, pod: &Rc<Pod>, arrived: inbound::Arrived) {
+        tokio::task::spawn_local(inbound::inbound(Rc::clone(self), Rc::clone(pod), arrived));
+    }
+
+    fn pod(&self, name: &WorkloadName) -> Option<Rc<Pod>> {
+        self.pods.borrow().get(name).cloned()
+    }
+
+    /// Runs `serve` if the pod is here. It may have been removed while the command was on its way: then what the
+    /// command carries is dropped, which its other end sees as a lost tunnel or a lost packet.
+    fn with_pod(&self, name: &WorkloadName, serve: impl FnOnce(&Rc<Pod>)) {
+        if let Some(pod) = self.pod(name) {
+            serve(&pod);
+        }
+    }
+
+    /// Sends a datagram to the pod that owns it, on whichever worker that is.
+    pub(crate) fn send_packet(self: &Rc<Self>, pod: &WorkloadName, packet: datagrams::Packet) {
+        let sent = match self.shared.worker_of(pod) {
+            Some(mailbox) => mailbox.try_send(Command::Packet { pod: pod.clone(), packet }),
+            None => return self.counters.dropped(DropReason::Unroutable),
+        };
+        if sent.is_err() {
+            self.counters.dropped(DropReason::QueueFull);
+        }
+    }
+
+    /// Starts the record of a flow.
+    pub(crate) fn recorder(
+        &self,
+        direction: Direction,
+        protocol: Protocol,
+        tuple: FourTuple,
+        snapshot: &Snapshot,
+    ) -> Recorder {
+        Recorder::new(&self.shared.flows, &self.counters, direction, protocol, tuple, snapshot)
+    }
+
+    /// Enters a permitted flow among those that are judged again on every change.
+    pub(crate) fn watch(&self, direction: Direction, permitted: Permitted) -> Live {
+        self.live.watch(direction, permitted, &self.shared.policy.load())
+    }
+
+    /// Whether new flows are refused.
+    pub(crate) fn is_draining(&self) -> bool {
+        self.draining.get()
+    }
+
+    /// A number to spread flows by, even in distribution; not a secret (xorshift64, Marsaglia 2003).
+    pub(crate) fn draw(&self) -> u64 {
+        let mut state = self.random.get();
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        self.random.set(state);
+        state
+    }
+}
+
+/// Where a pod's driver puts what arrives.
+struct PodArrivals {
+    worker: Rc<Worker>,
+    pod: Rc<Pod>,
+}
+
+impl Arrivals for PodArrivals {
+    fn on_syn(&self, flow: FlowId, tuple: FourTuple) {
+        let serving = outbound::outbound(Rc::clone(&self.worker), Rc::clone(&self.pod), flow, tuple);
+        tokio::task::spawn_local(serving);
+    }
+
+    fn on_packet(&self, packet: datagrams::Packet) {
+        datagrams::from_pod(&self.worker, &self.pod, packet);
+    }
+}

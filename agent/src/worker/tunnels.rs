@@ -1,0 +1,313 @@
+//! The tunnels of a worker: those that its pods open, and those that it serves.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use adit_control::{Location, Workload};
+use adit_flow::{Closer, RefuseReason, WorkloadName};
+use adit_identity::{PeerIdentity, SpiffeId};
+use adit_tunnel::{
+    Connect, Credentials, Destination, Dial, Drain, Drainer, Endpoint, Handler, HeadError, Incoming, OpenError, Pool, PoolConfig,
+    Refusal, TunnelConfig, serve,
+};
+use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::time::{Duration, Instant};
+
+use super::{Command, Pod, Shared, TunnelEnd, Worker};
+use crate::pipeline::Refused;
+use crate::pipeline::inbound::Arrived;
+
+/// Bytes of TLS on their way through an in-memory tunnel, each direction: some records, so that one side can
+/// encrypt while the other decrypts.
+const PIPE_CAPACITY: usize = 256 * 1024;
+
+/// The tunnels that pods of a worker open, and the drain of those it serves.
+pub(crate) struct Tunnels {
+    shared: Arc<Shared>,
+    pool: Pool<Dialer>,
+    drainer: Drainer,
+    drain: Drain,
+}
+
+/// A stream to a workload.
+pub(crate) struct Opened {
+    /// The far end.
+    pub(crate) end: TunnelEnd,
+    /// Who this side proved to be.
+    pub(crate) source: SpiffeId,
+    /// The port on the wire; `None` in memory.
+    pub(crate) wire_port: Option<u16>,
+}
+
+impl Tunnels {
+    /// No tunnel yet.
+    pub(crate) fn new(shared: Arc<Shared>) -> Self {
+        let (drainer, drain) = Drainer::new();
+        let pool = Pool::new(PoolConfig::default(), Dialer { shared: Arc::clone(&shared) });
+        Self { shared, pool, drainer, drain }
+    }
+
+    /// Opens a stream to `address` of `workload` for a flow that `client`, of `source`, opened.
+    pub(crate) async fn open(
+        &self,
+        source: &WorkloadName,
+        workload: &Workload,
+        address: SocketAddr,
+        client: SocketAddr,
+    ) -> Result<Opened, Refused> {
+        let credentials = self.credentials_of(source)?;
+        let (target, server_name) = match workload.location {
+            Location::Local => (Endpoint::InProcess(SocketAddr::new(address.ip(), 0)), None),
+            Location::Remote { hbone, .. } => (Endpoint::Wire(hbone), Some(server_name(address.ip()).into())),
+        };
+        let source = credentials.id().clone();
+        let destination =
+            Destination { source: source.clone(), expected: workload.identity.clone(), target, server_name };
+        let opened = self.pool.open(&destination, &credentials, &Connect::new(address, client)).await;
+        let stream = opened.map_err(|error| Refused {
+            reason: error.refuse_reason(),
+            by: refused_by(&error),
+            detail: Some(with_causes(&error)),
+        })?;
+        let wire_port = matches!(target, Endpoint::Wire(_)).then(|| target.addr().port());
+        Ok(Opened { end: TunnelEnd::new(stream), source, wire_port })
+    }
+
+    /// Takes no new stream; tunnels say so to their peers, and end after their last.
+    pub(crate) fn drain(&self) {
+        const NO_DEADLINE: Duration = Duration::from_secs(24 * 3600); // the worker resets what is left in time
+        self.pool.drain();
+        self.drainer.start(Instant::now() + NO_DEADLINE);
+    }
+
+    /// How many tunnels take streams.
+    pub(crate) fn len(&self) -> usize {
+        self.pool.stats().tunnels
+    }
+
+    fn credentials_of(&self, workload: &WorkloadName) -> Result<Arc<Credentials>, Refused> {
+        let snapshot = self.shared.snapshot.load();
+        let known = snapshot.workloads.get(workload);
+        known.and_then(|workload| self.shared.identities.credentials(&workload.identity)).ok_or_else(|| Refused {
+            reason: RefuseReason::TunnelFailed,
+            by: Closer::Agent,
+            detail: Some(format!("no SVID could be issued for {workload} yet")),
+        })
+    }
+}
+
+/// Who is behind a stream that could not be opened.
+fn refused_by(error: &OpenError) -> Closer {
+    match error {
+        OpenError::Refused { .. } => Closer::Destination,
+        OpenError::Connect { .. } | OpenError::NoAnswer { .. } | OpenError::Stream { .. } => Closer::Network,
+        _ => Closer::Agent,
+    }
+}
+
+/// An error with what caused it, on one line.
+fn with_causes(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+}
+
+/// Makes the connections that tunnels run over.
+struct Dialer {
+    shared: Arc<Shared>,
+}
+
+/// A pipe within the agent, or a connection to another.
+enum Wire {
+    Pipe(DuplexStream),
+    Tcp(TcpStream),
+}
+
+impl Dial for Dialer {
+    type Io = Wire;
+
+    async fn dial(&self, destination: &Destination) -> io::Result<Wire> {
+        match destination.target {
+            Endpoint::InProcess(address) => self.pipe_to(address.ip()).await.map(Wire::Pipe),
+            Endpoint::Wire(address) => {
+                let socket = TcpStream::connect(address).await?;
+                socket.set_nodelay(true)?;
+                Ok(Wire::Tcp(socket))
+            }
+        }
+    }
+}
+
+impl Dialer {
+    async fn pipe_to(&self, address: IpAddr) -> io::Result<DuplexStream> {
+        let absent = || io::Error::new(io::ErrorKind::HostUnreachable, format!("no pod here has {address}"));
+        let pod = self.shared.snapshot.load().workload_at(address).ok_or_else(absent)?.name.clone();
+        let places = self.shared.places.load_full();
+        let worker = places.get(&pod).and_then(|place| self.shared.workers.get(*place)).ok_or_else(absent)?;
+        let (ours, theirs) = tokio::io::duplex(PIPE_CAPACITY);
+        worker.send(Command::Tunnel { pod, io: theirs }).await.map_err(|_| absent())?;
+        Ok(ours)
+    }
+}
+
+/// The name by which a client asks, with SNI, for the pod that has `address`: where one listener serves all pods
+/// of a node, the certificate to present depends on it. `internal` is reserved for private use.
+fn server_name(address: IpAddr) -> String {
+    match address {
+        IpAddr::V4(address) => format!("{:08x}.v4.pod.adit.internal", address.to_bits()),
+        IpAddr::V6(address) => format!("{:032x}.v6.pod.adit.internal", address.to_bits()),
+    }
+}
+
+/// The address in a [`server_name`].
+fn pod_address(name: &str) -> Option<IpAddr> {
+    let (digits, rest) = name.split_once('.')?;
+    let exact = |length| digits.len() == length && digits.bytes().all(|byte| byte.is_ascii_hexdigit());
+    match rest {
+        "v4.pod.adit.internal" if exact(8) => Some(Ipv4Addr::from_bits(u32::from_str_radix(digits, 16).ok()?).into()),
+        "v6.pod.adit.internal" if exact(32) => Some(Ipv6Addr::from_bits(u128::from_str_radix(digits, 16).ok()?).into()),
+        _ => None,
+    }
+}
+
+/// Serves the far end of an in-memory tunnel to `pod`.
+pub(super) fn serve_pipe(worker: &Rc<Worker>, pod: &Rc<Pod>, io: DuplexStream) {
+    let listener = Listener { worker: Rc::clone(worker), pod: Some(pod.name().clone()), wire_port: None };
+    tokio::task::spawn_local(run(listener, io));
+}
+
+/// Serves a connection from another agent; its SNI says which pod it's for.
+pub(super) fn serve_socket(worker: &Rc<Worker>, socket: TcpStream, wire_port: u16) {
+    let listener = Listener { worker: Rc::clone(worker), pod: None, wire_port: Some(wire_port) };
+    tokio::task::spawn_local(run(listener, socket));
+}
+
+async fn run(mut listener: Listener, io: impl AsyncRead + AsyncWrite + Unpin) {
+    let worker = Rc::clone(&listener.worker);
+    let drain = worker.tunnels.drain.clone();
+    let ended = serve(io, &TunnelConfig::default(), drain, &mut listener).await;
+    match ended {
+        Ok(()) => worker.counters.tunnel_ended("orderly"),
+        Err(error) => {
+            // A peer's misbehaviour is its own affair: counted by reason, told to who looks.
+            worker.counters.tunnel_ended(error.label().as_str());
+            tracing::debug!(error = %with_causes(&error), "a tunnel that was served ended");
+        }
+    }
+}
+
+/// The accepting side of one tunnel.
+struct Listener {
+    worker: Rc<Worker>,
+    /// The pod whose certificate was presented: for a socket known from the SNI on.
+    pod: Option<WorkloadName>,
+    wire_port: Option<u16>,
+}
+
+impl Handler for Listener {
+    fn credentials(&mut self, server_name: Option<&str>) -> Option<Arc<Credentials>> {
+        let shared = &self.worker.shared;
+        let snapshot = shared.snapshot.load();
+        let workload = match &self.pod {
+            Some(pod) => snapshot.workloads.get(pod)?,
+            None => snapshot.workload_at(pod_address(server_name?)?)?,
+        };
+        if !workload.is_local() {
+            return None;
+        }
+        self.pod = Some(workload.name.clone());
+        shared.identities.credentials(&workload.identity)
+    }
+
+    fn on_incoming(&mut self, incoming: Incoming) {
+        let Some(pod) = self.pod.clone() else { return incoming.refuse(Refusal::BAD_REQUEST) };
+        let arrived = Arrived { incoming, wire_port: self.wire_port };
+        if let Some(pod) = self.worker.pod(&pod) {
+            self.worker.spawn_inbound(&pod, arrived);
+        } else if let Some(mailbox) = self.worker.shared.worker_of(&pod) {
+            // A socket's tunnel is served before its pod is known. When the mailbox is full the command is
+            // dropped, which resets the stream.
+            let _ = mailbox.try_send(Command::Arrived { pod, arrived: Box::new(arrived) });
+        } else {
+            arrived.incoming.refuse(Refusal::of(RefuseReason::Unreachable));
+        }
+    }
+
+    fn on_bad_head(&mut self, peer: &PeerIdentity, error: HeadError) {
+        self.worker.counters.bad_head(error.label().as_str());
+        tracing::debug!(peer = %peer.id(), %error, "a CONNECT was refused");
+    }
+}
+
+impl AsyncRead for Wire {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Pipe(io) => Pin::new(io).poll_read(cx, buf),
+            Self::Tcp(io) => Pin::new(io).poll_read(cx, buf),
+        }
+    }
+}
+
+impl AsyncWrite for Wire {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Pipe(io) => Pin::new(io).poll_write(cx, buf),
+            Self::Tcp(io) => Pin::new(io).poll_write(cx, buf),
+        }
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Pipe(io) => Pin::new(io).poll_write_vectored(cx, bufs),
+            Self::Tcp(io) => Pin::new(io).poll_write_vectored(cx, bufs),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        match self {
+            Self::Pipe(io) => io.is_write_vectored(),
+            Self::Tcp(io) => io.is_write_vectored(),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Pipe(io) => Pin::new(io).poll_flush(cx),
+            Self::Tcp(io) => Pin::new(io).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Pipe(io) => Pin::new(io).poll_shutdown(cx),
+            Self::Tcp(io) => Pin::new(io).poll_shutdown(cx),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn an_address_survives_its_server_name(address: IpAddr) {
+            prop_assert_eq!(pod_address(&server_name(address)), Some(address));
+        }
+
+        #[test]
+        fn any_other_name_is_no_address(name in "[a-z0-9.]{0,40}") {
+            prop_assert_eq!(pod_address(&name), None);
+        }
+    }
+}

@@ -1,0 +1,58 @@
+# Every command of the project. CI runs `just ci` and nothing else; `./dev RECIPE` installs what a recipe needs.
+
+set shell := ["bash", "-euo", "pipefail", "-c"]
+
+pure := "adit-flow adit-identity adit-netstack adit-policy"
+
+_default:
+    @just --list
+
+# Build adit and run the example mesh in the foreground.
+demo: (build "release")
+    target/release/adit up examples/shop.yaml
+
+# Build the adit binary.
+build profile="dev":
+    cargo build --locked --profile {{ profile }} -p adit-agent
+
+# All checks and all tests, in order of speed.
+ci: lint test
+
+# All tests.
+test: unit purity fuzz-smoke platform-tests
+
+# Formatting, lints, documentation: warnings are errors.
+lint:
+    cargo fmt --all -- --check
+    cargo clippy --locked --workspace --all-targets -- -D warnings
+    RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --document-private-items
+
+# Unit, property and simulation tests of every crate.
+unit:
+    cargo test --locked --workspace --exclude adit-platform-tests
+
+# Programs nobody here wrote, over real namespaces, as an unprivileged user.
+platform-tests: (build "release")
+    cargo test --locked -p adit-platform-tests -- --test-threads=1
+
+# The pure crates have no runtime and no socket in their trees.
+purity:
+    for crate in {{ pure }}; do \
+        if cargo tree --locked -p $crate -e normal --prefix none | grep -E '^(tokio|mio|socket2|rustix|nix) '; then \
+            echo "purity: $crate depends on one of the above"; exit 1; \
+        fi; \
+    done
+
+# Each fuzz target for a few seconds, from its corpus.
+fuzz-smoke seconds="10":
+    fuzz/smoke {{ seconds }}
+
+# Dependencies: licences, bans, duplicates.
+deny:
+    command -v cargo-deny >/dev/null || cargo install --quiet --locked --root target/tools cargo-deny
+    cargo deny --locked --offline check bans licenses sources
+
+# Benchmarks against a direct path in the same run; prints ratios.
+bench:
+    cargo bench --locked -p adit-netstack
+    cargo test --locked --release -p adit-platform-tests --test bench -- --ignored --nocapture
