@@ -1,1 +1,4 @@
 //! Tests that need namespaces, real programs and real peers.
+
+pub mod load;
+pub mod stats;

@@ -1,0 +1,17 @@
+//! A load tool for one TCP connection or many: what the tests and the benchmarks send through a mesh.
+//!
+//! It is bounded in count and in time whatever it does. The client tells the server with the first bytes of each
+//! connection what to do (see [`Op`]), so one server serves every kind of load on every port it has.
+
+mod client;
+mod digest;
+mod measure;
+mod op;
+mod server;
+
+pub use client::{ActiveSpec, ConnectSpec, EndSpec, RrSpec, StreamSpec};
+pub use client::{ClientError, Target, active, connect, end, idle, rr, stall, stream, wait_for_stdin, who};
+pub use digest::{Digest, Pattern};
+pub use measure::{Active, Connect, End, Ended, Idle, Latency, Rr, Stream, raise_descriptor_limit};
+pub use op::{HEADER_LEN, InvalidHeader, Op, REPORT_LEN, Report};
+pub use server::{ServeError, ServeSpec, ServedConnection, Server};

@@ -1,0 +1,579 @@
+//! The client's side of every load.
+
+use std::io::{self, BufRead as _, Read as _, Write as _};
+use std::net::{Shutdown, SocketAddr, TcpStream, ToSocketAddrs as _};
+use std::sync::Barrier;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::digest::{Digest, Pattern};
+use super::measure::{Active, Connect, End, Ended, Idle, Latency, Rr, Stream};
+use super::op::{Op, REPORT_LEN, Report};
+use super::server::{nanos, reset, source};
+
+const STACK: usize = 128 << 10;
+const CHUNK: usize = 256 << 10;
+/// How long one step of a connection (opening, one read, one write) may take.
+const STEP_LIMIT: Duration = Duration::from_secs(30);
+
+/// Where to connect.
+#[derive(Clone, Copy, Debug)]
+pub struct Target {
+    /// The server's first port.
+    pub address: SocketAddr,
+    /// How many ports from there on it has; successive connections take turns on them.
+    pub ports: u16,
+}
+
+/// What to stream.
+#[derive(Clone, Copy, Debug)]
+pub struct StreamSpec {
+    /// How many streams at once.
+    pub parallel: usize,
+    /// Bytes of each stream.
+    pub bytes: Option<u64>,
+    /// How long; one of this and `bytes` must be set.
+    pub time: Option<Duration>,
+    /// From the server to the client.
+    pub reverse: bool,
+    /// Whether both ends hash what they send and get.
+    pub checked: bool,
+}
+
+/// What to ask, and how often.
+#[derive(Clone, Copy, Debug)]
+pub struct RrSpec {
+    /// How often, after a tenth as many unmeasured ones.
+    pub count: u64,
+    /// Bytes of a request.
+    pub request: u32,
+    /// Bytes of a response.
+    pub response: u32,
+}
+
+/// How many connections to open and close.
+#[derive(Clone, Copy, Debug)]
+pub struct ConnectSpec {
+    /// All threads together; ends at this or at `time`.
+    pub count: Option<u64>,
+    /// How long at most.
+    pub time: Option<Duration>,
+    /// How many threads.
+    pub parallel: usize,
+}
+
+/// What busy connections carry.
+#[derive(Clone, Copy, Debug)]
+pub struct ActiveSpec {
+    /// How many connections at once.
+    pub count: usize,
+    /// Bytes that each sends and gets back.
+    pub bytes: usize,
+}
+
+/// What to do with a connection whose end is of interest.
+#[derive(Clone, Copy, Debug)]
+pub struct EndSpec {
+    /// What the server shall do.
+    pub op: Op,
+    /// Send so many bytes after the header.
+    pub send: u64,
+    /// Then reset rather than send a FIN.
+    pub reset: bool,
+}
+
+/// A load failed.
+#[derive(Debug)]
+pub struct ClientError {
+    /// What was being done.
+    pub step: &'static str,
+    /// To whom.
+    pub target: SocketAddr,
+    /// Why it failed.
+    pub source: io::Error,
+}
+
+impl Target {
+    /// The first address of `host:port`.
+    ///
+    /// # Errors
+    /// The name doesn't resolve.
+    pub fn resolve(text: &str, ports: u16) -> io::Result<Self> {
+        let address = text.to_socket_addrs()?.next();
+        let address = address.ok_or_else(|| io::Error::other(format!("{text} has no address")))?;
+        Ok(Self {
+            address,
+            ports: ports.max(1),
+        })
+    }
+
+    fn nth(&self, index: u64) -> SocketAddr {
+        let offset = u16::try_from(index % u64::from(self.ports)).expect("less than a 16-bit number");
+        SocketAddr::new(self.address.ip(), self.address.port() + offset)
+    }
+
+    fn open(&self, index: u64, op: Op, payload: &[u8]) -> Result<TcpStream, ClientError> {
+        let address = self.nth(index);
+        let failed = |step| {
+            move |source| ClientError {
+                step,
+                target: address,
+                source,
+            }
+        };
+        let mut stream = TcpStream::connect_timeout(&address, STEP_LIMIT).map_err(failed("connecting"))?;
+        prepare(&stream).map_err(failed("setting socket options"))?;
+        let first = [&op.encode(), payload].concat();
+        stream.write_all(&first).map_err(failed("sending the header"))?;
+        Ok(stream)
+    }
+}
+
+fn prepare(stream: &TcpStream) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    stream.set_read_timeout(Some(STEP_LIMIT))?;
+    stream.set_write_timeout(Some(STEP_LIMIT))
+}
+
+/// Streams in one direction.
+///
+/// # Errors
+/// Any stream failed, or its ends disagree on the number of bytes.
+pub fn stream(target: Target, spec: StreamSpec) -> Result<Stream, ClientError> {
+    let start = Barrier::new(spec.parallel);
+    let results: Vec<_> = thread::scope(|scope| {
+        let threads: Vec<_> = (0..spec.parallel as u64)
+            .map(|index| {
+                let start = &start;
+                scope.spawn(move || {
+                    start.wait();
+                    if spec.reverse {
+                        receive(target, index, spec)
+                    } else {
+                        send(target, index, spec)
+                    }
+                })
+            })
+            .collect();
+        threads
+            .into_iter()
+            .map(|thread| thread.join().expect("a stream's thread doesn't panic"))
+            .collect()
+    });
+    let mut all = Stream::default();
+    for result in results {
+        let (sent, received) = result?;
+        let seconds = received.nanos as f64 / 1e9;
+        all.bytes += received.bytes;
+        all.seconds = all.seconds.max(seconds);
+        all.bits_per_second
+            .push(received.bytes as f64 * 8.0 / seconds.max(1e-9));
+        all.sent_hashes.push(sent.hash);
+        all.received_hashes.push(received.hash);
+    }
+    Ok(all)
+}
+
+/// The sender's and the receiver's report of one stream to the server.
+fn send(target: Target, index: u64, spec: StreamSpec) -> Result<(Report, Report), ClientError> {
+    let mut stream = target.open(
+        index,
+        Op::Sink {
+            checked: spec.checked,
+        },
+        &[],
+    )?;
+    let failed = |step| {
+        move |source| ClientError {
+            step,
+            target: target.nth(index),
+            source,
+        }
+    };
+    let sent = source(&mut stream, spec.bytes, spec.time, spec.checked).map_err(failed("sending"))?;
+    stream
+        .shutdown(Shutdown::Write)
+        .map_err(failed("sending the FIN"))?;
+    let mut report = [0; REPORT_LEN];
+    stream
+        .read_exact(&mut report)
+        .map_err(failed("reading the report"))?;
+    let received = Report::decode(&report);
+    if received.bytes == sent.bytes {
+        return Ok((sent, received));
+    }
+    let message = format!("{} bytes were sent and {} arrived", sent.bytes, received.bytes);
+    Err(failed("comparing")(io::Error::other(message)))
+}
+
+/// The sender's and the receiver's report of one stream from the server. The sender's ends the stream.
+fn receive(target: Target, index: u64, spec: StreamSpec) -> Result<(Report, Report), ClientError> {
+    let op = match (spec.bytes, spec.time) {
+        (Some(bytes), _) => Op::Source {
+            bytes,
+            checked: spec.checked,
+        },
+        (None, time) => Op::SourceFor {
+            time: time.unwrap_or_default(),
+            checked: spec.checked,
+        },
+    };
+    let mut stream = target.open(index, op, &[])?;
+    let failed = |step| {
+        move |source| ClientError {
+            step,
+            target: target.nth(index),
+            source,
+        }
+    };
+    let mut buffer = vec![0; CHUNK];
+    let mut digest = Digest::new();
+    let mut received = Report::default();
+    let mut kept = 0;
+    let mut first = None;
+    loop {
+        let read = stream.read(&mut buffer[kept..]).map_err(failed("receiving"))?;
+        let first = *first.get_or_insert_with(Instant::now);
+        if read == 0 {
+            received.nanos = nanos(first.elapsed());
+            break;
+        }
+        let payload = (kept + read).saturating_sub(REPORT_LEN);
+        if spec.checked {
+            digest.update(&buffer[..payload]);
+        }
+        received.bytes += payload as u64;
+        buffer.copy_within(payload..kept + read, 0);
+        kept = kept + read - payload;
+    }
+    if kept < REPORT_LEN {
+        return Err(failed("receiving the report")(
+            io::ErrorKind::UnexpectedEof.into(),
+        ));
+    }
+    received.hash = if spec.checked { digest.value() } else { 0 };
+    let sent = Report::decode(buffer[..REPORT_LEN].try_into().expect("exactly its length"));
+    if received.bytes == sent.bytes {
+        return Ok((sent, received));
+    }
+    let message = format!("{} bytes were sent and {} arrived", sent.bytes, received.bytes);
+    Err(failed("comparing")(io::Error::other(message)))
+}
+
+/// Requests and responses, one after another on one connection.
+///
+/// # Errors
+/// The connection broke.
+pub fn rr(target: Target, spec: RrSpec) -> Result<Rr, ClientError> {
+    let failed = |step| {
+        move |source| ClientError {
+            step,
+            target: target.address,
+            source,
+        }
+    };
+    let op = Op::RequestResponse {
+        request: spec.request,
+        response: spec.response,
+    };
+    let mut stream = target.open(0, op, &[])?;
+    let request = vec![b'q'; spec.request as usize];
+    let mut response = vec![0; spec.response as usize];
+    let warm_up = spec.count / 10;
+    let mut times = Vec::with_capacity(usize::try_from(spec.count).unwrap_or(0).min(1 << 24));
+    for turn in 0..spec.count + warm_up {
+        let asked = Instant::now();
+        stream.write_all(&request).map_err(failed("asking"))?;
+        stream
+            .read_exact(&mut response)
+            .map_err(failed("waiting for the answer"))?;
+        if turn >= warm_up {
+            times.push(nanos(asked.elapsed()));
+        }
+    }
+    Ok(Rr {
+        count: spec.count,
+        latency: Latency::of(&mut times),
+    })
+}
+
+/// Opens connections, carries a byte each way on each and closes them, the client first.
+///
+/// # Errors
+/// None of them succeeded; the first failure.
+pub fn connect(target: Target, spec: ConnectSpec) -> Result<Connect, ClientError> {
+    let begun = Instant::now();
+    let parallel = spec.parallel.max(1) as u64;
+    let share = spec.count.map_or(u64::MAX, |count| count.div_ceil(parallel));
+    let results: Vec<_> = thread::scope(|scope| {
+        let threads: Vec<_> = (0..parallel)
+            .map(|thread| {
+                scope.spawn(move || {
+                    let (mut connects, mut bytes, mut errors) = (Vec::new(), Vec::new(), Vec::new());
+                    for turn in 0..share {
+                        if spec.time.is_some_and(|time| begun.elapsed() >= time) {
+                            break;
+                        }
+                        match open_and_close(target, turn * parallel + thread) {
+                            Ok((connect, byte)) => {
+                                connects.push(nanos(connect));
+                                bytes.push(nanos(byte));
+                            }
+                            Err(error) => errors.push(error),
+                        }
+                    }
+                    (connects, bytes, errors)
+                })
+            })
+            .collect();
+        threads
+            .into_iter()
+            .map(|thread| thread.join().expect("a thread doesn't panic"))
+            .collect()
+    });
+    let elapsed = begun.elapsed().as_secs_f64();
+    let (mut connects, mut bytes, mut errors) = (Vec::new(), Vec::new(), Vec::new());
+    for (connect, byte, error) in results {
+        connects.extend(connect);
+        bytes.extend(byte);
+        errors.extend(error);
+    }
+    let (count, failed) = (connects.len() as u64, errors.len() as u64);
+    if let (0, Some(first)) = (count, errors.into_iter().next()) {
+        return Err(first);
+    }
+    Ok(Connect {
+        count,
+        failed,
+        per_second: count as f64 / elapsed,
+        connect: Latency::of(&mut connects),
+        first_byte: Latency::of(&mut bytes),
+    })
+}
+
+fn open_and_close(target: Target, index: u64) -> Result<(Duration, Duration), ClientError> {
+    let address = target.nth(index);
+    let failed = |step| {
+        move |source| ClientError {
+            step,
+            target: address,
+            source,
+        }
+    };
+    let begun = Instant::now();
+    let mut stream = TcpStream::connect_timeout(&address, STEP_LIMIT).map_err(failed("connecting"))?;
+    let connected = begun.elapsed();
+    prepare(&stream).map_err(failed("setting socket options"))?;
+    let first = [Op::Echo.encode().as_slice(), b"x"].concat();
+    stream.write_all(&first).map_err(failed("sending a byte"))?;
+    stream.read_exact(&mut [0]).map_err(failed("reading a byte"))?;
+    let answered = begun.elapsed();
+    stream
+        .shutdown(Shutdown::Write)
+        .map_err(failed("sending the FIN"))?;
+    match stream.read(&mut [0]).map_err(failed("waiting for the FIN"))? {
+        0 => Ok((connected, answered)),
+        _ => Err(failed("waiting for the FIN")(io::Error::other(
+            "got a byte that nobody sent",
+        ))),
+    }
+}
+
+/// Opens connections, tells through `opened`, leaves them idle until `release` returns, then uses each again.
+///
+/// # Errors
+/// A connection could not be opened.
+pub fn idle(target: Target, count: usize, release: impl FnOnce(u64)) -> Result<Idle, ClientError> {
+    let mut streams = Vec::with_capacity(count);
+    for index in 0..count as u64 {
+        let mut stream = target.open(index, Op::Echo, &[7])?;
+        let failed = |source| ClientError {
+            step: "reading the first byte",
+            target: target.nth(index),
+            source,
+        };
+        stream.read_exact(&mut [0]).map_err(failed)?;
+        streams.push(stream);
+    }
+    release(count as u64);
+    let mut usable = 0;
+    for (index, stream) in streams.iter_mut().enumerate() {
+        let sent = (index % 251) as u8;
+        let mut got = [0];
+        let carried = stream
+            .write_all(&[sent])
+            .and_then(|()| stream.read_exact(&mut got));
+        usable += u64::from(carried.is_ok() && got == [sent]);
+    }
+    Ok(Idle {
+        opened: count as u64,
+        usable,
+    })
+}
+
+/// Connections that are all busy at once; each gets back what it sent and compares.
+///
+/// # Errors
+/// A connection could not be opened.
+pub fn active(target: Target, spec: ActiveSpec) -> Result<Active, ClientError> {
+    let mut streams = Vec::with_capacity(spec.count);
+    for index in 0..spec.count as u64 {
+        streams.push(target.open(index, Op::Echo, &[])?);
+    }
+    let start = Barrier::new(spec.count);
+    let correct = thread::scope(|scope| {
+        let threads: Vec<_> = streams
+            .into_iter()
+            .enumerate()
+            .map(|(index, stream)| {
+                let start = &start;
+                let work = move || {
+                    start.wait();
+                    echoed(stream, index as u64, spec.bytes)
+                };
+                thread::Builder::new().stack_size(STACK).spawn_scoped(scope, work)
+            })
+            .collect();
+        // A thread that isn't started would leave the others at the barrier for ever.
+        let threads: Vec<_> = threads
+            .into_iter()
+            .map(|thread| thread.expect("a thread can be started"))
+            .collect();
+        threads
+            .into_iter()
+            .filter_map(|thread| thread.join().ok()?.ok())
+            .filter(|same| *same)
+            .count()
+    });
+    Ok(Active {
+        opened: spec.count as u64,
+        correct: correct as u64,
+        bytes: (correct * spec.bytes) as u64,
+    })
+}
+
+fn echoed(mut stream: TcpStream, seed: u64, bytes: usize) -> io::Result<bool> {
+    let (mut sent, mut got) = (vec![0; 16 << 10], vec![0; 16 << 10]);
+    let mut offset = 0;
+    while offset < bytes {
+        let chunk = sent.len().min(bytes - offset);
+        Pattern::new(seed).fill(offset as u64, &mut sent[..chunk]);
+        stream.write_all(&sent[..chunk])?;
+        stream.read_exact(&mut got[..chunk])?;
+        if sent[..chunk] != got[..chunk] {
+            return Ok(false);
+        }
+        offset += chunk;
+    }
+    stream.shutdown(Shutdown::Write)?;
+    Ok(stream.read(&mut got)? == 0)
+}
+
+/// Opens connections whose server sends and whose client doesn't read, until `release` returns.
+///
+/// # Errors
+/// A connection could not be opened.
+pub fn stall(target: Target, count: usize, release: impl FnOnce(u64)) -> Result<(), ClientError> {
+    let op = Op::Source {
+        bytes: u64::MAX,
+        checked: false,
+    };
+    let streams: Result<Vec<_>, _> = (0..count as u64)
+        .map(|index| target.open(index, op, &[]))
+        .collect();
+    let streams = streams?;
+    release(count as u64);
+    drop(streams);
+    Ok(())
+}
+
+/// Opens one connection and finds out how it ends.
+pub fn end(target: Target, spec: EndSpec) -> Ended {
+    let mut received = 0;
+    let (end, error) = match run_to_end(target, spec, &mut received) {
+        Ok(()) => (End::Fin, None),
+        Err(error) => (of_client(&error), Some(error.to_string())),
+    };
+    Ended { end, received, error }
+}
+
+fn of_client(error: &ClientError) -> End {
+    match (error.step, error.source.kind()) {
+        ("connecting", io::ErrorKind::ConnectionRefused) => End::ConnectRefused,
+        ("connecting", io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable) => {
+            End::ConnectUnreachable
+        }
+        ("connecting", io::ErrorKind::TimedOut) => End::ConnectTimedOut,
+        _ => End::of_io(&error.source),
+    }
+}
+
+fn run_to_end(target: Target, spec: EndSpec, received: &mut u64) -> Result<(), ClientError> {
+    let failed = |step| {
+        move |source| ClientError {
+            step,
+            target: target.address,
+            source,
+        }
+    };
+    let mut stream = target.open(0, spec.op, &[])?;
+    source(&mut stream, Some(spec.send), None, false).map_err(failed("sending"))?;
+    if spec.reset {
+        return reset(&stream).map_err(failed("resetting"));
+    }
+    if spec.send > 0 {
+        stream
+            .shutdown(Shutdown::Write)
+            .map_err(failed("sending the FIN"))?;
+    }
+    let mut buffer = vec![0; CHUNK];
+    loop {
+        match stream.read(&mut buffer).map_err(failed("receiving"))? {
+            0 => return Ok(()),
+            read => *received += read as u64,
+        }
+    }
+}
+
+/// The client's own address as the server sees it.
+///
+/// # Errors
+/// The connection failed or the answer isn't an address.
+pub fn who(target: Target) -> Result<SocketAddr, ClientError> {
+    let failed = |step| {
+        move |source| ClientError {
+            step,
+            target: target.address,
+            source,
+        }
+    };
+    let mut stream = target.open(0, Op::Who, &[])?;
+    let mut text = String::new();
+    stream
+        .read_to_string(&mut text)
+        .map_err(failed("reading the address"))?;
+    text.parse()
+        .map_err(|_| failed("parsing the address")(io::Error::other(format!("got {text:?}"))))
+}
+
+/// Waits for a line or the end of standard input, but no longer than `limit`.
+pub fn wait_for_stdin(limit: Duration) {
+    let (told, wait) = std::sync::mpsc::channel();
+    thread::spawn(move || {
+        let _ = io::stdin().lock().read_line(&mut String::new());
+        let _ = told.send(());
+    });
+    let _ = wait.recv_timeout(limit);
+}
+
+impl std::fmt::Display for ClientError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} ({}): {}", self.step, self.target, self.source)
+    }
+}
+
+impl std::error::Error for ClientError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&self.source)
+    }
+}
