@@ -1,1 +1,41 @@
 //! Frames in, flows out: the userspace TCP/IP stack. Pure.
+//!
+//! One [`Netstack`] stands behind one pod's TUN device. The pod's kernel is the other end of every TCP connection; the
+//! stack plays whatever address the pod talks to. IP packets of the pod go in, flows and datagrams come out, and the
+//! other way round. smoltcp is the TCP engine; the flow table, the held SYNs, the deadlines, the budgets and the folding
+//! of idle flows are this crate's.
+//!
+//! Nothing here opens a socket, reads a clock or draws randomness: `now` is an argument, the seed is given. Equal
+//! inputs give equal outputs, byte for byte.
+//!
+//! # Order of calls
+//! After anything that may have an effect (`handle_*`, a command) drain [`Netstack::poll_event`] and
+//! [`Netstack::poll_transmit`] until both give `None`; then sleep until [`Netstack::poll_timeout`] or the next input. Many
+//! frames may be handed in before draining: answers are merged then.
+//!
+//! # Bounds
+//! Every queue, table and ring is bounded by [`Config`]; what happens when one is full is said there and counted in
+//! [`Counters`]. The work of a call is bounded by the packet or the bytes it's given, that of `poll_transmit` by the flows that
+//! were touched since, that of `handle_timeout` by a constant.
+
+mod clock;
+mod config;
+mod counters;
+mod deadline;
+mod engine;
+mod event;
+mod flow;
+mod live;
+mod packet;
+mod queue;
+mod splice;
+mod stack;
+mod table;
+
+pub use config::{BufferSize, Config, MAXIMUM_INITIAL_RING, MAXIMUM_RING, MINIMUM_RING, QueueLimit};
+pub use counters::Counters;
+pub use event::{
+    ClosedBy, ConnectError, Echo, Event, FlowError, FlowGone, FlowId, Refusal, RxChecksum, SendError,
+    Transmit, Unreachable,
+};
+pub use stack::{Datagram, Netstack};

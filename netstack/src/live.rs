@@ -1,0 +1,293 @@
+//! A flow with an engine socket: what the stack knows of it beside the socket.
+//!
+//! smoltcp keeps its sequence numbers to itself. The stack follows them from outside, by what goes in and out, as it
+//! needs them for three things: to write segments of its own (resets, answers for a folded flow), to know when nothing
+//! is under way in either direction, and to build the same connection anew with other rings
+//! (see [`splice`](crate::splice)).
+
+use std::time::Duration;
+
+use smoltcp::iface::{SocketHandle, SocketSet};
+use smoltcp::socket::tcp::{Socket, SocketBuffer, State};
+
+use crate::clock::{Tick, after};
+use crate::config::Config;
+use crate::packet::tcp::{self, Options, Segment};
+
+/// A connection in the engine. Names are RFC 9293 §3.3.1's, in words.
+pub(crate) struct Live {
+    pub(crate) sockets: SocketSet<'static>,
+    pub(crate) handle: SocketHandle,
+    /// What the pod's SYN said.
+    pub(crate) peer: Options,
+    /// The window field of the pod's last segment, not scaled.
+    pub(crate) peer_window: u16,
+    /// Next sequence number that was never sent (SND.NXT).
+    pub(crate) send_next: u32,
+    /// Sequence number behind the last byte that was written to the socket.
+    pub(crate) written_end: u32,
+    /// Sequence number of the first byte that nobody has read.
+    pub(crate) unread_from: u32,
+    /// The highest right edge of the window that was announced.
+    pub(crate) window_edge: u32,
+    /// Data came ahead of its turn, up to this sequence number.
+    pub(crate) ahead_until: Option<u32>,
+    /// Window scale that was announced in our SYN.
+    pub(crate) announced_scale: u8,
+    /// Sizes of the rings, in bytes.
+    pub(crate) rings: Rings,
+    /// Most bytes that waited to be read since the receive ring has this size.
+    pub(crate) unread_peak: usize,
+    /// The send ring was too small for what was to be written, though the pod had room.
+    pub(crate) wants_send_room: bool,
+    /// `send` took less than it was given.
+    pub(crate) write_blocked: bool,
+    /// The last packet or byte, either way.
+    pub(crate) last_activity: Tick,
+    /// Since when the pod owes an answer.
+    pub(crate) unanswered_since: Option<Tick>,
+    pub(crate) established: bool,
+    /// FIN is to be sent once the handshake is done.
+    pub(crate) shutdown: bool,
+    /// Who sent FIN first.
+    pub(crate) first_fin: Option<crate::event::ClosedBy>,
+    /// Whether `RemoteFin` was raised.
+    pub(crate) fin_reported: bool,
+    /// In TIME-WAIT, and the pod's FIN was acknowledged. The engine's own timer must not run any more: at its end
+    /// it would throw away what nobody has read yet.
+    pub(crate) is_parked: bool,
+}
+
+/// Sizes of a flow's rings, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Rings {
+    pub(crate) receive: usize,
+    pub(crate) send: usize,
+}
+
+impl Rings {
+    pub(crate) fn total(self) -> usize {
+        self.receive + self.send
+    }
+
+    /// A socket with rings of these sizes, in the way that every flow has it.
+    pub(crate) fn socket(self, config: &Config) -> Socket<'static> {
+        let ring = |size| SocketBuffer::new(vec![0; size]);
+        let mut socket = Socket::new(ring(self.receive), ring(self.send));
+        socket.set_nagle_enabled(false);
+        socket.set_ack_delay(None);
+        socket.set_keep_alive(config.keep_alive.map(|interval| interval.into()));
+        socket
+    }
+}
+
+/// A set that holds one socket and has room for no other.
+pub(crate) fn set_of_one(socket: Socket<'static>) -> (SocketSet<'static>, SocketHandle) {
+    let mut storage = Vec::with_capacity(1);
+    storage.push(smoltcp::iface::SocketStorage::EMPTY);
+    let mut sockets = SocketSet::new(storage);
+    let handle = sockets.add(socket);
+    (sockets, handle)
+}
+
+/// The window scale that smoltcp uses for a receive ring of `size` bytes.
+pub(crate) fn scale_of_ring(size: usize) -> u8 {
+    (usize::BITS - size.leading_zeros()).saturating_sub(16) as u8
+}
+
+impl Live {
+    /// A flow whose handshake starts now; `our_isn` is the engine's initial sequence number.
+    pub(crate) fn new(
+        now: Tick,
+        socket: Socket<'static>,
+        rings: Rings,
+        our_isn: u32,
+        config: &Config,
+    ) -> Self {
+        let (sockets, handle) = set_of_one(socket);
+        Self {
+            sockets,
+            handle,
+            peer: Options::default(),
+            peer_window: 0,
+            send_next: our_isn,
+            written_end: our_isn.wrapping_add(1),
+            unread_from: 0,
+            window_edge: 0,
+            ahead_until: None,
+            announced_scale: scale_of_ring(config.receive_buffer.max),
+            rings,
+            unread_peak: 0,
+            wants_send_room: false,
+            write_blocked: false,
+            last_activity: now,
+            unanswered_since: None,
+            established: false,
+            shutdown: false,
+            first_fin: None,
+            fin_reported: false,
+            is_parked: false,
+        }
+    }
+
+    pub(crate) fn socket(&self) -> &Socket<'static> {
+        self.sockets.get(self.handle)
+    }
+
+    pub(crate) fn socket_mut(&mut self) -> &mut Socket<'static> {
+        self.sockets.get_mut(self.handle)
+    }
+
+    pub(crate) fn state(&self) -> State {
+        self.socket().state()
+    }
+
+    /// Takes over what the SYN or SYN-ACK of the pod says.
+    pub(crate) fn on_peer_syn(&mut self, segment: &Segment, options: Options) {
+        self.peer = options;
+        self.peer_window = segment.window;
+        self.unread_from = segment.seq.wrapping_add(1);
+        self.window_edge = self.unread_from;
+        if options.window_scale.is_none() {
+            self.announced_scale = 0;
+        }
+    }
+
+    /// The scale that the engine counts windows with.
+    fn engine_scale(&self) -> u8 {
+        if self.peer.window_scale.is_none() {
+            0
+        } else {
+            scale_of_ring(self.rings.receive)
+        }
+    }
+
+    /// Whether the pod's FIN has its place in what was received.
+    pub(crate) fn has_peer_fin(&self) -> bool {
+        // In CLOSED it depends on how it got there; nobody acknowledges anything then.
+        matches!(
+            self.state(),
+            State::CloseWait | State::Closing | State::LastAck | State::TimeWait
+        )
+    }
+
+    /// Next sequence number that is expected (RCV.NXT).
+    pub(crate) fn receive_next(&self) -> u32 {
+        let queued = self.socket().recv_queue() as u32;
+        self.unread_from
+            .wrapping_add(queued)
+            .wrapping_add(u32::from(self.has_peer_fin()))
+    }
+
+    /// The window that the pod announced last, in bytes.
+    pub(crate) fn peer_window_bytes(&self) -> usize {
+        usize::from(self.peer_window) << self.peer.window_scale.unwrap_or(0)
+    }
+
+    /// Whether `segment` has data that lies beyond what the ring can take. A kernel that keeps to its window sends none;
+    /// smoltcp takes the window of its own SYN for a scaled one and would try to store it.
+    pub(crate) fn overruns(&self, segment: &Segment) -> bool {
+        let socket = self.socket();
+        let room = socket.recv_capacity() - socket.recv_queue();
+        let end = segment.seq.wrapping_add(segment.data_len);
+        let limit = self.unread_from.wrapping_add((socket.recv_queue() + room) as u32);
+        segment.data_len > 0 && room > 0 && tcp::before(limit, end)
+    }
+
+    /// Notes a segment from the pod, before the engine sees it.
+    pub(crate) fn before_ingress(&mut self, now: Tick, segment: &Segment) {
+        self.last_activity = now;
+        if self.established {
+            // Until then the patience is for the whole handshake.
+            self.unanswered_since = None;
+        }
+        if !segment.is(tcp::SYN | tcp::RST) {
+            self.peer_window = segment.window;
+            let next = self.receive_next();
+            if segment.length() > 0 && tcp::before(next, segment.seq) {
+                let end = segment.end();
+                let until = self
+                    .ahead_until
+                    .map_or(end, |until| if tcp::before(until, end) { end } else { until });
+                self.ahead_until = Some(until);
+            }
+        }
+    }
+
+    /// Notes what the engine made of it.
+    pub(crate) fn after_ingress(&mut self) {
+        self.unread_peak = self.unread_peak.max(self.socket().recv_queue());
+        if self
+            .ahead_until
+            .is_some_and(|until| !tcp::before(self.receive_next(), until))
+        {
+            self.ahead_until = None;
+        }
+    }
+
+    /// Corrects a segment of the engine, whose TCP header is at `at` in `frame`, to what was announced to the pod, and
+    /// follows it. Its checksum field is left to the caller.
+    pub(crate) fn on_egress(&mut self, now: Tick, frame: &mut [u8], at: usize) {
+        let transport = &mut frame[at..];
+        let Ok(segment) = Segment::parse(transport) else {
+            debug_assert!(false, "the engine writes whole segments");
+            return;
+        };
+        let window_bytes;
+        if segment.is(tcp::SYN) {
+            tcp::replace_window_scale(transport, self.announced_scale);
+            window_bytes = u32::from(segment.window);
+        } else {
+            let scaled = u32::from(segment.window) << self.engine_scale() >> self.announced_scale;
+            transport[14..16].copy_from_slice(&(scaled as u16).to_be_bytes());
+            window_bytes = scaled << self.announced_scale;
+        }
+        if segment.is(tcp::ACK) {
+            let edge = segment.ack.wrapping_add(window_bytes);
+            if tcp::before(self.window_edge, edge) {
+                self.window_edge = edge;
+            }
+        }
+        let end = segment.end();
+        if tcp::before(self.send_next, end) {
+            self.send_next = end;
+        }
+        if segment.length() > 0 {
+            self.last_activity = now;
+            self.unanswered_since.get_or_insert(now);
+        }
+    }
+
+    /// Whether nothing is under way in either direction: all that was received was read, all that was sent is acknowledged.
+    pub(crate) fn is_quiescent(&self) -> bool {
+        self.is_read_out() && self.is_sent_out() && self.is_spliceable()
+    }
+
+    /// Whether nothing that was received waits, in order or ahead.
+    pub(crate) fn is_read_out(&self) -> bool {
+        self.socket().recv_queue() == 0 && self.ahead_until.is_none()
+    }
+
+    /// Whether nothing that was written waits.
+    pub(crate) fn is_sent_out(&self) -> bool {
+        self.socket().send_queue() == 0
+    }
+
+    /// Whether the state is one that [`splice`](crate::splice) can build.
+    pub(crate) fn is_spliceable(&self) -> bool {
+        matches!(
+            self.state(),
+            State::Established | State::CloseWait | State::FinWait2
+        )
+    }
+
+    /// When the pod has owed an answer for too long.
+    pub(crate) fn answer_deadline(&self, config: &Config) -> Option<Tick> {
+        let patience: Duration = if self.established {
+            config.retransmit_timeout
+        } else {
+            config.connect_timeout
+        };
+        self.unanswered_since.map(|since| after(since, patience))
+    }
+}

@@ -1,0 +1,255 @@
+//! ICMP (RFC 792) and ICMPv6 (RFC 4443): echoes, and "destination unreachable" both ways.
+
+use std::net::{IpAddr, SocketAddr};
+
+use adit_flow::{DropReason, FourTuple, Protocol};
+
+use super::checksum::Sum;
+use super::ip::{self, IpPacket};
+use super::{be16, put16, tcp, udp};
+use crate::event::{Echo, Unreachable};
+
+/// What a message from the pod says.
+pub(crate) enum Message {
+    EchoReply(Echo),
+    EchoRequest(Echo),
+    Unreachable {
+        protocol: Protocol,
+        tuple: FourTuple,
+        what: Unreachable,
+    },
+    /// Well-formed and of no interest: neighbour discovery, group reports, other errors.
+    Other,
+}
+
+impl Message {
+    /// Reads the message in `packet`; `verify` says whether its checksum must be right.
+    pub(crate) fn parse(packet: &IpPacket<'_>, verify: bool) -> Result<Self, DropReason> {
+        let bytes = packet.payload();
+        let v6 = packet.src.is_ipv6();
+        let header = bytes.get(..HEADER).ok_or(DropReason::Truncated)?;
+        if verify && !is_valid(packet) {
+            return Err(DropReason::BadChecksum);
+        }
+        let echo = || Echo {
+            src: packet.src,
+            dst: packet.dst,
+            ident: be16(header, 4),
+            sequence: be16(header, 6),
+            payload: bytes[HEADER..].to_vec(),
+        };
+        Ok(match (header[0], v6) {
+            (ECHO_REPLY_V4, false) | (ECHO_REPLY_V6, true) => Self::EchoReply(echo()),
+            (ECHO_REQUEST_V4, false) | (ECHO_REQUEST_V6, true) => Self::EchoRequest(echo()),
+            (UNREACHABLE_V4, false) | (UNREACHABLE_V6, true) => {
+                match (
+                    Unreachable::from_icmp_code(header[1], v6),
+                    quoted(&bytes[HEADER..]),
+                ) {
+                    (Some(what), Some((protocol, tuple))) => Self::Unreachable {
+                        protocol,
+                        tuple,
+                        what,
+                    },
+                    _ => Self::Other,
+                }
+            }
+            _ => Self::Other,
+        })
+    }
+}
+
+fn is_valid(packet: &IpPacket<'_>) -> bool {
+    if packet.src.is_ipv6() {
+        packet.has_valid_checksum()
+    } else {
+        Sum::default().add(packet.payload()).is_valid()
+    }
+}
+
+/// The protocol and addresses of the packet that an error quotes: its IP header and at least 8 bytes more.
+fn quoted(quote: &[u8]) -> Option<(Protocol, FourTuple)> {
+    // The quote is cut, so its length fields say more than there is: IpPacket would refuse it.
+    let (src, dst, protocol, payload_at): (IpAddr, IpAddr, u8, usize) = match quote.first()? >> 4 {
+        4 => {
+            let header: &[u8; ip::V4_HEADER] = quote.first_chunk()?;
+            let src: [u8; 4] = header[12..16].try_into().ok()?;
+            let dst: [u8; 4] = header[16..20].try_into().ok()?;
+            (
+                src.into(),
+                dst.into(),
+                header[9],
+                usize::from(header[0] & 0x0f) * 4,
+            )
+        }
+        6 => {
+            let header: &[u8; ip::V6_HEADER] = quote.first_chunk()?;
+            let src: [u8; 16] = header[8..24].try_into().ok()?;
+            let dst: [u8; 16] = header[24..40].try_into().ok()?;
+            (src.into(), dst.into(), header[6], ip::V6_HEADER)
+        }
+        _ => return None,
+    };
+    let protocol = Protocol::from(protocol);
+    let ports = quote.get(payload_at..payload_at + 8)?;
+    let (src_port, dst_port) = if protocol.has_ports() {
+        (be16(ports, 0), be16(ports, 2))
+    } else {
+        (0, 0)
+    };
+    let tuple = FourTuple::new(SocketAddr::new(src, src_port), SocketAddr::new(dst, dst_port));
+    Some((protocol, tuple))
+}
+
+/// An echo as an IP packet with its checksum. The caller has checked versions and length.
+pub(crate) fn emit_echo(echo: &Echo, reply: bool) -> Vec<u8> {
+    let kind = match (echo.src.is_ipv4(), reply) {
+        (true, true) => ECHO_REPLY_V4,
+        (true, false) => ECHO_REQUEST_V4,
+        (false, true) => ECHO_REPLY_V6,
+        (false, false) => ECHO_REQUEST_V6,
+    };
+    let [ident, sequence] = [echo.ident.to_be_bytes(), echo.sequence.to_be_bytes()];
+    let rest = [ident[0], ident[1], sequence[0], sequence[1]];
+    emit(echo.src, echo.dst, [kind, 0], rest, |out| {
+        out.extend_from_slice(&echo.payload)
+    })
+}
+
+/// An error about the TCP or UDP packet from `tuple.src` to `tuple.dst`, as an IP packet from `tuple.dst`.
+///
+/// The quote has what the receiving kernel looks at: addresses, ports, and for TCP the sequence number, which
+/// must be one in flight (RFC 5927 §4.1).
+pub(crate) fn emit_unreachable(tuple: FourTuple, quote: Quote, what: Unreachable) -> Vec<u8> {
+    let v6 = tuple.src.is_ipv6();
+    let kind = if v6 { UNREACHABLE_V6 } else { UNREACHABLE_V4 };
+    emit(
+        tuple.dst.ip(),
+        tuple.src.ip(),
+        [kind, what.icmp_code(v6)],
+        [0; 4],
+        |out| match quote {
+            Quote::Tcp { seq } => {
+                let options = tcp::Options::default();
+                let template = tcp::Template {
+                    src: tuple.src,
+                    dst: tuple.dst,
+                    seq,
+                    ack: 0,
+                    flags: tcp::SYN,
+                    window: 0,
+                    options,
+                };
+                let mut packet = Vec::new();
+                template.emit(&mut packet, b"");
+                out.extend_from_slice(&packet);
+            }
+            Quote::Udp => {
+                ip::push_header(out, tuple.src.ip(), tuple.dst.ip(), ip::UDP, udp::HEADER);
+                udp::push_header(out, tuple.src, tuple.dst, udp::HEADER);
+            }
+        },
+    )
+}
+
+/// What kind of packet an error is about.
+#[derive(Clone, Copy)]
+pub(crate) enum Quote {
+    Tcp { seq: u32 },
+    Udp,
+}
+
+fn emit(src: IpAddr, dst: IpAddr, kind: [u8; 2], rest: [u8; 4], body: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
+    let mut message = vec![kind[0], kind[1], 0, 0, rest[0], rest[1], rest[2], rest[3]];
+    body(&mut message);
+    let sum = if src.is_ipv6() {
+        Sum::default().add_pseudo_header(src, dst, ip::ICMPV6, message.len())
+    } else {
+        Sum::default()
+    };
+    let sum = sum.add(&message).finish();
+    put16(&mut message, 2, sum);
+    let protocol = if src.is_ipv6() { ip::ICMPV6 } else { ip::ICMP };
+    let mut out = Vec::with_capacity(ip::header_len(src) + message.len());
+    ip::push_header(&mut out, src, dst, protocol, message.len());
+    out.extend_from_slice(&message);
+    out
+}
+
+/// Bytes of the header that echoes and errors have.
+pub(crate) const HEADER: usize = 8;
+const ECHO_REPLY_V4: u8 = 0;
+const UNREACHABLE_V4: u8 = 3;
+const ECHO_REQUEST_V4: u8 = 8;
+const UNREACHABLE_V6: u8 = 1;
+const ECHO_REQUEST_V6: u8 = 128;
+const ECHO_REPLY_V6: u8 = 129;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn echoes_are_read_as_written() {
+        for (src, dst) in [("10.0.0.1", "10.0.0.2"), ("fd00::1", "fd00::2")] {
+            let payload = b"ping".to_vec();
+            let (src, dst) = (src.parse().unwrap(), dst.parse().unwrap());
+            let echo = Echo {
+                src,
+                dst,
+                ident: 3,
+                sequence: 9,
+                payload,
+            };
+            let frame = emit_echo(&echo, false);
+            let read = Message::parse(&IpPacket::parse(&frame).unwrap(), true).unwrap();
+            assert!(matches!(read, Message::EchoRequest(read) if read == echo));
+            let frame = emit_echo(&echo, true);
+            let read = Message::parse(&IpPacket::parse(&frame).unwrap(), true).unwrap();
+            assert!(matches!(read, Message::EchoReply(read) if read == echo));
+        }
+    }
+
+    #[test]
+    fn errors_name_what_they_are_about() {
+        for (src, dst) in [("10.0.0.1:5", "10.0.0.2:6"), ("[fd00::1]:5", "[fd00::2]:6")] {
+            let about = FourTuple::new(src.parse().unwrap(), dst.parse().unwrap());
+            for (quote, expected) in [
+                (Quote::Udp, Protocol::Udp),
+                (Quote::Tcp { seq: 1 }, Protocol::Tcp),
+            ] {
+                let frame = emit_unreachable(about, quote, Unreachable::Host);
+                let packet = IpPacket::parse(&frame).unwrap();
+                assert_eq!((packet.src, packet.dst), (about.dst.ip(), about.src.ip()));
+                match Message::parse(&packet, true).unwrap() {
+                    Message::Unreachable {
+                        protocol,
+                        tuple,
+                        what,
+                    } => {
+                        assert_eq!((protocol, tuple, what), (expected, about, Unreachable::Host));
+                    }
+                    _ => panic!("not read as an error"),
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_wrong_checksum_is_noticed() {
+        let (src, dst) = ("10.0.0.1".parse().unwrap(), "10.0.0.2".parse().unwrap());
+        let mut frame = emit_echo(
+            &Echo {
+                src,
+                dst,
+                ident: 3,
+                sequence: 9,
+                payload: vec![0; 5],
+            },
+            false,
+        );
+        *frame.last_mut().unwrap() ^= 1;
+        let packet = IpPacket::parse(&frame).unwrap();
+        assert_eq!(Message::parse(&packet, true).err(), Some(DropReason::BadChecksum));
+    }
+}

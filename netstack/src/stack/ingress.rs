@@ -1,0 +1,252 @@
+//! TCP segments from the pod: RFC 9293 §3.10.7 down to the point where the engine takes over.
+
+use std::net::SocketAddr;
+
+use adit_flow::{CloseReason, DropReason, FourTuple, RefuseReason};
+use smoltcp::socket::tcp::State;
+
+use super::Netstack;
+use crate::clock::{Tick, after};
+use crate::event::ClosedBy;
+use crate::flow::{Asleep, Flow, HeldSyn, Opener, Stage, TimeWait};
+use crate::packet::ip::{self, IpPacket};
+use crate::packet::tcp::{self, ACK, FIN, Options, RST, SYN, Segment, Template};
+
+impl Netstack {
+    pub(super) fn on_tcp(&mut self, packet: &IpPacket<'_>, verify: bool) -> Result<(), DropReason> {
+        let transport = packet.payload();
+        let segment = Segment::parse(transport)?;
+        if verify && !packet.has_valid_checksum() {
+            return Err(DropReason::BadChecksum);
+        }
+        let pod = SocketAddr::new(packet.src, segment.src_port);
+        let remote = SocketAddr::new(packet.dst, segment.dst_port);
+        let now = self.now;
+        let Some(slot) = self.table.find(pod, remote) else {
+            return self.on_unknown(now, pod, remote, &segment, transport);
+        };
+        match &mut self.table.get_mut(slot).ok_or(DropReason::NoFlow)?.stage {
+            Stage::Held(_) => self.on_held(slot, &segment, transport),
+            Stage::Live(_) => self.on_live(now, slot, packet, &segment),
+            Stage::Asleep(asleep) => {
+                if asleep.is_nothing_new(&segment) {
+                    asleep.on_answer(now, &segment);
+                    return Ok(());
+                }
+                if asleep.is_probe(&segment) {
+                    asleep.on_answer(now, &segment);
+                    self.answer_probe(slot);
+                    return Ok(());
+                }
+                self.wake(now, slot);
+                self.on_live(now, slot, packet, &segment)
+            }
+            Stage::TimeWait(record) => {
+                let record = *record;
+                self.on_time_wait(now, slot, record, &segment, transport)
+            }
+            Stage::Ended => Err(DropReason::NoFlow),
+        }
+    }
+
+    /// Nobody has this four-tuple (RFC 9293 §3.10.7.1 and .2).
+    fn on_unknown(
+        &mut self,
+        now: Tick,
+        pod: SocketAddr,
+        remote: SocketAddr,
+        segment: &Segment,
+        transport: &[u8],
+    ) -> Result<(), DropReason> {
+        if !segment.opens() {
+            if !segment.is(RST) {
+                self.send_reset(Template::reset(remote, pod, segment));
+            }
+            return Err(DropReason::NoFlow);
+        }
+        if self.held >= self.config.max_half_open {
+            self.counters.syns_over_limit += 1;
+            return Err(DropReason::TableFull);
+        }
+        if self.table.is_full() && !self.evict_time_wait() {
+            self.counters.table_full_resets += 1;
+            self.send_reset(Template::reset(remote, pod, segment));
+            return Err(DropReason::TableFull);
+        }
+        let mut flow = Flow::new(
+            FourTuple::new(pod, remote),
+            Opener::Pod,
+            Stage::Held(held(segment, transport)),
+        );
+        flow.news.syn = true;
+        let slot = self.table.insert(flow).index;
+        self.held += 1;
+        self.counters.syns_held += 1;
+        self.deadlines.arm(slot, after(now, self.config.syn_hold_timeout));
+        self.mark_ready(slot);
+        Ok(())
+    }
+
+    fn on_held(&mut self, slot: u32, segment: &Segment, transport: &[u8]) -> Result<(), DropReason> {
+        let Some(flow) = self.table.get_mut(slot) else {
+            return Err(DropReason::NoFlow);
+        };
+        let Stage::Held(syn) = &mut flow.stage else {
+            return Err(DropReason::NoFlow);
+        };
+        if segment.opens() {
+            if segment.seq == syn.seq {
+                self.counters.syns_repeated += 1;
+            } else {
+                // The app gave up and another attempt got the same port: the verdict will be about that one.
+                *syn = held(segment, transport);
+                self.counters.syns_replaced += 1;
+            }
+            return Ok(());
+        }
+        if segment.is(RST) {
+            // There's no window yet: the number must be that of the SYN or the one behind it.
+            if segment.seq.wrapping_sub(syn.seq) > 1 {
+                return Err(DropReason::NoFlow);
+            }
+            self.counters.syns_withdrawn += 1;
+            self.withdraw_held(slot, CloseReason::Reset, ClosedBy::Pod);
+            return Ok(());
+        }
+        // As in LISTEN (RFC 9293 §3.10.7.2): nothing was sent that could be acknowledged.
+        let reset = Template::reset(flow.remote(), flow.pod(), segment);
+        self.send_reset(reset);
+        Err(DropReason::NoFlow)
+    }
+
+    fn on_live(
+        &mut self,
+        now: Tick,
+        slot: u32,
+        packet: &IpPacket<'_>,
+        segment: &Segment,
+    ) -> Result<(), DropReason> {
+        let Some(flow) = self.table.get_mut(slot) else {
+            return Err(DropReason::NoFlow);
+        };
+        let Stage::Live(live) = &mut flow.stage else {
+            return Err(DropReason::NoFlow);
+        };
+        if live.overruns(segment) {
+            return Err(DropReason::QueueFull);
+        }
+        let before = live.state();
+        live.before_ingress(now, segment);
+        let answered = if packet.extended {
+            // The engine walks no extension headers: hand it the segment behind a plain one.
+            let mut plain = Vec::with_capacity(ip::V6_HEADER + packet.payload().len());
+            ip::push_header(
+                &mut plain,
+                packet.src,
+                packet.dst,
+                ip::TCP,
+                packet.payload().len(),
+            );
+            plain.extend_from_slice(packet.payload());
+            self.engine
+                .ingress(now, &mut live.sockets, &plain, &mut self.scratch)
+        } else {
+            self.engine
+                .ingress(now, &mut live.sockets, packet.bytes(), &mut self.scratch)
+        };
+        let state = live.state();
+        if before == State::SynSent && !matches!(state, State::SynSent | State::Closed) {
+            live.on_peer_syn(segment, Options::of(packet.payload()));
+        }
+        live.after_ingress();
+        let (established, new_bytes) = (live.established, segment.data_len > 0 && live.socket().can_recv());
+        if answered {
+            self.answer_from_engine(now, slot);
+        }
+        // A reset in SYN-RECEIVED takes smoltcp back to LISTEN.
+        if segment.is(RST) && matches!(state, State::Closed | State::Listen) {
+            if established {
+                self.end(slot, CloseReason::Reset, ClosedBy::Pod);
+            } else {
+                self.fail_handshake(slot, RefuseReason::Refused);
+            }
+            return Ok(());
+        }
+        self.settle_after_segment(now, slot, new_bytes);
+        Ok(())
+    }
+
+    /// RFC 9293 §3.10.7.4 for TIME-WAIT, with the reuse that §3.6.1 allows.
+    fn on_time_wait(
+        &mut self,
+        now: Tick,
+        slot: u32,
+        record: TimeWait,
+        segment: &Segment,
+        transport: &[u8],
+    ) -> Result<(), DropReason> {
+        let Some(flow) = self.table.get_mut(slot) else {
+            return Err(DropReason::NoFlow);
+        };
+        let (pod, remote) = (flow.pod(), flow.remote());
+        if segment.opens() && tcp::before(record.receive_next, segment.seq) {
+            self.counters.time_waits_reused += 1;
+            self.forget_time_wait(slot);
+            return self.on_unknown(now, pod, remote, segment, transport);
+        }
+        // A reset must not cut it short (RFC 1337), and a bare ACK asks for nothing.
+        if !segment.is(RST) && segment.length() > 0 {
+            if segment.is(FIN)
+                && let Stage::TimeWait(record) = &mut flow.stage
+            {
+                record.expires_at = after(now, self.config.time_wait);
+            }
+            let ack = flow.template(record.send_next, record.receive_next, ACK, record.window);
+            self.answer_with(ack);
+        }
+        Ok(())
+    }
+
+    /// Answers a keep-alive probe of the pod for a folded flow, without unfolding it.
+    fn answer_probe(&mut self, slot: u32) {
+        let Some(flow) = self.table.get(slot) else { return };
+        let Stage::Asleep(asleep) = &flow.stage else {
+            return;
+        };
+        let splice = &asleep.splice;
+        let ack = flow.template(splice.send_next, splice.receive_next, ACK, splice.window_field());
+        self.answer_with(ack);
+    }
+}
+
+fn held(segment: &Segment, transport: &[u8]) -> HeldSyn {
+    HeldSyn {
+        seq: segment.seq,
+        window: segment.window,
+        options: Options::of(transport),
+    }
+}
+
+impl Asleep {
+    /// Whether the segment acknowledges what it did before and carries nothing, as an answer to a probe does.
+    fn is_nothing_new(&self, segment: &Segment) -> bool {
+        segment.flags & (SYN | FIN | RST | ACK) == ACK
+            && segment.data_len == 0
+            && segment.seq == self.splice.receive_next
+            && segment.ack == self.splice.send_next
+    }
+
+    /// Whether the segment is a keep-alive probe (RFC 9293 §3.8.4): a number that was acknowledged, at most one byte.
+    fn is_probe(&self, segment: &Segment) -> bool {
+        segment.flags & (SYN | FIN | RST | ACK) == ACK
+            && segment.data_len <= 1
+            && segment.seq == self.splice.receive_next.wrapping_sub(1)
+            && segment.ack == self.splice.send_next
+    }
+
+    fn on_answer(&mut self, now: Tick, segment: &Segment) {
+        self.splice.peer_window = segment.window;
+        self.last_activity = now;
+        self.unanswered_since = None;
+    }
+}

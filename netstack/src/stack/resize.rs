@@ -1,0 +1,232 @@
+//! Rings that grow with use, flows that fold when idle, and the budget for both. See [`splice`](crate::splice).
+
+use super::Netstack;
+use crate::clock::Tick;
+use crate::config::MINIMUM_RING;
+use crate::flow::{Asleep, Flow, Stage};
+use crate::live::{Live, Rings};
+use crate::splice::Ends;
+
+impl Netstack {
+    /// Rings for a new flow. Beyond the budget it gets the least, so that it can work at all.
+    pub(super) fn new_rings(&mut self) -> Rings {
+        let receive = self.config.receive_buffer.initial;
+        let send = self.config.send_buffer.initial;
+        self.rings_or_minimum(Rings { receive, send })
+    }
+
+    fn rings_or_minimum(&mut self, wanted: Rings) -> Rings {
+        let fits = self.ring_bytes + wanted.total() <= self.config.buffer_budget;
+        let rings = if fits {
+            wanted
+        } else {
+            self.counters.rings_minimal += 1;
+            Rings {
+                receive: MINIMUM_RING,
+                send: MINIMUM_RING,
+            }
+        };
+        self.ring_bytes += rings.total();
+        rings
+    }
+
+    pub(super) fn free_rings(&mut self, rings: Rings) {
+        self.ring_bytes -= rings.total();
+    }
+
+    /// The send ring is full and there's more to write. If the pod has room for more than the ring holds, the ring is what
+    /// limits the flow, and it should grow: writing stops until it's empty, which is a round trip on a local link, as the
+    /// engine's socket can only be replaced then.
+    pub(super) fn want_send_room(&mut self, now: Tick, slot: u32) {
+        let max = self.config.send_buffer.max;
+        let Some(Flow {
+            stage: Stage::Live(live),
+            ..
+        }) = self.table.get_mut(slot)
+        else {
+            return;
+        };
+        let ring = live.rings.send;
+        if ring < max
+            && live.peer_window_bytes() >= ring
+            && live.is_spliceable()
+            && live.ahead_until.is_none()
+        {
+            live.wants_send_room = true;
+            if live.is_sent_out() {
+                self.grow_send(now, slot);
+            }
+        }
+    }
+
+    /// The send ring that was to grow is empty.
+    pub(super) fn grow_send(&mut self, now: Tick, slot: u32) {
+        let max = self.config.send_buffer.max;
+        let Some(Flow {
+            stage: Stage::Live(live),
+            ..
+        }) = self.table.get_mut(slot)
+        else {
+            return;
+        };
+        live.wants_send_room = false;
+        let rings = Rings {
+            send: grown(live.rings.send, max),
+            ..live.rings
+        };
+        self.replace_rings(now, slot, rings);
+    }
+
+    /// Everything was read. If the pod had filled half the receive ring, it's faster than the reader's turns: a larger one
+    /// lets more happen in each.
+    pub(super) fn consider_receive_growth(&mut self, now: Tick, slot: u32) {
+        let max = self.config.receive_buffer.max;
+        let Some(Flow {
+            stage: Stage::Live(live),
+            ..
+        }) = self.table.get_mut(slot)
+        else {
+            return;
+        };
+        let was_used = live.unread_peak >= live.rings.receive / 2;
+        if live.rings.receive < max && was_used && live.is_quiescent() && !live.has_peer_fin() {
+            live.unread_peak = 0;
+            let rings = Rings {
+                receive: grown(live.rings.receive, max),
+                ..live.rings
+            };
+            self.replace_rings(now, slot, rings);
+        }
+    }
+
+    /// Builds the flow's socket anew with larger rings, if the budget and the flow's state allow.
+    fn replace_rings(&mut self, now: Tick, slot: u32, rings: Rings) {
+        let Some(flow) = self.table.get_mut(slot) else {
+            return;
+        };
+        let ends = Ends {
+            remote: flow.remote(),
+            pod: flow.pod(),
+        };
+        let Stage::Live(live) = &mut flow.stage else {
+            return;
+        };
+        if self.ring_bytes + rings.total() - live.rings.total() > self.config.buffer_budget {
+            self.counters.growth_refused += 1;
+            return;
+        }
+        if !live.is_spliceable() || !live.is_sent_out() || live.ahead_until.is_some() {
+            return;
+        }
+        let queued = live.socket().recv_queue();
+        self.unread.resize(queued, 0);
+        let copied = live.socket_mut().peek_slice(&mut self.unread).unwrap_or(0);
+        debug_assert_eq!(copied, queued);
+        let engine = (&mut self.engine, &self.config);
+        let built = live
+            .splice()
+            .build(now, ends, (rings, &self.unread), engine, &mut self.scratch);
+        let Some(mut new) = built else {
+            self.counters.rebuilds_failed += 1;
+            return;
+        };
+        new.inherit(live);
+        self.ring_bytes += rings.total() - live.rings.total();
+        let announces = rings.receive > live.rings.receive;
+        **live = new;
+        self.counters.rings_grown += 1;
+        if announces {
+            self.answer_from_engine(now, slot);
+        }
+    }
+
+    /// Folds an idle flow.
+    pub(super) fn hibernate(&mut self, now: Tick, slot: u32) {
+        let Some(flow) = self.table.get_mut(slot) else {
+            return;
+        };
+        let Stage::Live(live) = &mut flow.stage else {
+            return;
+        };
+        let rings = live.rings;
+        let asleep = Asleep {
+            splice: live.splice(),
+            last_activity: live.last_activity,
+            last_probe: live.last_activity,
+            unanswered_since: None,
+            first_fin: live.first_fin,
+            fin_reported: live.fin_reported,
+        };
+        flow.stage = Stage::Asleep(Box::new(asleep));
+        self.free_rings(rings);
+        self.counters.hibernated += 1;
+        self.arm(now, slot);
+    }
+
+    /// Unfolds a flow. Its receive ring is what its window promised, so that nothing the pod has sent is turned away.
+    pub(super) fn wake(&mut self, now: Tick, slot: u32) {
+        let Some(Flow {
+            stage: Stage::Asleep(asleep),
+            ..
+        }) = self.table.get(slot)
+        else {
+            return;
+        };
+        let promised = asleep.splice.promised();
+        let wanted = Rings {
+            receive: promised.clamp(self.config.receive_buffer.initial, self.config.receive_buffer.max),
+            send: self.config.send_buffer.initial,
+        };
+        let rings = self.rings_or_minimum(wanted);
+        if rings.receive < promised {
+            self.counters.windows_shrunk += 1;
+        }
+        let Some(flow) = self.table.get_mut(slot) else {
+            return;
+        };
+        let ends = Ends {
+            remote: flow.remote(),
+            pod: flow.pod(),
+        };
+        let Stage::Asleep(asleep) = &flow.stage else {
+            return;
+        };
+        let engine = (&mut self.engine, &self.config);
+        match asleep
+            .splice
+            .build(now, ends, (rings, &[]), engine, &mut self.scratch)
+        {
+            Some(mut live) => {
+                live.first_fin = asleep.first_fin;
+                live.fin_reported = asleep.fin_reported;
+                flow.stage = Stage::Live(Box::new(live));
+                self.counters.woken += 1;
+                self.mark_dirty(slot);
+            }
+            None => {
+                self.counters.rebuilds_failed += 1;
+                self.free_rings(rings);
+                self.reset(
+                    slot,
+                    adit_flow::CloseReason::PeerLost,
+                    crate::event::ClosedBy::Agent,
+                );
+            }
+        }
+    }
+}
+
+impl Live {
+    /// Takes over from the socket it replaces what isn't part of the connection.
+    fn inherit(&mut self, old: &Self) {
+        self.last_activity = old.last_activity;
+        self.write_blocked = old.write_blocked;
+        self.first_fin = old.first_fin;
+        self.fin_reported = old.fin_reported;
+    }
+}
+
+/// The next size of a ring.
+fn grown(size: usize, max: usize) -> usize {
+    size.saturating_mul(4).min(max)
+}
