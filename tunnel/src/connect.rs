@@ -207,7 +207,8 @@ impl Tunnel {
     }
 
     pub(crate) fn lease(&self) -> Lease {
-        let reused = self.load.idle_since() > self.load.created() || self.load.streams() > 0;
+        // Evaluated before the slot is taken, which counts as use.
+        let reused = self.load.is_used();
         Lease {
             tunnel: self.id,
             reused,

@@ -1,4 +1,5 @@
 use std::fmt;
+use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -120,7 +121,6 @@ where
         load: TunnelLoad::new(),
     };
     let end = tunnel.run(config, &mut drain, handler).await;
-    tunnel.count_bad_heads(handler);
     let Tunnel {
         connection,
         peer,
@@ -201,8 +201,10 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Tunnel<Io> {
         let mut deadline = self.heed(drain.state());
         loop {
             tokio::select! {
-                next = self.connection.accept() => match next {
+                next = self.accept(handler) => match next {
                     Some(Ok((request, respond))) => self.on_request(request, respond, handler),
+                    // A peer that hangs up on an idle tunnel takes nothing away.
+                    Some(Err(error)) if error.is_io() && self.load.streams() == 0 => return None,
                     Some(Err(error)) => return Some(end_of(&error)),
                     // Also when the peer closed TLS in the middle of streams: they get their errors from h2.
                     None => return None,
@@ -218,8 +220,26 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Tunnel<Io> {
                     return Some(TunnelEnd::Drained);
                 }
             }
-            self.count_bad_heads(handler);
         }
+    }
+
+    /// Drives the connection to its next request. What h2 refuses by itself is counted on the way.
+    async fn accept(
+        &mut self,
+        handler: &mut impl Handler,
+    ) -> Option<Result<(Request<RecvStream>, SendResponse<Bytes>), h2::Error>> {
+        let mut next = pin!(self.connection.accept());
+        poll_fn(|cx| {
+            let outcome = next.as_mut().poll(cx);
+            for _ in 0..self.told.take_malformed() {
+                handler.on_bad_head(&self.peer, HeadError::Malformed);
+            }
+            for _ in 0..self.told.take_oversized() {
+                handler.on_bad_head(&self.peer, HeadError::Oversized);
+            }
+            outcome
+        })
+        .await
     }
 
     fn heed(&mut self, state: DrainState) -> Option<Instant> {
@@ -251,16 +271,6 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Tunnel<Io> {
                 // The stream may be gone already; then nobody waits for the answer.
                 let _ = respond.send_response(answer(StatusCode::BAD_REQUEST), true);
             }
-        }
-    }
-
-    /// Those that h2 refused by itself.
-    fn count_bad_heads(&self, handler: &mut impl Handler) {
-        for _ in 0..self.told.take_malformed() {
-            handler.on_bad_head(&self.peer, HeadError::Malformed);
-        }
-        for _ in 0..self.told.take_oversized() {
-            handler.on_bad_head(&self.peer, HeadError::Oversized);
         }
     }
 }
@@ -303,7 +313,7 @@ impl Incoming {
 
     /// Waits for the client to give up. Pending for ever while it doesn't.
     pub async fn gone(&mut self) -> StreamError {
-        std::future::poll_fn(|cx| self.poll_gone(cx)).await
+        poll_fn(|cx| self.poll_gone(cx)).await
     }
 
     /// The same as a poll function.

@@ -53,6 +53,8 @@ struct Shared {
 pub(crate) struct TunnelLoad {
     created: Instant,
     streams: AtomicUsize,
+    /// Streams so far.
+    opened: AtomicU64,
     blocked: AtomicUsize,
     /// Milliseconds after `created` when a stream that was blocked last went on.
     progress: AtomicU64,
@@ -174,7 +176,7 @@ impl SendHalf {
 }
 
 impl RecvHalf {
-    /// The next bytes; `None` for the peer's END_STREAM, and for nothing else.
+    /// The next bytes, at least one; `None` for the peer's END_STREAM, and for nothing else.
     ///
     /// # Errors
     /// The stream or its tunnel ended otherwise. Bytes that arrived before are given first.
@@ -187,13 +189,17 @@ impl RecvHalf {
     /// # Errors
     /// The stream or its tunnel ended otherwise.
     pub fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, StreamError>> {
-        match ready!(self.recv.poll_data(cx)) {
-            Some(Ok(bytes)) => Poll::Ready(Ok(Some(bytes))),
-            Some(Err(error)) => {
-                self.ended = true;
-                Poll::Ready(Err(self.shared.error(&error)))
+        loop {
+            match ready!(self.recv.poll_data(cx)) {
+                // An END_STREAM often comes in an empty frame. h2 bounds how many a peer may send.
+                Some(Ok(bytes)) if bytes.is_empty() => {}
+                Some(Ok(bytes)) => return Poll::Ready(Ok(Some(bytes))),
+                Some(Err(error)) => {
+                    self.ended = true;
+                    return Poll::Ready(Err(self.shared.error(&error)));
+                }
+                None => return self.poll_end(cx),
             }
-            None => self.poll_end(cx),
         }
     }
 
@@ -298,6 +304,7 @@ impl TunnelLoad {
         Arc::new(Self {
             created: Instant::now(),
             streams: AtomicUsize::new(0),
+            opened: AtomicU64::new(0),
             blocked: AtomicUsize::new(0),
             progress: AtomicU64::new(0),
             idle_since: AtomicU64::new(0),
@@ -308,6 +315,7 @@ impl TunnelLoad {
     /// Takes one stream's place. The caller has checked that one is free.
     pub(crate) fn slot(self: &Arc<Self>) -> Slot {
         self.streams.fetch_add(1, Ordering::AcqRel);
+        self.opened.fetch_add(1, Ordering::AcqRel);
         Slot(Arc::clone(self))
     }
 
@@ -331,8 +339,9 @@ impl TunnelLoad {
         let _ = self.end.set(end);
     }
 
-    pub(crate) fn created(&self) -> Instant {
-        self.created
+    /// Whether there was a stream before.
+    pub(crate) fn is_used(&self) -> bool {
+        self.opened.load(Ordering::Acquire) > 0
     }
 
     pub(crate) fn end(&self) -> Option<&TunnelEnd> {
