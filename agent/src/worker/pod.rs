@@ -13,9 +13,9 @@ use std::pin::{Pin, pin};
 use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
-use adit_flow::{CloseReason, FourTuple, RefuseReason, WorkloadName};
+use adit_flow::{CloseReason, FourTuple, Protocol, RefuseReason, WorkloadName};
 use adit_link::{Checksum, TunQueue, VnetHeader};
-use adit_netstack::{ClosedBy, Echo, Event, FlowId, Netstack, RxChecksum, Transmit, Unreachable};
+use adit_netstack::{ClosedBy, Datagram, Echo, Event, FlowId, Netstack, RxChecksum, Transmit, Unreachable};
 use tokio::io::unix::AsyncFd;
 use tokio::time::Sleep;
 
@@ -110,7 +110,7 @@ impl Pod {
         let Packet { src, dst, content } = packet;
         let echo = |ident, sequence, payload| Echo { src: src.ip(), dst: dst.ip(), ident, sequence, payload };
         let sent = self.with_stack(|stack, now| match content {
-            Content::Udp(payload) => stack.send_datagram(now, src, dst, &payload),
+            Content::Udp(payload) => stack.send_datagram(now, Datagram { src, dst, payload: &payload }),
             Content::EchoReply { sequence, payload } => {
                 stack.send_echo_reply(now, &echo(dst.port(), sequence, payload))
             }
@@ -123,12 +123,13 @@ impl Pod {
         }
     }
 
-    /// Tells the pod that `packet`, which it sent, could not be delivered.
+    /// Tells the pod that a datagram which it sent could not be delivered. An echo just stays without reply.
     pub(super) fn unreachable(&self, packet: &Packet) {
-        let FourTuple { src, dst } = FourTuple::new(packet.src, packet.dst);
-        let sent = self.with_stack(|stack, now| {
-            stack.send_unreachable(now, packet.protocol(), FourTuple::new(src, dst), Unreachable::Port)
-        });
+        if packet.protocol() != Protocol::Udp {
+            return;
+        }
+        let tuple = FourTuple::new(packet.src, packet.dst);
+        let sent = self.with_stack(|stack, now| stack.send_unreachable(now, tuple, Unreachable::Port));
         if let Err(error) = sent {
             tracing::debug!(pod = %self.name, %error, "an ICMP error was dropped");
         }
