@@ -6,14 +6,16 @@
 //! * [`SeqPacket`], [`SeqListener`]: bounded messages and file descriptors between the helper that makes devices
 //!   and the agent that serves them.
 //!
-//! This is the crate where `unsafe` is allowed, for the four ioctls that TUN devices are configured with and for
-//! nothing else; see [`tun`](create_tun). Every descriptor is an [`OwnedFd`](std::os::fd::OwnedFd) from the system
+//! This is the crate where `unsafe` is allowed: for the four ioctls that TUN devices are configured with, and for
+//! adopting an inherited descriptor by its number ([`inherit_descriptor`]). Every descriptor is an [`OwnedFd`](std::os::fd::OwnedFd) from the system
 //! call on, and every one is close-on-exec.
 
+mod inherit;
 mod seqpacket;
 mod tun;
 mod vnet;
 
+pub use inherit::inherit_descriptor;
 pub use seqpacket::{MAX_DESCRIPTORS, PeerCredentials, ReceiveError, Received, SeqListener, SeqPacket};
 pub use tun::{
     DEFAULT_TUN_DEVICE, MAX_FRAME, MAX_QUEUES, Offloads, Tun, TunConfig, TunError, TunQueue, create_tun,

@@ -17,7 +17,7 @@ use rustix::thread::CapabilitySet;
 use super::message::{self, Order, Report};
 use super::outer::Task;
 use super::terminal::ControllingTerminal;
-use super::{Exit, StartFailure};
+use super::{Exit, Program, StartFailure};
 use crate::sys;
 
 /// What init ends with; only its end matters, the program's status has been reported.
@@ -128,7 +128,11 @@ fn become_program(task: &Task<'_>, terminal: Option<&ControllingTerminal>) -> Fa
         ))
     };
     match prepare() {
-        Ok(()) => execute(task),
+        // The terminal was given away above, for which a signal had to be blocked.
+        Ok(()) => match task.mask.thread_set_mask() {
+            Ok(()) => execute(task),
+            Err(error) => failed(StartFailure::Process, "restoring the signal mask".into())(error.into()),
+        },
         Err(failed) => failed,
     }
 }
@@ -158,24 +162,32 @@ fn execute(task: &Task<'_>) -> Failed {
             .env_clear()
             .envs(environment.iter().map(|(key, value)| (key, value)));
     }
-    // Restores the signal mask, and SIGPIPE's default, as every program expects them.
+    // SIGPIPE, which Rust ignores in itself, is back at its default here; std sees to it.
     let error = command.exec();
-    let name = name.display();
+    let shown = name.display();
+    let by_path = name.as_encoded_bytes().contains(&b'/');
+    let not_found = |what| (StartFailure::ProgramNotFound, format!("{shown}: {what}"));
     match error.kind() {
-        io::ErrorKind::NotFound if has_slash(&task.program.argv[0]) => (
-            StartFailure::ProgramNotFound,
-            format!("{name}: no such file, or its interpreter is missing"),
-        ),
-        io::ErrorKind::NotFound => (
-            StartFailure::ProgramNotFound,
-            format!("{name}: not found in PATH"),
-        ),
-        _ => (StartFailure::ProgramNotExecutable, format!("{name}: {error}")),
+        io::ErrorKind::NotFound if by_path => not_found("no such file, or its interpreter is missing"),
+        io::ErrorKind::NotFound => not_found("not found in PATH"),
+        // A folder of PATH that we may not look into makes it "permission denied", although there may be nothing.
+        io::ErrorKind::PermissionDenied if !by_path && !is_in_path(name, task.program) => {
+            not_found("not found in PATH")
+        }
+        _ => (StartFailure::ProgramNotExecutable, format!("{shown}: {error}")),
     }
 }
 
-fn has_slash(name: &OsStr) -> bool {
-    name.as_encoded_bytes().contains(&b'/')
+/// Whether a file of this name, of whatever mode, is in one of the program's folders of programs.
+fn is_in_path(name: &OsStr, program: &Program) -> bool {
+    let path = match &program.environment {
+        Some(given) => given
+            .iter()
+            .rfind(|(key, _)| key == "PATH")
+            .map(|(_, value)| value.clone()),
+        None => std::env::var_os("PATH"),
+    };
+    path.is_some_and(|path| std::env::split_paths(&path).any(|folder| folder.join(name).is_file()))
 }
 
 struct Init<'a> {

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use adit_link::SeqPacket;
 use nix::sched::CloneFlags;
-use nix::sys::signal::Signal;
+use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use rustix::process::Pid;
 use rustix::thread::CapabilitySet;
@@ -55,6 +55,7 @@ pub fn run(namespaces: &Namespaces, program: &Program, options: Options) -> Resu
         Terminal::Keep => ControllingTerminal::to_oneself(),
         Terminal::Detach => None,
     };
+    let mask = SigSet::thread_get_mask().map_err(|error| process("reading the signal mask")(error.into()))?;
     let signals = watch_signals().map_err(process("watching for signals"))?;
     let ids = (
         rustix::process::geteuid().as_raw(),
@@ -67,6 +68,7 @@ pub fn run(namespaces: &Namespaces, program: &Program, options: Options) -> Resu
         program,
         directory,
         ids,
+        mask,
         detach: options.terminal == Terminal::Detach,
     };
     let lifeline = options.lifeline;
@@ -92,6 +94,8 @@ pub(super) struct Task<'a> {
     pub(super) directory: PathBuf,
     /// The caller's uid and gid, which the program shall see as its own.
     pub(super) ids: (u32, u32),
+    /// The caller's signal mask, likewise.
+    pub(super) mask: SigSet,
     pub(super) detach: bool,
 }
 

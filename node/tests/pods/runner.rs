@@ -1,0 +1,99 @@
+//! Runs the cases and says how they went, in the format of the standard test harness.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::process::{Command, ExitCode};
+
+use rustix::fs::{CWD, FileType, Mode, makedev};
+
+use crate::world::{TUN_VARIABLE, World};
+
+/// One case: a name, and what it does.
+pub(crate) type Case = (&'static str, fn(&World) -> Outcome);
+
+/// How a case that did not fail went.
+pub(crate) enum Outcome {
+    Passed,
+    /// Not run, for this reason.
+    Ignored(&'static str),
+}
+
+/// The unprivileged user that root plays as well.
+const UNPRIVILEGED: u32 = 1000;
+
+/// Runs the cases that `arguments` choose: as this user, and started by root as uid 1000 too.
+pub(crate) fn run(cases: &[Case], arguments: &[String]) -> ExitCode {
+    if !rustix::process::geteuid().is_root() || arguments.iter().any(|argument| argument == "--list") {
+        return run_here(cases, arguments);
+    }
+    let folder = std::env::temp_dir().join(format!("adit-node-{}", std::process::id()));
+    fs::create_dir(&folder).unwrap();
+    fs::set_permissions(&folder, fs::Permissions::from_mode(0o755)).unwrap();
+    let device = folder.join("tun");
+    make_tun_node(&device);
+    let mine = run_here(cases, arguments);
+    let theirs = Command::new(std::env::current_exe().unwrap())
+        .args(arguments)
+        .env(TUN_VARIABLE, &device)
+        .uid(UNPRIVILEGED)
+        .gid(UNPRIVILEGED)
+        .status()
+        .unwrap();
+    fs::remove_dir_all(&folder).unwrap();
+    if theirs.success() { mine } else { ExitCode::FAILURE }
+}
+
+/// A node as distributions ship it, for machines whose own is closed to all but root.
+fn make_tun_node(path: &Path) {
+    let mode = Mode::from_raw_mode(0o666);
+    rustix::fs::mknodat(CWD, path, FileType::CharacterDevice, mode, makedev(10, 200)).unwrap();
+    fs::set_permissions(path, fs::Permissions::from_mode(0o666)).unwrap();
+}
+
+fn run_here(cases: &[Case], arguments: &[String]) -> ExitCode {
+    let uid = rustix::process::geteuid().as_raw();
+    let list = arguments.iter().any(|argument| argument == "--list");
+    let filters = arguments
+        .iter()
+        .filter(|argument| !argument.starts_with('-'))
+        .collect::<Vec<_>>();
+    let (mut passed, mut failed, mut ignored) = (0, Vec::new(), 0);
+    for (name, case) in cases {
+        let name = format!("{name}::uid_{uid}");
+        if !filters.is_empty() && !filters.iter().any(|filter| name.contains(filter.as_str())) {
+            continue;
+        }
+        if list {
+            println!("{name}: test");
+            continue;
+        }
+        match catch_unwind(AssertUnwindSafe(|| case(&World::new()))) {
+            Ok(Outcome::Passed) => {
+                println!("test {name} ... ok");
+                passed += 1;
+            }
+            Ok(Outcome::Ignored(reason)) => {
+                println!("test {name} ... ignored, {reason}");
+                ignored += 1;
+            }
+            Err(_) => {
+                println!("test {name} ... FAILED");
+                failed.push(name);
+            }
+        }
+    }
+    if !list {
+        let verdict = if failed.is_empty() { "ok" } else { "FAILED" };
+        println!(
+            "\ntest result: {verdict}. {passed} passed; {} failed; {ignored} ignored",
+            failed.len()
+        );
+    }
+    for name in &failed {
+        println!("    {name}");
+    }
+    ExitCode::from(u8::from(!failed.is_empty()))
+}

@@ -1,0 +1,201 @@
+//! Interactive programs: what a user would notice if the program were not run directly.
+
+use crate::expect::Screen;
+use crate::runner::{Case, Outcome};
+use crate::world::{World, eventually, pod, processes_in};
+
+pub(crate) const ALL: &[Case] = &[
+    (
+        "a_shell_in_a_pod_has_job_control",
+        a_shell_in_a_pod_has_job_control,
+    ),
+    (
+        "a_program_is_a_job_of_the_shell_outside",
+        a_program_is_a_job_of_the_shell_outside,
+    ),
+    (
+        "ctrl_c_ends_the_program_with_130",
+        ctrl_c_ends_the_program_with_130,
+    ),
+    (
+        "a_script_around_it_ends_with_ctrl_c",
+        a_script_around_it_ends_with_ctrl_c,
+    ),
+    ("a_pipe_keeps_the_callers_group", a_pipe_keeps_the_callers_group),
+    (
+        "a_closed_terminal_leaves_nothing",
+        a_closed_terminal_leaves_nothing,
+    ),
+    (
+        "a_detached_program_has_no_terminal",
+        a_detached_program_has_no_terminal,
+    ),
+];
+
+/// A shell outside, with `$E` as the beginning of a command in the pod.
+fn shell(world: &World) -> Screen {
+    let mut screen = Screen::new(world, &["sh", "-i"]);
+    let here = std::env::current_exe().unwrap();
+    let socket = world.socket();
+    screen.sees("$ ").types(&format!(
+        "E='{} as-enter --socket {} --pod a --'; echo set-$((40+2))\n",
+        here.display(),
+        socket.display()
+    ));
+    screen.sees("set-42").sees("$ ");
+    screen
+}
+
+fn a_shell_in_a_pod_has_job_control(world: &World) -> Outcome {
+    world.start(&[]).create_pod(&pod("a", 2)).unwrap();
+    for inner in ["sh", "bash --norc"] {
+        let mut screen = shell(world);
+        screen
+            .types(&format!("$E {inner} -i\n"))
+            .types("echo in-$((40+2))\n")
+            .sees("in-42");
+        // Ctrl-C ends what runs in the shell, not the shell.
+        screen
+            .types("sleep 600; echo code-$?\n")
+            .sees("sleep 600")
+            .types("\x03")
+            .sees("\n");
+        screen.types("echo still-$((40+2))\n").sees("still-42");
+        // Ctrl-Z stops it, and it can be continued.
+        screen
+            .types("sleep 600\n")
+            .sees("sleep 600")
+            .types("\x1a")
+            .sees("Stopped");
+        screen
+            .types("jobs; echo listed-$((40+2))\n")
+            .sees("Stopped")
+            .sees("listed-42");
+        screen.types("fg\n").sees("sleep 600").types("\x03");
+        screen.types("echo back-$((40+2))\n").sees("back-42");
+        // Leaving it gives the terminal back, with its code.
+        screen
+            .types("exit 7\n")
+            .sees("$ ")
+            .types("echo code-$?\n")
+            .sees("code-7");
+        screen.types("exit\n");
+        screen.hang_up();
+    }
+    Outcome::Passed
+}
+
+fn a_program_is_a_job_of_the_shell_outside(world: &World) -> Outcome {
+    world.start(&[]).create_pod(&pod("a", 2)).unwrap();
+    let mut screen = shell(world);
+    screen.types("$E sh -c 'echo up-$((40+2)); cat'\n").sees("up-42");
+    screen.types("one\n").sees("one").sees("one");
+    screen
+        .types("\x1a")
+        .sees("Stopped")
+        .types("jobs; echo listed-$((40+2))\n")
+        .sees("Stopped")
+        .sees("listed-42");
+    // In the background it stops again as soon as it wants to read.
+    screen
+        .types("bg; sleep 0.3; jobs; echo again-$((40+2))\n")
+        .sees("again-42");
+    screen
+        .types("fg\n")
+        .sees("as-enter")
+        .types("two\n")
+        .sees("two")
+        .sees("two");
+    screen
+        .types("\x04")
+        .sees("$ ")
+        .types("echo code-$?\n")
+        .sees("code-0");
+    screen.types("exit\n");
+    screen.hang_up();
+    Outcome::Passed
+}
+
+fn ctrl_c_ends_the_program_with_130(world: &World) -> Outcome {
+    world.start(&[]).create_pod(&pod("a", 2)).unwrap();
+    let mut screen = shell(world);
+    screen
+        .types("$E sh -c 'echo up-$((40+2)); exec sleep 600'\n")
+        .sees("up-42")
+        .types("\x03")
+        .sees("$ ");
+    screen.types("echo code-$?\n").sees("code-130");
+    screen
+        .types("$E sh -c 'echo up-$((40+2)); exec sleep 600'\n")
+        .sees("up-42")
+        .types("\x1c")
+        .sees("$ ");
+    screen.types("echo code-$?\n").sees("code-131");
+    screen.types("exit\n");
+    screen.hang_up();
+    Outcome::Passed
+}
+
+fn a_script_around_it_ends_with_ctrl_c(world: &World) -> Outcome {
+    world.start(&[]).create_pod(&pod("a", 2)).unwrap();
+    let mut screen = shell(world);
+    screen
+        .types("sh -c \"$E sh -c 'echo up-\\$((40+2)); exec sleep 600'; echo went-on\"\n")
+        .sees("up-42");
+    screen
+        .types("\x03")
+        .sees("$ ")
+        .types("echo code-$? and-$((40+2))\n");
+    // Had the script gone on, it would have said so before the prompt came back.
+    screen.sees("code-130 and-42");
+    screen.types("exit\n");
+    screen.hang_up();
+    Outcome::Passed
+}
+
+fn a_pipe_keeps_the_callers_group(world: &World) -> Outcome {
+    world.start(&[]).create_pod(&pod("a", 2)).unwrap();
+    let mut screen = shell(world);
+    // The reader at the end of the pipe has the terminal, as `less` would need it.
+    screen.types("$E sh -c 'echo from-$((40+2))' | (read line; read key </dev/tty; echo $line-$key)\n");
+    screen.types("key\n").sees("from-42-key");
+    screen
+        .types("$E sleep 600 | cat\n")
+        .types("\x03")
+        .types("echo here-$((40+2))\n")
+        .sees("here-42");
+    screen.types("exit\n");
+    screen.hang_up();
+    Outcome::Passed
+}
+
+fn a_closed_terminal_leaves_nothing(world: &World) -> Outcome {
+    world.start(&[]).create_pod(&pod("a", 2)).unwrap();
+    let network = world
+        .output_of("a", &["readlink", "/proc/self/ns/net"])
+        .trim()
+        .to_owned();
+    let mut screen = shell(world);
+    screen
+        .types("$E sh -c 'echo up-$((40+2)); exec sleep 600'\n")
+        .sees("up-42");
+    assert!(!processes_in(&network).is_empty());
+    screen.hang_up();
+    assert!(
+        eventually(|| processes_in(&network).is_empty()),
+        "{:?}",
+        processes_in(&network)
+    );
+    Outcome::Passed
+}
+
+fn a_detached_program_has_no_terminal(world: &World) -> Outcome {
+    world.start(&[]).create_pod(&pod("a", 2)).unwrap();
+    let mut screen = shell(world);
+    screen
+        .types("${E%--} --detach -- sh -c 'exec 2>&-; : </dev/tty || echo none-$((40+2))'\n")
+        .sees("none-42");
+    screen.types("exit\n");
+    screen.hang_up();
+    Outcome::Passed
+}
