@@ -17,6 +17,7 @@
 //! itself cut into equal shares, one for each node, so that nodes which don't talk never give out one address twice.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use adit_flow::WorkloadName;
@@ -45,9 +46,9 @@ pub struct Ranges {
 /// A range of one or both IP versions. At least one is present.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Range {
-    /// The IPv4 part, /8 to /28.
+    /// The IPv4 part, /8 to /27.
     pub v4: Option<Ipv4Net>,
-    /// The IPv6 part, /32 to /124.
+    /// The IPv6 part, /32 to /123.
     pub v6: Option<Ipv6Net>,
 }
 
@@ -162,6 +163,16 @@ impl Range {
     }
 }
 
+impl fmt::Display for Range {
+    /// The parts with `and` between them.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, net) in self.nets().enumerate() {
+            write!(f, "{}{net}", if index > 0 { " and " } else { "" })?;
+        }
+        Ok(())
+    }
+}
+
 impl Allocation {
     /// Addresses for `pods` and `services`, each in the order of the file.
     ///
@@ -204,7 +215,7 @@ pub(crate) fn joined(
     probe(&slots, name)
         .map(|slot| ranges.pods.at(slot))
         .find(|addresses| addresses.iter().all(|address| !taken.contains(address)))
-        .ok_or(RangeExhausted {
+        .ok_or_else(|| RangeExhausted {
             what: "workloads that join on one node",
             needed: slots.len() + 1,
             available: slots.len(),
@@ -252,3 +263,6 @@ fn fnv1a(text: &str) -> u64 {
         (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -25,9 +25,9 @@ pub struct View<'a> {
     pub generation: u64,
 }
 
-/// A workload that joined a running mesh (`adit run --mesh shop --as shop/debug`). Made by [`Mesh::join`].
+/// A workload that joined a running mesh (`adit run --mesh shop --as shop/debug`). Made by [`Mesh::join`]; another
+/// process that is told of it makes its own.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
 pub struct Joined {
     /// Its name, which no replica of the file has.
     pub name: WorkloadName,

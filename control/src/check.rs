@@ -42,7 +42,7 @@ pub(crate) fn mesh(path: &Path, file: MeshFile, findings: &mut Findings<'_>) -> 
     let root = At::default();
     parts::label(&file.name, "the mesh's name", &root.field("name"), findings);
     let scope = Scope {
-        folder: path.parent().unwrap_or(Path::new("")),
+        folder: path.parent().unwrap_or_else(|| Path::new("")),
         trust_domain: trust_domain(file.trust_domain.as_deref(), &root.field("trustDomain"), findings),
         namespaces: file
             .namespaces
@@ -94,6 +94,58 @@ pub(crate) fn mesh(path: &Path, file: MeshFile, findings: &mut Findings<'_>) -> 
         policies: Vec::new(),
         allocation,
     })
+}
+
+/// Reports what a running mesh can't change. Its parts may come, go and change; what all of them have in their
+/// certificates, addresses and folders can't.
+pub(crate) fn may_replace(running: &Mesh, new: &Mesh, findings: &mut Findings<'_>) {
+    let root = At::default();
+    let mut fixed = |at: &At, what: &str, was: String| {
+        let finding = Finding {
+            message: format!("{what} of a running mesh can't change"),
+            label: format!("expected {was}, as in the running mesh"),
+            fix: "change it back, or stop the mesh with `adit down` and start it again".to_owned(),
+            also: None,
+        };
+        findings.error(&codes::NEEDS_RESTART, at, finding);
+    };
+    if new.name != running.name {
+        fixed(&root.field("name"), "the name", running.name.clone());
+    }
+    if new.trust_domain != running.trust_domain {
+        fixed(
+            &root.field("trustDomain"),
+            "the trust domain",
+            running.trust_domain.to_string(),
+        );
+    }
+    if new.ranges != running.ranges {
+        let was = format!(
+            "workloads in {} and services in {}",
+            running.ranges.pods, running.ranges.services
+        );
+        fixed(&root.field("addresses"), "the address range", was);
+    }
+    // A node's share of the addresses for workloads that join goes by its place in the list.
+    let at = root.field("nodes");
+    let moved = running
+        .nodes
+        .iter()
+        .zip(&new.nodes)
+        .position(|(was, is)| was.name != is.name);
+    if let Some(index) = moved {
+        fixed(
+            &at.index(index).field("name"),
+            "the order of the nodes",
+            running.nodes[index].name.clone(),
+        );
+    } else if running.nodes.is_empty() != new.nodes.is_empty() {
+        fixed(
+            &at,
+            "whether it has nodes",
+            if running.nodes.is_empty() { "none" } else { "some" }.to_owned(),
+        );
+    }
 }
 
 fn trust_domain(text: Option<&str>, at: &At, findings: &mut Findings<'_>) -> TrustDomain {
@@ -316,7 +368,7 @@ fn allocate(
 /// A reference to something that isn't there.
 fn unknown(kind: &str, got: &str, known: &[&str], list_name: &str) -> Finding<'static> {
     let fix = match suggest::nearest(got, known.iter().copied()) {
-        Some(near) => format!("did you mean {near:?}?"),
+        Some(near) => format!("did you mean `{near}`?"),
         None => format!("add it under `{list_name}`"),
     };
     let label = match known {

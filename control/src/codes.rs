@@ -153,4 +153,9 @@ codes! {
         cause: "It is empty or has a NUL character in it.",
         fix: "Write the path of a folder or file, relative to the mesh file.",
     }
+    NEEDS_RESTART = "ADIT-M029" {
+        summary: "a change that a running mesh can't take",
+        cause: "The file was changed while the mesh runs. Workloads, services, policies and namespaces may come, go and change; the mesh's name, its trust domain, its address ranges and the order of its nodes may not, because every certificate and address in use hangs on them. Nodes can be added at the end.",
+        fix: "Change it back, or stop the mesh with `adit down` and start it again.",
+    }
 }

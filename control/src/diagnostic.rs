@@ -157,10 +157,14 @@ impl Report {
         group.element(Level::HELP.with_name("fix").message(diagnostic.fix.as_str()))
     }
 
-    pub(crate) fn push(&mut self, diagnostic: Diagnostic) {
+    pub(crate) fn push(&mut self, mut diagnostic: Diagnostic) {
         if self.diagnostics.len() == MAX_FINDINGS {
             self.dropped += 1;
             return;
+        }
+        diagnostic.span = diagnostic.span.map(|span| self.whole_characters(span));
+        for (span, _) in &mut diagnostic.related {
+            *span = self.whole_characters(span.clone());
         }
         let key = |diagnostic: &Diagnostic| diagnostic.span.as_ref().map_or(0, |span| span.start);
         let place = self
@@ -168,6 +172,22 @@ impl Report {
             .partition_point(|other| key(other) <= key(&diagnostic));
         self.diagnostics.insert(place, diagnostic);
     }
+}
+
+impl Report {
+    /// The nearest span that begins and ends between characters of the text: what comes from a parser isn't trusted.
+    fn whole_characters(&self, span: Range<usize>) -> Range<usize> {
+        let start = floor(&self.text, span.start);
+        start..floor(&self.text, span.end).max(start)
+    }
+}
+
+/// The last place between characters that is at `offset` or before it.
+pub(crate) fn floor(text: &str, offset: usize) -> usize {
+    (0..=offset.min(text.len()))
+        .rev()
+        .find(|start| text.is_char_boundary(*start))
+        .unwrap_or(0)
 }
 
 impl fmt::Display for Report {
@@ -199,7 +219,12 @@ impl<'a> Findings<'a> {
         self.push(Severity::Warning, code, at, finding);
     }
 
-    /// Reports an error of the field at `at` that stands in `span`: at its key, where the value isn't to blame.
+    /// Reports an error of the key of the field at `at`.
+    pub(crate) fn key_error(&mut self, code: &'static Code, at: &At, finding: Finding<'_>) {
+        self.push_at(Severity::Error, code, at, self.root.key_span_of(at), finding);
+    }
+
+    /// Reports an error of the field at `at` that stands in `span`, where the path alone can't tell.
     pub(crate) fn error_on(
         &mut self,
         code: &'static Code,

@@ -44,6 +44,13 @@ pub struct MeshFile {
     pub policies: Vec<String>,
 }
 
+impl MeshFile {
+    /// The file as JSON, which is YAML too.
+    pub fn to_json(&self) -> String {
+        serde_json::to_string_pretty(self).expect("a value with text keys is JSON")
+    }
+}
+
 /// The versions of the format that this build reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum ApiVersion {

@@ -21,6 +21,7 @@ mod schema;
 mod snapshot;
 mod suggest;
 mod tree;
+mod watch;
 
 pub use address::{Allocation, Range, RangeExhausted, Ranges};
 pub use build::{JoinError, JoinRequest, Joined, View, build};
@@ -31,7 +32,7 @@ pub use file::{
     MeshFile, NamespaceFile, NodeFile, PortFile, ProbeFile, RestartPolicy, ServiceFile, ServicePortFile,
     TcpSocketFile, Transport, WorkloadFile,
 };
-pub use load::{Loaded, MAX_FILE, MAX_POLICY_FILE, MAX_POLICY_FILES, load, parse};
+pub use load::{Loaded, MAX_FILE, MAX_POLICY_FILE, MAX_POLICY_FILES, decode, load, parse, reload};
 pub use mesh::{
     Mesh, Node, NodeChoiceError, PolicyDocument, Probe, ProbeAction, Replica, ServiceSpec, WorkloadSpec,
 };
@@ -39,3 +40,4 @@ pub use schema::json_schema;
 pub use snapshot::{
     Location, Owner, Service, ServicePort, Snapshot, SnapshotParts, TargetPort, Workload, WorkloadPort,
 };
+pub use watch::{FileSource, Update, WatchError};

@@ -6,10 +6,11 @@ use std::path::{Path, PathBuf};
 
 use crate::check;
 use crate::codes;
-use crate::diagnostic::{Diagnostic, Finding, Findings, Report, Severity};
+use crate::diagnostic::{Diagnostic, Finding, Findings, Report, Severity, floor};
+use crate::file::{API_VERSION, MeshFile};
 use crate::mesh::{Mesh, PolicyDocument};
 use crate::schema;
-use crate::tree::{At, Node};
+use crate::tree::{At, Node, SyntaxError};
 
 /// The longest mesh file, in bytes. Larger ones are refused unread.
 pub const MAX_FILE: u64 = 1 << 20;
@@ -32,9 +33,25 @@ pub struct Loaded {
 /// # Errors
 /// A report with at least one error: a file that can't be read, or anything that [`parse`] refuses.
 pub fn load(path: &Path) -> Result<Loaded, Report> {
+    read_all(path, None)
+}
+
+/// The same for a file that replaces a running mesh.
+///
+/// # Errors
+/// Besides those of [`load`], a change that can't be made while a mesh runs: of its name, trust domain or ranges,
+/// or of a node's place.
+pub fn reload(path: &Path, running: &Mesh) -> Result<Loaded, Report> {
+    read_all(path, Some(running))
+}
+
+fn read_all(path: &Path, running: Option<&Mesh>) -> Result<Loaded, Report> {
     let text = read(path, MAX_FILE).map_err(|error| unreadable(path, &error))?;
     let (root, mut loaded) = parse_tree(path, &text)?;
     let mut findings = Findings::new(loaded.warnings, &root);
+    if let Some(running) = running {
+        check::may_replace(running, &loaded.mesh, &mut findings);
+    }
     loaded.mesh.policies = read_policies(&loaded.mesh.policy_paths, &mut findings);
     loaded.warnings = findings.report;
     match loaded.warnings.has_errors() {
@@ -53,24 +70,18 @@ pub fn parse(path: &Path, text: &str) -> Result<Loaded, Report> {
     parse_tree(path, text).map(|(_, loaded)| loaded)
 }
 
+/// Checks the shape of a mesh file alone, for tools that work on the file itself. [`parse`] checks what it means.
+///
+/// # Errors
+/// As [`parse`], up to the errors of shape.
+pub fn decode(path: &Path, text: &str) -> Result<MeshFile, Report> {
+    let (root, report) = read_tree(path, text)?;
+    let mut findings = Findings::new(report, &root);
+    schema::decode(&root, &mut findings).ok_or(findings.report)
+}
+
 fn parse_tree(path: &Path, text: &str) -> Result<(Node, Loaded), Report> {
-    let mut report = Report::new(path, text);
-    let root = match Node::parse(text) {
-        Ok(root) => root,
-        Err(error) => {
-            report.push(Diagnostic {
-                code: &codes::SYNTAX,
-                severity: Severity::Error,
-                field: String::new(),
-                message: format!("not a YAML document: {}", error.message),
-                span: error.offset.map(|offset| char_at(text, offset)),
-                label: "here".to_owned(),
-                related: Vec::new(),
-                fix: "check the indentation, the quotes and the brackets up to this place".to_owned(),
-            });
-            return Err(report);
-        }
-    };
+    let (root, report) = read_tree(path, text)?;
     let mut findings = Findings::new(report, &root);
     let mesh = schema::decode(&root, &mut findings).and_then(|file| check::mesh(path, file, &mut findings));
     let warnings = findings.report;
@@ -80,13 +91,58 @@ fn parse_tree(path: &Path, text: &str) -> Result<(Node, Loaded), Report> {
     }
 }
 
-/// The character that holds the byte at `offset`, or the last one.
+fn read_tree(path: &Path, text: &str) -> Result<(Node, Report), Report> {
+    let mut report = Report::new(path, text);
+    if text.trim().is_empty() {
+        report.push(empty());
+        return Err(report);
+    }
+    match Node::parse(text) {
+        Ok(root) => Ok((root, report)),
+        Err(error) => {
+            report.push(not_yaml(text, &error));
+            Err(report)
+        }
+    }
+}
+
+/// The character that holds the byte at `offset`, or the end of the text.
 fn char_at(text: &str, offset: usize) -> std::ops::Range<usize> {
-    let start = (0..=offset.min(text.len()))
-        .rev()
-        .find(|start| text.is_char_boundary(*start))
-        .unwrap_or(0);
+    let start = floor(text, offset);
     start..start + text[start..].chars().next().map_or(0, char::len_utf8)
+}
+
+fn not_yaml(text: &str, error: &SyntaxError) -> Diagnostic {
+    let fix = match error.message.as_str() {
+        "a second document begins here" => {
+            "a mesh file is one document: remove the line `---` or what follows it"
+        }
+        message if message.contains("tab") => "indent with spaces",
+        _ => "check the indentation, the quotes and the brackets up to this place",
+    };
+    Diagnostic {
+        code: &codes::SYNTAX,
+        severity: Severity::Error,
+        field: String::new(),
+        message: format!("not one YAML document: {}", error.message),
+        span: error.offset.map(|offset| char_at(text, offset)),
+        label: "noticed here".to_owned(),
+        related: Vec::new(),
+        fix: fix.to_owned(),
+    }
+}
+
+fn empty() -> Diagnostic {
+    Diagnostic {
+        code: &codes::MISSING_FIELD,
+        severity: Severity::Error,
+        field: String::new(),
+        message: "the mesh file is empty".to_owned(),
+        span: Some(0..0),
+        label: "expected a mesh".to_owned(),
+        related: Vec::new(),
+        fix: format!("begin it with `apiVersion: {API_VERSION}` and `kind: Mesh`"),
+    }
 }
 
 fn unreadable(path: &Path, error: &io::Error) -> Report {

@@ -118,3 +118,54 @@ fn check(text: &str, limit: usize, allowed: impl Fn(char) -> bool) -> Result<(),
         false => Ok(()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn labels_are_those_of_rfc_1123() {
+        for good in ["a", "0", "web-0", "a--b", &"x".repeat(63)] {
+            assert_eq!(check_label(good), Ok(()), "{good:?}");
+        }
+        for (bad, why) in [
+            ("", BadName::Empty),
+            ("-a", BadName::Edge),
+            ("a-", BadName::Edge),
+            ("A", BadName::Char('A')),
+            ("a.b", BadName::Char('.')),
+            ("a\u{e9}", BadName::Char('\u{e9}')),
+            (&"x".repeat(64), BadName::TooLong { limit: 63, got: 64 }),
+        ] {
+            assert_eq!(check_label(bad), Err(why), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn port_names_are_those_of_rfc_6335() {
+        for good in ["http", "a", "8a", "http-alt"] {
+            assert_eq!(check_port_name(good), Ok(()), "{good:?}");
+        }
+        for bad in ["", "80", "a--b", "http_alt", "a-name-that-is-l"] {
+            assert!(check_port_name(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn label_keys_may_have_a_prefix() {
+        for good in ["app", "app.kubernetes.io/name", "a/B_c.d"] {
+            assert_eq!(check_label_key(good), Ok(()), "{good:?}");
+        }
+        for bad in ["", "/a", "a/", "a/b/c", "A.b/c", "-a", "a b"] {
+            assert!(check_label_key(bad).is_err(), "{bad:?}");
+        }
+        assert_eq!(check_label_value(""), Ok(()));
+    }
+
+    #[test]
+    fn what_can_be_repaired_is_a_label() {
+        assert_eq!(repaired("My Shop_1."), Some("my-shop-1".to_owned()));
+        assert_eq!(repaired("\u{fc}nder"), None);
+        assert_eq!(repaired(""), None);
+    }
+}

@@ -3,6 +3,8 @@
 //! One source decides what is published, what editors offer and what is accepted: the types in [`crate::file`].
 //! The check knows the keywords that those types make use of, and a test fails if they come to use another.
 
+mod words;
+
 use std::sync::LazyLock;
 
 use serde_json::Value as Json;
@@ -12,6 +14,8 @@ use crate::diagnostic::{Finding, Findings};
 use crate::file::MeshFile;
 use crate::suggest;
 use crate::tree::{At, Entry, Node, Value};
+use words::{alias, choices, describe, got_words, scalar, summary};
+pub(crate) use words::{list, shorten};
 
 static SCHEMA: LazyLock<Json> = LazyLock::new(|| {
     let mut schema = schemars::schema_for!(MeshFile);
@@ -126,7 +130,7 @@ impl Checker<'_, '_> {
             let finding = Finding {
                 message: format!("`{name}` {got}"),
                 label: format!("expected {} as `{name}`", describe(property)),
-                fix: format!("add `{name}: …`: {}", summary(&schema["properties"][name])),
+                fix: format!("add `{name}: …` ({})", summary(&schema["properties"][name])),
                 also: None,
             };
             self.error(&codes::MISSING_FIELD, &at, finding);
@@ -177,7 +181,7 @@ impl Checker<'_, '_> {
         self.error(&codes::BAD_CHOICE, at, finding);
     }
 
-    fn wrong_type(&mut self, node: &Node, schema: &Json, at: &At) {
+    fn wrong_type(&mut self, node: &Node, schema: &'static Json, at: &At) {
         let expected = describe(schema);
         let wants = |name: &str| {
             schema["type"] == name
@@ -187,7 +191,7 @@ impl Checker<'_, '_> {
         };
         let fix = match &node.value {
             Value::Bool(_) | Value::Int(_) | Value::Float(_) if wants("string") => {
-                "put quotes round it".to_owned()
+                format!("put quotes round it: {:?}", scalar(node))
             }
             Value::Text(text) if wants("integer") && text.parse::<u32>().is_ok() => {
                 "remove the quotes".to_owned()
@@ -211,7 +215,7 @@ impl Checker<'_, '_> {
         self.error(&codes::WRONG_TYPE, at, finding);
     }
 
-    fn bounds(&mut self, number: i128, schema: &Json, at: &At) {
+    fn bounds(&mut self, number: i128, schema: &'static Json, at: &At) {
         let bound = |name| schema[name].as_i64().map(i128::from);
         let low = bound("minimum").is_some_and(|least| number < least);
         let high = bound("maximum").is_some_and(|most| number > most);
@@ -268,25 +272,6 @@ fn resolve(schema: &'static Json) -> &'static Json {
     }
 }
 
-/// The values of an enumeration; `None` if the schema isn't one.
-fn choices(schema: &Json) -> Option<Vec<&str>> {
-    let constant = |option: &'_ Json| option.get("const").and_then(Json::as_str).is_some();
-    if let Some(options) = schema
-        .get("oneOf")
-        .and_then(Json::as_array)
-        .filter(|options| options.iter().all(constant))
-    {
-        return Some(
-            options
-                .iter()
-                .filter_map(|option| option["const"].as_str())
-                .collect(),
-        );
-    }
-    let values = schema.get("enum").and_then(Json::as_array)?;
-    Some(values.iter().filter_map(Json::as_str).collect())
-}
-
 fn has_type(node: &Node, schema: &Json) -> bool {
     let name = match node.value {
         Value::Null => "null",
@@ -303,115 +288,69 @@ fn has_type(node: &Node, schema: &Json) -> bool {
     }
 }
 
-/// What a schema wants, in words that fit behind "expected".
-fn describe(schema: &Json) -> String {
-    if let Some(choices) = choices(schema) {
-        return list(&choices);
-    }
-    if let Some(any) = schema.get("anyOf").and_then(Json::as_array) {
-        let real: Vec<String> = any
-            .iter()
-            .filter(|option| option["type"] != "null")
-            .map(describe_reference)
-            .collect();
-        return real.join(" or ");
-    }
-    let kind = match &schema["type"] {
-        Json::Array(types) => types.iter().find(|name| *name != "null").unwrap_or(&Json::Null),
-        kind => kind,
-    };
-    match kind.as_str() {
-        Some("integer") => match (schema["minimum"].as_i64(), schema["maximum"].as_i64()) {
-            (Some(least), Some(most)) => format!("a whole number from {least} to {most}"),
-            (Some(least), None) => format!("a whole number from {least}"),
-            _ => "a whole number".to_owned(),
-        },
-        Some("string") => "text".to_owned(),
-        Some("array") => "a list".to_owned(),
-        Some("object") => "a mapping of fields".to_owned(),
-        _ => "another value".to_owned(),
-    }
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-fn describe_reference(schema: &Json) -> String {
-    match schema
-        .get("$ref")
-        .and_then(Json::as_str)
-        .and_then(|target| SCHEMA.pointer(target.strip_prefix('#')?))
-    {
-        Some(target) => describe(target),
-        None => describe(schema),
+    /// Words that the check acts on, and those that are there for readers and editors.
+    const KNOWN: [&str; 19] = [
+        "$defs",
+        "$id",
+        "$ref",
+        "$schema",
+        "additionalProperties",
+        "anyOf",
+        "const",
+        "default",
+        "description",
+        "enum",
+        "format",
+        "items",
+        "maximum",
+        "minimum",
+        "oneOf",
+        "properties",
+        "required",
+        "title",
+        "type",
+    ];
+
+    fn keywords(schema: &'static Json, found: &mut Vec<&'static str>) {
+        let Some(object) = schema.as_object() else {
+            return;
+        };
+        for (word, value) in object {
+            found.push(word);
+            match value {
+                Json::Object(named) if matches!(word.as_str(), "$defs" | "properties") => {
+                    named.values().for_each(|schema| keywords(schema, found));
+                }
+                Json::Object(_) => keywords(value, found),
+                Json::Array(options) => options.iter().for_each(|schema| keywords(schema, found)),
+                _ => {}
+            }
+        }
     }
-}
 
-/// The first sentence of a field's documentation.
-fn summary(schema: &Json) -> String {
-    let text = schema["description"]
-        .as_str()
-        .unwrap_or_default()
-        .replace('\n', " ");
-    let end = text.find(". ").unwrap_or(text.len());
-    text[..end].trim_end_matches('.').to_lowercase_first()
-}
-
-trait LowercaseFirst {
-    fn to_lowercase_first(&self) -> String;
-}
-
-impl LowercaseFirst for str {
-    fn to_lowercase_first(&self) -> String {
-        let mut chars = self.chars();
-        chars
-            .next()
-            .map(|first| first.to_lowercase().chain(chars).collect())
-            .unwrap_or_default()
+    #[test]
+    fn the_check_knows_every_keyword_of_the_schema() {
+        let mut found = Vec::new();
+        keywords(&SCHEMA, &mut found);
+        for word in found {
+            assert!(
+                KNOWN.contains(&word),
+                "the schema uses {word:?}, which the check would ignore"
+            );
+        }
     }
-}
 
-/// What stands there, in words that fit behind "got".
-fn got_words(node: &Node) -> String {
-    match &node.value {
-        Value::Null => "nothing".to_owned(),
-        Value::Bool(value) => format!("the boolean {value}"),
-        Value::Int(value) => format!("the number {value}"),
-        Value::Float(value) => format!("the number {value}"),
-        Value::Text(value) => format!("the text {:?}", shorten(value)),
-        Value::List(_) => "a list".to_owned(),
-        Value::Map(_) => "a mapping of fields".to_owned(),
+    #[test]
+    fn every_field_is_described() {
+        let definitions = SCHEMA["$defs"].as_object().unwrap().values().chain([&*SCHEMA]);
+        for (name, field) in
+            definitions.flat_map(|schema| schema["properties"].as_object().into_iter().flatten())
+        {
+            assert!(!summary(field).is_empty(), "{name} has no description");
+        }
     }
-}
-
-/// At most 40 characters of a text, for messages.
-pub(crate) fn shorten(text: &str) -> String {
-    match text.char_indices().nth(40) {
-        Some((end, _)) => format!("{}…", &text[..end]),
-        None => text.to_owned(),
-    }
-}
-
-/// `a`, `b` or `c`, in backquotes.
-pub(crate) fn list<T: AsRef<str>>(words: &[T]) -> String {
-    let quoted: Vec<String> = words.iter().map(|word| format!("`{}`", word.as_ref())).collect();
-    match quoted.split_last() {
-        Some((last, [])) => last.clone(),
-        Some((last, rest)) => format!("{} or {last}", rest.join(", ")),
-        None => "nothing".to_owned(),
-    }
-}
-
-/// The field that people mean by a word of another tool's.
-fn alias(word: &str) -> Option<&'static str> {
-    Some(match word {
-        "serviceAccount" | "sa" => "serviceAccountName",
-        "node" => "nodeName",
-        "environment" => "env",
-        "cwd" | "workdir" => "workingDir",
-        "restart" => "restartPolicy",
-        "readiness" | "livenessProbe" | "startupProbe" | "healthcheck" => "readinessProbe",
-        "arguments" => "args",
-        "scale" | "count" => "replicas",
-        "number" => "containerPort",
-        "ns" => "namespace",
-        _ => return None,
-    })
 }

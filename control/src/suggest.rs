@@ -1,9 +1,9 @@
 //! "Did you mean": the known word nearest to an unknown one.
 
-/// `; did you mean "x"?` for the candidate nearest to `got`, or nothing where none is near.
+/// "; did you mean x?" for the candidate nearest to `got`, or nothing where none is near.
 pub(crate) fn did_you_mean<'a>(got: &str, candidates: impl IntoIterator<Item = &'a str>) -> String {
     nearest(got, candidates)
-        .map(|near| format!("; did you mean {near:?}?"))
+        .map(|near| format!("; did you mean `{near}`?"))
         .unwrap_or_default()
 }
 
@@ -45,3 +45,33 @@ fn distance(got: &[char], candidate: &str) -> usize {
 
 /// Words are compared up to this many characters: names here are at most 253, and the input may be anything.
 const LONGEST: usize = 64;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn near_words_are_suggested_and_far_ones_are_not() {
+        let known = ["command", "name", "namespace", "tcpSocket"];
+        for (got, near) in [
+            ("comand", Some("command")),
+            ("nmae", Some("name")),
+            ("nameSpace", Some("namespace")),
+            ("tcpsocket", Some("tcpSocket")),
+            ("image", None),
+            ("", None),
+            ("x", None),
+        ] {
+            assert_eq!(nearest(got, known), near, "{got:?}");
+        }
+    }
+
+    #[test]
+    fn a_swap_is_one_edit() {
+        let chars = |text: &str| text.chars().collect::<Vec<_>>();
+        assert_eq!(distance(&chars("abcd"), "acbd"), 1);
+        assert_eq!(distance(&chars("abcd"), "abd"), 1);
+        assert_eq!(distance(&chars(""), "abc"), 3);
+        assert_eq!(distance(&chars("kitten"), "sitting"), 3);
+    }
+}

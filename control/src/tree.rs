@@ -96,36 +96,51 @@ impl Node {
             strict_booleans: true,
             with_snippet: false,
         };
-        match serde_saphyr::from_str_with_options::<Self>(text, options) {
-            Ok(root) => Ok(root),
-            Err(error) => Err(SyntaxError {
-                offset: error
-                    .location()
-                    .and_then(|location| location.span().byte_offset())
-                    .map(|offset| offset as usize),
-                message: error.without_snippet().to_string(),
-            }),
-        }
+        serde_saphyr::from_str_with_options::<Self>(text, options).map_err(|error| {
+            let error = error.without_snippet();
+            let message = match error {
+                serde_saphyr::Error::MultipleDocuments { .. } => "a second document begins here".to_owned(),
+                error => error.to_string(),
+            };
+            // The place is shown beside the text.
+            let message = message.split(" at line ").next().unwrap_or_default().to_owned();
+            SyntaxError {
+                message,
+                offset: error.location().map(|location| offset(text, location)),
+            }
+        })
     }
 
     /// The span of the node at `at`, or of the nearest one above it that exists.
     pub(crate) fn span_of(&self, at: &At) -> Range<usize> {
-        let mut node = self;
-        for step in &at.0 {
-            let child = match (step, &node.value) {
+        let nearest = (0..=at.0.len())
+            .rev()
+            .find_map(|len| self.node(&At(at.0[..len].to_vec())));
+        nearest.unwrap_or(self).span.clone()
+    }
+
+    fn node(&self, at: &At) -> Option<&Self> {
+        at.0.iter()
+            .try_fold(self, |node, step| match (step, &node.value) {
                 (Step::Field(name), Value::Map(entries)) => entries
                     .iter()
                     .find(|entry| entry.key == *name)
                     .map(|entry| &entry.node),
                 (Step::Index(index), Value::List(items)) => items.get(*index),
                 _ => None,
-            };
-            match child {
-                Some(child) => node = child,
-                None => break,
+            })
+    }
+
+    /// The span of the key of the field at `at`, or of the nearest node above it that exists.
+    pub(crate) fn key_span_of(&self, at: &At) -> Range<usize> {
+        let above = At(at.0[..at.0.len().saturating_sub(1)].to_vec());
+        let entry = match (at.0.last(), self.node(&above).map(|node| &node.value)) {
+            (Some(Step::Field(name)), Some(Value::Map(entries))) => {
+                entries.iter().find(|entry| entry.key == *name)
             }
-        }
-        node.span.clone()
+            _ => None,
+        };
+        entry.map_or_else(|| self.span_of(at), |entry| entry.key_span.clone())
     }
 
     /// The same without positions. Of a repeated key the last value stays.
@@ -184,6 +199,22 @@ fn range(location: Location) -> Range<usize> {
     let span = location.span();
     let start = span.byte_offset().unwrap_or(0) as usize;
     start..start + span.byte_len().unwrap_or(0) as usize
+}
+
+/// The byte at a location: the scanner's own errors have only a line and a column, both counted from 1.
+fn offset(text: &str, location: Location) -> usize {
+    if let Some(offset) = location.span().byte_offset() {
+        return offset as usize;
+    }
+    let line = text
+        .split_inclusive('\n')
+        .take(location.line().saturating_sub(1) as usize)
+        .map(str::len)
+        .sum();
+    let column = text[line..]
+        .char_indices()
+        .nth(location.column().saturating_sub(1) as usize);
+    column.map_or(text.len(), |(column, _)| line + column)
 }
 
 struct ValueVisitor;
@@ -264,9 +295,8 @@ mod tests {
         let span = |at: &At| &text[root.span_of(at)];
         assert_eq!(span(&At::default().field("a")), "é x");
         assert_eq!(span(&At::default().field("b").index(0)), "1");
-        println!("{:?}", span(&At::default().field("b").index(1)));
-        println!("{:?}", span(&At::default().field("b")));
-        println!("{:?}", root);
+        assert_eq!(span(&At::default().field("b").index(1)), "{");
+        assert_eq!(&text[root.key_span_of(&At::default().field("b"))], "b");
         assert_eq!(span(&At::default().field("b").index(1).field("c")), "true");
     }
 }

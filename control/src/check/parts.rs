@@ -12,7 +12,7 @@ use crate::diagnostic::{Finding, Findings};
 use crate::file::{ClusterIp, NodeFile, PortFile, ServiceFile, ServicePortFile, Transport};
 use crate::mesh::{Node, ServiceSpec};
 use crate::names;
-use crate::schema::list;
+use crate::schema::{list, shorten};
 use crate::snapshot::{ServicePort, TargetPort};
 use crate::suggest;
 use crate::tree::At;
@@ -26,22 +26,25 @@ pub(super) fn label(got: &str, what: &str, at: &At, findings: &mut Findings<'_>)
 
 /// Checks the labels of an object or of a selector.
 pub(super) fn labels(labels: &BTreeMap<String, String>, at: &At, findings: &mut Findings<'_>) {
+    let finding = |message: String| Finding {
+        message,
+        label: "expected at most 63 letters, digits, `-`, `_` and `.`".to_owned(),
+        fix: "correct it, such as `app.kubernetes.io/name: web`".to_owned(),
+        also: None,
+    };
     for (key, value) in labels {
-        let wrong = match (names::check_label_key(key), names::check_label_value(value)) {
-            (Err(problem), _) => format!("label key {:?}: {problem}", crate::schema::shorten(key)),
-            (_, Err(problem)) => format!(
-                "value {:?} of label {key:?}: {problem}",
-                crate::schema::shorten(value)
-            ),
-            _ => continue,
-        };
-        let finding = Finding {
-            message: wrong,
-            label: "expected at most 63 letters, digits, `-`, `_` and `.`".to_owned(),
-            fix: "correct it, such as `app.kubernetes.io/name: web`".to_owned(),
-            also: None,
-        };
-        findings.error(&codes::BAD_LABEL, &at.field(key), finding);
+        if let Err(problem) = names::check_label_key(key) {
+            let message = format!("label key {:?}: {problem}", shorten(key));
+            findings.key_error(&codes::BAD_LABEL, &at.field(key), finding(message));
+        }
+        if let Err(problem) = names::check_label_value(value) {
+            let message = format!(
+                "value {:?} of label {:?}: {problem}",
+                shorten(value),
+                shorten(key)
+            );
+            findings.error(&codes::BAD_LABEL, &at.field(key), finding(message));
+        }
     }
 }
 
@@ -226,7 +229,7 @@ fn service_port(file: &ServicePortFile, at: &At, findings: &mut Findings<'_>) ->
 pub(super) fn port_name(name: &str, at: &At, findings: &mut Findings<'_>) {
     if let Err(problem) = names::check_port_name(name) {
         let finding = Finding {
-            message: format!("{:?} is not a port name: {problem}", crate::schema::shorten(name)),
+            message: format!("{:?} is not a port name: {problem}", shorten(name)),
             label: "expected at most 15 of the characters a-z, 0-9 and `-`".to_owned(),
             fix: "use a short name such as `http`".to_owned(),
             also: None,
@@ -289,7 +292,7 @@ pub(super) fn unknown_port(
             known => format!("expected {}", list(known)),
         },
         fix: match suggest::nearest(got, known.iter().copied()) {
-            Some(near) => format!("did you mean {near:?}?"),
+            Some(near) => format!("did you mean `{near}`?"),
             None => format!("name the port under the workload's `ports`, or use its number: {pod}"),
         },
         also: None,

@@ -36,6 +36,10 @@ pub(super) fn check(file: Option<&AddressesFile>, at: &At, findings: &mut Findin
         };
         findings.error(&codes::RANGE_OVERLAP, &at.field("pods"), finding);
     }
+    if findings.report.has_errors() {
+        // A range that couldn't be read isn't one that's missing.
+        return Ranges { pods, services };
+    }
     if pods.v4.is_some() != services.v4.is_some() || pods.v6.is_some() != services.v6.is_some() {
         let finding = Finding {
             message: "workloads and services need ranges of the same IP versions".to_owned(),
