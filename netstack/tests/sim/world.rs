@@ -1,0 +1,211 @@
+//! A kernel and a stack joined by a bad link, in virtual time.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use adit_netstack::{Config, Event, FlowId, Netstack, RxChecksum, Transmit};
+use smoltcp::time::Instant as Tick;
+
+use crate::kernel::Kernel;
+
+/// Small, seeded, and the same on every machine.
+#[derive(Clone)]
+pub(crate) struct Rng(u64);
+
+impl Rng {
+    pub(crate) fn new(seed: u64) -> Self {
+        Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
+    }
+
+    pub(crate) fn next(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
+    }
+
+    pub(crate) fn below(&mut self, bound: u64) -> u64 {
+        (self.next() >> 11) % bound.max(1)
+    }
+
+    pub(crate) fn chance(&mut self, percent: u64) -> bool {
+        self.below(100) < percent
+    }
+}
+
+/// What the link does to a frame, either way.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Link {
+    pub(crate) delay_us: u64,
+    /// Added at random; beyond the gap between frames it reorders them.
+    pub(crate) jitter_us: u64,
+    pub(crate) loss_percent: u64,
+    pub(crate) duplicate_percent: u64,
+}
+
+impl Link {
+    pub(crate) const CLEAN: Self = Self { delay_us: 10, jitter_us: 0, loss_percent: 0, duplicate_percent: 0 };
+}
+
+pub(crate) struct World {
+    pub(crate) stack: Netstack,
+    pub(crate) kernel: Kernel,
+    pub(crate) link: Link,
+    pub(crate) rng: Rng,
+    epoch: Instant,
+    pub(crate) now_us: u64,
+    /// Frames under way by arrival and order.
+    to_stack: BTreeMap<(u64, u64), Vec<u8>>,
+    to_kernel: BTreeMap<(u64, u64), Vec<u8>>,
+    sent: u64,
+    buffer: Vec<u8>,
+    pub(crate) events: Vec<Event>,
+    pub(crate) flows: HashMap<FlowId, Vec<Event>>,
+    pub(crate) frames: u64,
+}
+
+impl World {
+    pub(crate) fn new(seed: u64, mut config: Config, link: Link, kernel_rings: usize) -> Self {
+        let addresses: Vec<IpAddr> = vec!["10.0.0.1".parse().unwrap(), "fd00::1".parse().unwrap()];
+        config.addresses = addresses.clone();
+        let kernel = Kernel::new(&addresses, config.mtu, kernel_rings, seed ^ 0xabcd);
+        let epoch = Instant::now();
+        Self {
+            stack: Netstack::new(config, seed, epoch),
+            kernel,
+            link,
+            rng: Rng::new(seed),
+            epoch,
+            now_us: 1_000_000,
+            to_stack: BTreeMap::new(),
+            to_kernel: BTreeMap::new(),
+            sent: 0,
+            buffer: Vec::new(),
+            events: Vec::new(),
+            flows: HashMap::new(),
+            frames: 0,
+        }
+    }
+
+    pub(crate) fn now(&self) -> Instant {
+        self.epoch + Duration::from_micros(self.now_us)
+    }
+
+    fn tick(&self) -> Tick {
+        Tick::from_micros(self.now_us as i64)
+    }
+
+    /// Everything that happens at this instant, without moving time.
+    pub(crate) fn settle(&mut self) {
+        let now = self.now();
+        while let Some(entry) = self.to_stack.first_entry()
+            && entry.key().0 <= self.now_us
+        {
+            let frame = entry.remove();
+            self.stack.handle_frame(now, &frame, RxChecksum::Verify);
+        }
+        while let Some(entry) = self.to_kernel.first_entry()
+            && entry.key().0 <= self.now_us
+        {
+            self.kernel.device.incoming.push_back(entry.remove());
+        }
+        self.stack.handle_timeout(now);
+        self.collect();
+        self.kernel.poll(self.tick());
+        while let Some(frame) = self.kernel.device.outgoing.pop_front() {
+            self.carry(frame, true);
+        }
+        while let Some(transmit) = self.stack.poll_transmit(now, &mut self.buffer) {
+            let mut frame = self.buffer.clone();
+            complete_checksum(&mut frame, transmit);
+            self.carry(frame, false);
+        }
+        self.collect();
+    }
+
+    pub(crate) fn collect(&mut self) {
+        while let Some(event) = self.stack.poll_event() {
+            if let Some(flow) = flow_of(&event) {
+                self.flows.entry(flow).or_default().push(event.clone());
+            }
+            self.events.push(event);
+        }
+    }
+
+    pub(crate) fn take_events(&mut self) -> Vec<Event> {
+        std::mem::take(&mut self.events)
+    }
+
+    fn carry(&mut self, frame: Vec<u8>, to_stack: bool) {
+        self.frames += 1;
+        let copies = if self.rng.chance(self.link.loss_percent) {
+            0
+        } else {
+            1 + u64::from(self.rng.chance(self.link.duplicate_percent))
+        };
+        for _ in 0..copies {
+            let arrival = self.now_us + self.link.delay_us + self.rng.below(self.link.jitter_us + 1);
+            self.sent += 1;
+            let queue = if to_stack { &mut self.to_stack } else { &mut self.to_kernel };
+            queue.insert((arrival, self.sent), frame.clone());
+        }
+    }
+
+    /// Jumps to the next thing that happens, at most to `limit`; whether there was one.
+    pub(crate) fn jump(&mut self, limit_us: u64) -> bool {
+        let epoch = self.epoch;
+        let stack_at = self.stack.poll_timeout().map(|at| at.saturating_duration_since(epoch).as_micros() as u64);
+        let tick = self.tick();
+        let kernel_at = self.kernel.poll_at(tick).map(|at| at.total_micros() as u64);
+        let arrivals = [&self.to_stack, &self.to_kernel].map(|queue| queue.first_key_value().map(|(key, _)| key.0));
+        let next = [stack_at, kernel_at, arrivals[0], arrivals[1]].into_iter().flatten().min();
+        match next {
+            Some(at) if at <= limit_us => {
+                self.now_us = at.max(self.now_us + 1);
+                true
+            }
+            _ => {
+                self.now_us = self.now_us.max(limit_us);
+                false
+            }
+        }
+    }
+
+    /// Lets things happen for `duration` of virtual time.
+    pub(crate) fn run(&mut self, duration: Duration) {
+        let limit = self.now_us + duration.as_micros() as u64;
+        self.settle();
+        while self.jump(limit) {
+            self.settle();
+        }
+        self.settle();
+    }
+}
+
+fn flow_of(event: &Event) -> Option<FlowId> {
+    match event {
+        Event::Syn { flow, .. }
+        | Event::Established { flow }
+        | Event::Readable { flow }
+        | Event::Writable { flow }
+        | Event::RemoteFin { flow }
+        | Event::Refused { flow, .. }
+        | Event::Closed { flow, .. } => Some(*flow),
+        _ => None,
+    }
+}
+
+/// What a device does to a frame with `VIRTIO_NET_HDR_F_NEEDS_CSUM`: the field holds the pseudo-header's sum.
+pub(crate) fn complete_checksum(frame: &mut [u8], transmit: Transmit) {
+    let Transmit::NeedsChecksum { start, offset } = transmit else { return };
+    let (start, at) = (usize::from(start), usize::from(start + offset));
+    let mut sum = 0_u64;
+    for pair in frame[start..].chunks(2) {
+        sum += u64::from(pair[0]) << 8 | u64::from(*pair.get(1).unwrap_or(&0));
+    }
+    while sum > 0xffff {
+        sum = (sum & 0xffff) + (sum >> 16);
+    }
+    frame[at..at + 2].copy_from_slice(&(!(sum as u16)).to_be_bytes());
+}
