@@ -1,13 +1,13 @@
 //! The mesh at one moment, for one node.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use adit_flow::WorkloadName;
 use adit_identity::SpiffeId;
 
 use crate::address::{self, RangeExhausted};
-use crate::mesh::{Mesh, Replica};
+use crate::mesh::{Mesh, Replica, ServiceSpec};
 use crate::names;
 use crate::snapshot::{Location, Service, Snapshot, SnapshotParts, Workload, WorkloadPort};
 use crate::suggest;
@@ -98,12 +98,19 @@ pub enum JoinError {
 }
 
 /// The snapshot of `mesh` as `view` sees it.
+///
+/// Where the file was changed to have a workload of a joined one's name, the file's counts.
 pub fn build(mesh: &Mesh, view: View<'_>) -> Snapshot {
     let mut workloads: Vec<Workload> = mesh
         .replicas()
         .map(|replica| workload(mesh, view, replica))
         .collect();
-    workloads.extend(view.joined.iter().map(|joined| Workload {
+    let of_file: BTreeSet<WorkloadName> = workloads.iter().map(|workload| workload.name.clone()).collect();
+    let joined = view
+        .joined
+        .iter()
+        .filter(|joined| !of_file.contains(&joined.name));
+    workloads.extend(joined.map(|joined| Workload {
         name: joined.name.clone(),
         labels: joined.labels.clone(),
         identity: joined.identity.clone(),
@@ -115,19 +122,7 @@ pub fn build(mesh: &Mesh, view: View<'_>) -> Snapshot {
     let services = mesh
         .services
         .iter()
-        .map(|spec| {
-            let selected = workloads
-                .iter()
-                .filter(|pod| spec.selects(&pod.name.namespace, &pod.labels));
-            let mut endpoints: Vec<WorkloadName> = selected.map(|pod| pod.name.clone()).collect();
-            endpoints.sort();
-            Service {
-                name: spec.name.clone(),
-                addresses: mesh.allocation.service(&spec.name).to_vec(),
-                ports: spec.ports.clone(),
-                endpoints,
-            }
-        })
+        .map(|spec| service(mesh, spec, &workloads))
         .collect();
     Snapshot::new(SnapshotParts {
         generation: view.generation,
@@ -138,6 +133,20 @@ pub fn build(mesh: &Mesh, view: View<'_>) -> Snapshot {
         services,
         dns: mesh.ranges.dns(),
     })
+}
+
+fn service(mesh: &Mesh, spec: &ServiceSpec, workloads: &[Workload]) -> Service {
+    let selected = workloads
+        .iter()
+        .filter(|pod| spec.selects(&pod.name.namespace, &pod.labels));
+    let mut endpoints: Vec<WorkloadName> = selected.map(|pod| pod.name.clone()).collect();
+    endpoints.sort();
+    Service {
+        name: spec.name.clone(),
+        addresses: mesh.allocation.service(&spec.name).to_vec(),
+        ports: spec.ports.clone(),
+        endpoints,
+    }
 }
 
 fn workload(mesh: &Mesh, view: View<'_>, replica: Replica<'_>) -> Workload {
