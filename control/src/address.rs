@@ -38,14 +38,14 @@ const MIN_SHARE: u32 = 16;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ranges {
     /// Addresses of workloads.
-    pub pods: Range,
+    pub pods: AddressRange,
     /// Addresses of services and of the DNS responder.
-    pub services: Range,
+    pub services: AddressRange,
 }
 
 /// A range of one or both IP versions. At least one is present.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Range {
+pub struct AddressRange {
     /// The IPv4 part, /8 to /27.
     pub v4: Option<Ipv4Net>,
     /// The IPv6 part, /32 to /123.
@@ -78,11 +78,11 @@ impl Default for Ranges {
         let v6 = |subnet| Ipv6Net::new_assert(Ipv6Addr::new(0xfd77, 0x6164, 0x6974, subnet, 0, 0, 0, 0), 64);
         let v4 = |second| Ipv4Net::new_assert(Ipv4Addr::new(10, second, 0, 0), 16);
         Self {
-            pods: Range {
+            pods: AddressRange {
                 v4: Some(v4(77)),
                 v6: Some(v6(0x77)),
             },
-            services: Range {
+            services: AddressRange {
                 v4: Some(v4(78)),
                 v6: Some(v6(0x78)),
             },
@@ -131,7 +131,7 @@ impl Ranges {
     }
 }
 
-impl Range {
+impl AddressRange {
     /// Its parts.
     pub fn nets(&self) -> impl Iterator<Item = IpNet> {
         self.v4.map(IpNet::V4).into_iter().chain(self.v6.map(IpNet::V6))
@@ -163,7 +163,7 @@ impl Range {
     }
 }
 
-impl fmt::Display for Range {
+impl fmt::Display for AddressRange {
     /// The parts with `and` between them.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (index, net) in self.nets().enumerate() {
@@ -224,7 +224,7 @@ pub(crate) fn joined(
 
 fn place(
     what: &'static str,
-    range: &Range,
+    range: &AddressRange,
     slots: std::ops::Range<u32>,
     names: impl IntoIterator<Item = WorkloadName>,
 ) -> Result<BTreeMap<WorkloadName, Vec<IpAddr>>, RangeExhausted> {

@@ -26,6 +26,9 @@ use crate::tree::At;
 
 /// The trust domain of a mesh that names none, as in Istio.
 const DEFAULT_TRUST_DOMAIN: &str = "cluster.local";
+/// The most replicas of all workloads together: each has a namespace, an address and a certificate, and is listed
+/// in every snapshot.
+const MAX_REPLICAS: u64 = 10_000;
 /// The label that Kubernetes sets on every namespace.
 const NAMESPACE_LABEL: &str = "kubernetes.io/metadata.name";
 
@@ -42,7 +45,10 @@ pub(crate) fn mesh(path: &Path, file: MeshFile, findings: &mut Findings<'_>) -> 
     let root = At::default();
     parts::label(&file.name, "the mesh's name", &root.field("name"), findings);
     let scope = Scope {
-        folder: path.parent().unwrap_or_else(|| Path::new("")),
+        folder: match path.parent() {
+            Some(folder) if folder != Path::new("") => folder,
+            _ => Path::new("."),
+        },
         trust_domain: trust_domain(file.trust_domain.as_deref(), &root.field("trustDomain"), findings),
         namespaces: file
             .namespaces
@@ -229,6 +235,21 @@ fn duplicate(kind: &str, name: &str, at: &At, earlier: &At, findings: &mut Findi
 
 /// Replicas have names of their own, which must not be those of other workloads: `web-0` is one of `web`'s.
 fn unique_replicas(file: &MeshFile, at: &At, findings: &mut Findings<'_>) {
+    let total: u64 = file
+        .workloads
+        .iter()
+        .map(|workload| u64::from(workload.replicas.unwrap_or(1)))
+        .sum();
+    if total > MAX_REPLICAS {
+        let finding = Finding {
+            message: format!("the mesh has {total} replicas"),
+            label: format!("expected at most {MAX_REPLICAS} in all"),
+            fix: "run fewer of them".to_owned(),
+            also: None,
+        };
+        findings.error(&codes::TOO_MANY, at, finding);
+        return;
+    }
     let mut owners: BTreeMap<WorkloadName, usize> = BTreeMap::new();
     let place = |index: usize| at.index(index).field("name");
     for (index, workload) in file.workloads.iter().enumerate() {
@@ -296,15 +317,16 @@ fn services_reach_workloads(
 }
 
 fn nothing_selected(service: &ServiceSpec, workloads: &[WorkloadSpec]) -> Finding<'static> {
-    let fix = match workloads
+    let elsewhere = workloads
         .iter()
-        .find(|pod| service.selects(&service.name.namespace, &pod.labels))
-    {
-        Some(pod) => format!(
+        .find(|pod| service.selects(&service.name.namespace, &pod.labels));
+    let fix = match (elsewhere, near_label(service, workloads)) {
+        (Some(pod), _) => format!(
             "{} has these labels; a service selects only in its own namespace",
             pod.name
         ),
-        None => "compare it with the labels of the workloads in this namespace".to_owned(),
+        (None, Some((key, value, pod))) => format!("did you mean `{key}: {value}`, which {pod} has?"),
+        (None, None) => "compare it with the labels of the workloads in this namespace".to_owned(),
     };
     Finding {
         message: format!("service {} selects no workload", service.name),
@@ -315,6 +337,25 @@ fn nothing_selected(service: &ServiceSpec, workloads: &[WorkloadSpec]) -> Findin
         fix,
         also: None,
     }
+}
+
+/// A label that a workload of the service's namespace has nearly as the selector wants it.
+fn near_label<'a>(
+    service: &'a ServiceSpec,
+    workloads: &'a [WorkloadSpec],
+) -> Option<(&'a str, &'a str, &'a WorkloadName)> {
+    service.selector.iter().find_map(|(key, value)| {
+        let pods = workloads
+            .iter()
+            .filter(|pod| pod.name.namespace == service.name.namespace);
+        let known: Vec<_> = pods
+            .filter_map(|pod| Some((pod.labels.get(key)?.as_str(), &pod.name)))
+            .collect();
+        let near =
+            suggest::nearest(value, known.iter().map(|(known, _)| *known)).filter(|near| near != value)?;
+        let (_, pod) = known.iter().find(|(known, _)| *known == near)?;
+        Some((key.as_str(), near, *pod))
+    })
 }
 
 fn allocate(

@@ -158,4 +158,9 @@ codes! {
         cause: "The file was changed while the mesh runs. Workloads, services, policies and namespaces may come, go and change; the mesh's name, its trust domain, its address ranges and the order of its nodes may not, because every certificate and address in use hangs on them. Nodes can be added at the end.",
         fix: "Change it back, or stop the mesh with `adit down` and start it again.",
     }
+    TOO_MANY = "ADIT-M030" {
+        summary: "too many replicas",
+        cause: "A mesh has at most 10,000 replicas of all its workloads together. Each has a network namespace, addresses and a certificate of its own.",
+        fix: "Run fewer of them.",
+    }
 }

@@ -52,6 +52,8 @@ pub struct Report {
     diagnostics: Vec<Diagnostic>,
     /// Findings beyond the most that a report holds.
     dropped: usize,
+    /// Errors, those beyond included.
+    errors: usize,
 }
 
 /// Whether to render with colours and other terminal sequences.
@@ -70,6 +72,7 @@ impl Report {
             text: text.into(),
             diagnostics: Vec::new(),
             dropped: 0,
+            errors: 0,
         }
     }
 
@@ -83,11 +86,14 @@ impl Report {
         &self.diagnostics
     }
 
+    /// The text of a place in the file.
+    pub(crate) fn source(&self, span: &Range<usize>) -> &str {
+        self.text.get(span.clone()).unwrap_or_default()
+    }
+
     /// Whether the file was refused.
     pub fn has_errors(&self) -> bool {
-        self.diagnostics
-            .iter()
-            .any(|diagnostic| diagnostic.severity == Severity::Error)
+        self.errors > 0
     }
 
     /// Whether there is nothing to say.
@@ -158,6 +164,7 @@ impl Report {
     }
 
     pub(crate) fn push(&mut self, mut diagnostic: Diagnostic) {
+        self.errors += usize::from(diagnostic.severity == Severity::Error);
         if self.diagnostics.len() == MAX_FINDINGS {
             self.dropped += 1;
             return;

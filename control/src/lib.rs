@@ -23,7 +23,7 @@ mod suggest;
 mod tree;
 mod watch;
 
-pub use address::{Allocation, Range, RangeExhausted, Ranges};
+pub use address::{AddressRange, Allocation, RangeExhausted, Ranges};
 pub use build::{JoinError, JoinRequest, Joined, View, build};
 pub use codes::CODES;
 pub use diagnostic::{Diagnostic, Report, Severity, Style};

@@ -10,7 +10,7 @@ use adit_identity::{SpiffeId, TrustDomain};
 
 use crate::address::{Allocation, Ranges};
 use crate::file::RestartPolicy;
-use crate::snapshot::{ServicePort, TargetPort, WorkloadPort};
+use crate::snapshot::{ServicePort, WorkloadPort};
 use crate::suggest;
 
 /// A mesh file that passed every check. Made by [`parse`](crate::parse) and [`load`](crate::load) alone.
@@ -240,18 +240,5 @@ impl ServiceSpec {
                 .selector
                 .iter()
                 .all(|(key, value)| labels.get(key) == Some(value))
-    }
-}
-
-impl TargetPort {
-    /// The number it means on a workload with `ports`; `None` if it is a name that none of them has.
-    pub fn resolve(&self, ports: &[WorkloadPort], protocol: adit_flow::Protocol) -> Option<u16> {
-        match self {
-            Self::Number(number) => Some(*number),
-            Self::Name(name) => ports
-                .iter()
-                .find(|port| port.name.as_ref() == Some(name) && port.protocol == protocol)
-                .map(|port| port.number),
-        }
     }
 }

@@ -14,7 +14,7 @@ use crate::diagnostic::{Finding, Findings};
 use crate::file::MeshFile;
 use crate::suggest;
 use crate::tree::{At, Entry, Node, Value};
-use words::{alias, choices, describe, got_words, scalar, summary};
+use words::{alias, choices, describe, got_words, summary};
 pub(crate) use words::{list, shorten};
 
 static SCHEMA: LazyLock<Json> = LazyLock::new(|| {
@@ -173,7 +173,7 @@ impl Checker<'_, '_> {
             None => format!("write {}", list(choices)),
         };
         let finding = Finding {
-            message: format!("expected {}, got {}", list(choices), got_words(node)),
+            message: format!("expected {}, got {}", list(choices), self.got(node)),
             label: "not one of them".to_owned(),
             fix,
             also: None,
@@ -191,7 +191,7 @@ impl Checker<'_, '_> {
         };
         let fix = match &node.value {
             Value::Bool(_) | Value::Int(_) | Value::Float(_) if wants("string") => {
-                format!("put quotes round it: {:?}", scalar(node))
+                format!("put quotes round it: {:?}", self.scalar(node))
             }
             Value::Text(text) if wants("integer") && text.parse::<u32>().is_ok() => {
                 "remove the quotes".to_owned()
@@ -205,7 +205,7 @@ impl Checker<'_, '_> {
             _ if wants("array") => "write it as a list: `[…]`".to_owned(),
             _ => format!("write {expected}"),
         };
-        let message = format!("expected {expected}, got {}", got_words(node));
+        let message = format!("expected {expected}, got {}", self.got(node));
         let finding = Finding {
             message,
             label: format!("expected {expected}"),
@@ -213,6 +213,15 @@ impl Checker<'_, '_> {
             also: None,
         };
         self.error(&codes::WRONG_TYPE, at, finding);
+    }
+
+    /// A number or a boolean as it is written: 1.10 is not 1.1, and yes is not true.
+    fn scalar(&self, node: &Node) -> String {
+        self.findings.report.source(&node.span).to_owned()
+    }
+
+    fn got(&self, node: &Node) -> String {
+        got_words(node, &self.scalar(node))
     }
 
     fn bounds(&mut self, number: i128, schema: &'static Json, at: &At) {

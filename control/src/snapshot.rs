@@ -224,15 +224,21 @@ impl Service {
         Some(self.endpoints.iter().filter_map(move |name| {
             let workload = snapshot.workloads.get(name).filter(|workload| workload.ready)?;
             let address = workload.address_like(dialled.ip())?;
-            let number = match &service_port.target {
-                TargetPort::Number(number) => *number,
-                TargetPort::Name(name) => workload
-                    .ports
-                    .iter()
-                    .find(|port| port.name.as_ref() == Some(name) && port.protocol == protocol)
-                    .map(|port| port.number)?,
-            };
+            let number = service_port.target.resolve(&workload.ports, protocol)?;
             Some((workload, SocketAddr::new(address, number)))
         }))
+    }
+}
+
+impl TargetPort {
+    /// The number it means on a workload with `ports`; `None` if it is a name that none of them has.
+    pub fn resolve(&self, ports: &[WorkloadPort], protocol: Protocol) -> Option<u16> {
+        match self {
+            Self::Number(number) => Some(*number),
+            Self::Name(name) => ports
+                .iter()
+                .find(|port| port.name.as_ref() == Some(name) && port.protocol == protocol)
+                .map(|port| port.number),
+        }
     }
 }

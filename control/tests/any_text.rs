@@ -105,8 +105,6 @@ fn check(text: &str) -> Result<(), TestCaseError> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(600))]
-
     #[test]
     fn damaged_examples_are_survived(two: bool, edits in prop::collection::vec(edit(), 1..6)) {
         let text = edits.iter().fold((if two { TWO_NODES } else { SHOP }).to_owned(), |text, edit| apply(&text, edit));

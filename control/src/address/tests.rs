@@ -9,7 +9,7 @@ fn names(count: usize) -> Vec<WorkloadName> {
 }
 
 fn small(pods: &str, services: &str) -> Ranges {
-    let range = |text: &str| Range {
+    let range = |text: &str| AddressRange {
         v4: Some(text.parse().unwrap()),
         v6: None,
     };

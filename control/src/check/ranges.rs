@@ -2,7 +2,7 @@
 
 use ipnet::IpNet;
 
-use crate::address::{Range, Ranges};
+use crate::address::{AddressRange, Ranges};
 use crate::codes;
 use crate::diagnostic::{Finding, Findings};
 use crate::file::AddressesFile;
@@ -52,7 +52,7 @@ pub(super) fn check(file: Option<&AddressesFile>, at: &At, findings: &mut Findin
     Ranges { pods, services }
 }
 
-fn versions(who: &str, range: &Range) -> String {
+fn versions(who: &str, range: &AddressRange) -> String {
     let both = range.v4.is_some() && range.v6.is_some();
     let which = if both {
         "both"
@@ -64,8 +64,8 @@ fn versions(who: &str, range: &Range) -> String {
     format!("{who} {which}")
 }
 
-fn range(texts: &[String], default: Range, at: &At, findings: &mut Findings<'_>) -> Range {
-    let mut range = Range { v4: None, v6: None };
+fn range(texts: &[String], default: AddressRange, at: &At, findings: &mut Findings<'_>) -> AddressRange {
+    let mut range = AddressRange { v4: None, v6: None };
     for (index, text) in texts.iter().enumerate() {
         let problem = match parse(text) {
             Ok(IpNet::V4(net)) => range.v4.replace(net).map(|_| "a second IPv4 range".to_owned()),
@@ -83,7 +83,7 @@ fn range(texts: &[String], default: Range, at: &At, findings: &mut Findings<'_>)
         }
     }
     match range {
-        Range { v4: None, v6: None } => default,
+        AddressRange { v4: None, v6: None } => default,
         range => range,
     }
 }

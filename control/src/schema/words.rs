@@ -78,26 +78,15 @@ impl LowercaseFirst for str {
     }
 }
 
-/// What stands there, in words that fit behind "got".
-pub(super) fn got_words(node: &Node) -> String {
+/// What stands there, in words that fit behind "got": `written` is the text of a number or a boolean.
+pub(super) fn got_words(node: &Node, written: &str) -> String {
     match &node.value {
         Value::Null => "nothing".to_owned(),
-        Value::Bool(value) => format!("the boolean {value}"),
-        Value::Int(value) => format!("the number {value}"),
-        Value::Float(value) => format!("the number {value}"),
+        Value::Bool(_) => format!("the boolean {written}"),
+        Value::Int(_) | Value::Float(_) => format!("the number {written}"),
         Value::Text(value) => format!("the text {:?}", shorten(value)),
         Value::List(_) => "a list".to_owned(),
         Value::Map(_) => "a mapping of fields".to_owned(),
-    }
-}
-
-pub(super) fn scalar(node: &Node) -> String {
-    match &node.value {
-        Value::Bool(value) => value.to_string(),
-        Value::Int(value) => value.to_string(),
-        Value::Float(value) => value.to_string(),
-        Value::Text(value) => value.clone(),
-        Value::Null | Value::List(_) | Value::Map(_) => String::new(),
     }
 }
 
