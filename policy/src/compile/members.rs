@@ -1,0 +1,195 @@
+//! Whose an address is: pods by exact address, network sets by prefix.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
+
+use adit_flow::{Protocol, WorkloadName};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use prefix_trie::PrefixMap;
+
+use crate::inventory::ContainerPort;
+
+/// A pod as a verdict needs it.
+#[derive(Clone, Debug)]
+pub(crate) struct Member {
+    pub(crate) name: WorkloadName,
+    /// The class that its labels put it in.
+    pub(crate) class: u32,
+    pub(crate) ports: Box<[ContainerPort]>,
+    pub(crate) node_addresses: Box<[IpAddr]>,
+}
+
+impl Member {
+    /// Whether the pod calls this port by `name`.
+    pub(crate) fn names_port(&self, name: &str, protocol: Protocol, number: u16) -> bool {
+        self.ports.iter().any(|port| {
+            port.number == number && port.protocol == protocol && port.name.as_deref() == Some(name)
+        })
+    }
+}
+
+const SHARDS: usize = 1024;
+
+type Shard = Vec<(IpAddr, Arc<Member>)>;
+
+/// Pods by address. A copy shares all shards; changing one address copies a thousandth of the map.
+#[derive(Clone, Debug)]
+pub(crate) struct Members {
+    shards: Vec<Arc<Shard>>,
+}
+
+impl Default for Members {
+    fn default() -> Self {
+        Self {
+            shards: vec![Arc::default(); SHARDS],
+        }
+    }
+}
+
+impl Members {
+    pub(crate) fn get(&self, address: IpAddr) -> Option<&Arc<Member>> {
+        let shard = &self.shards[shard_of(address)];
+        let index = shard
+            .binary_search_by_key(&address, |(address, _)| *address)
+            .ok()?;
+        Some(&shard[index].1)
+    }
+
+    pub(crate) fn insert(&mut self, address: IpAddr, member: Arc<Member>) {
+        let shard = Arc::make_mut(&mut self.shards[shard_of(address)]);
+        match shard.binary_search_by_key(&address, |(address, _)| *address) {
+            Ok(index) => shard[index].1 = member,
+            Err(index) => shard.insert(index, (address, member)),
+        }
+    }
+
+    pub(crate) fn remove(&mut self, address: IpAddr) {
+        let shard = Arc::make_mut(&mut self.shards[shard_of(address)]);
+        if let Ok(index) = shard.binary_search_by_key(&address, |(address, _)| *address) {
+            shard.remove(index);
+        }
+    }
+
+    /// All pods with their addresses, in no particular order.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &(IpAddr, Arc<Member>)> {
+        self.shards.iter().flat_map(|shard| shard.iter())
+    }
+}
+
+/// Fibonacci hashing: neighbouring addresses, as pods have them, spread evenly.
+fn shard_of(address: IpAddr) -> usize {
+    let bits = match address {
+        IpAddr::V4(address) => u64::from(address.to_bits()),
+        IpAddr::V6(address) => {
+            let bits = address.to_bits();
+            (bits as u64) ^ (bits >> 64) as u64
+        }
+    };
+    (bits.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 54) as usize
+}
+
+/// Network sets by prefix: the longest prefix that holds an address knows all sets that do.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct SetIndex {
+    v4: PrefixMap<Ipv4Net, Box<[u32]>>,
+    v6: PrefixMap<Ipv6Net, Box<[u32]>>,
+}
+
+impl SetIndex {
+    /// Indexes prefixes with the class of the set that each belongs to.
+    pub(crate) fn new<'a>(prefixes: impl Iterator<Item = (&'a IpNet, u32)>) -> Self {
+        let mut v4: PrefixMap<Ipv4Net, Vec<u32>> = PrefixMap::new();
+        let mut v6: PrefixMap<Ipv6Net, Vec<u32>> = PrefixMap::new();
+        for (net, class) in prefixes {
+            match net {
+                IpNet::V4(net) => v4.entry(net.trunc()).or_default().push(class),
+                IpNet::V6(net) => v6.entry(net.trunc()).or_default().push(class),
+            }
+        }
+        Self {
+            v4: covered(&v4),
+            v6: covered(&v6),
+        }
+    }
+
+    /// The classes of the sets that hold `address`.
+    pub(crate) fn covering(&self, address: IpAddr) -> &[u32] {
+        let longest = match address {
+            IpAddr::V4(address) => self.v4.get_lpm(&host_v4(address)).map(|(_, classes)| classes),
+            IpAddr::V6(address) => self.v6.get_lpm(&host_v6(address)).map(|(_, classes)| classes),
+        };
+        longest.map_or(&[], |classes| classes)
+    }
+}
+
+fn host_v4(address: Ipv4Addr) -> Ipv4Net {
+    Ipv4Net::from(address)
+}
+
+fn host_v6(address: Ipv6Addr) -> Ipv6Net {
+    Ipv6Net::from(address)
+}
+
+/// Adds to each prefix the sets of the prefixes around it.
+fn covered<P: prefix_trie::Prefix + Copy>(map: &PrefixMap<P, Vec<u32>>) -> PrefixMap<P, Box<[u32]>> {
+    map.iter()
+        .map(|(prefix, _)| {
+            let mut classes: Vec<u32> = map
+                .cover(&prefix)
+                .flat_map(|(_, classes)| classes.iter().copied())
+                .collect();
+            classes.sort_unstable();
+            classes.dedup();
+            (prefix, classes.into_boxed_slice())
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_longest_prefix_knows_the_sets_around_it() {
+        let nets: Vec<(IpNet, u32)> = [
+            ("10.0.0.0/8", 1),
+            ("10.1.0.0/16", 2),
+            ("10.1.2.3/32", 3),
+            ("0.0.0.0/0", 4),
+        ]
+        .map(|(net, class)| (net.parse().unwrap(), class))
+        .into();
+        let index = SetIndex::new(nets.iter().map(|(net, class)| (net, *class)));
+        for (address, classes) in [
+            ("10.1.2.3", &[1, 2, 3, 4][..]),
+            ("10.1.9.9", &[1, 2, 4]),
+            ("10.9.9.9", &[1, 4]),
+            ("192.0.2.1", &[4]),
+            ("fd00::1", &[]),
+        ] {
+            assert_eq!(index.covering(address.parse().unwrap()), classes, "{address}");
+        }
+    }
+
+    #[test]
+    fn addresses_are_found_and_forgotten() {
+        let member = Arc::new(Member {
+            name: WorkloadName::new("a", "b"),
+            class: 0,
+            ports: Box::default(),
+            node_addresses: Box::default(),
+        });
+        let mut members = Members::default();
+        let addresses: Vec<IpAddr> = (0..5_000u32)
+            .map(|low| IpAddr::V4((0x0a00_0000 + low).into()))
+            .collect();
+        for address in &addresses {
+            members.insert(*address, Arc::clone(&member));
+        }
+        let fullest = members.shards.iter().map(|shard| shard.len()).max();
+        assert!(fullest < Some(20), "{fullest:?}");
+        members.remove(addresses[7]);
+        assert!(members.get(addresses[7]).is_none() && members.get(addresses[8]).is_some());
+        assert_eq!(members.iter().count(), 4_999);
+    }
+}

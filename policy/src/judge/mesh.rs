@@ -1,0 +1,235 @@
+//! Istio's layer at the destination: is plaintext taken here, does a DENY match, does an ALLOW.
+
+use std::sync::Arc;
+
+use super::{Context, Steps, kept};
+use crate::compile::chain::MeshChain;
+use crate::model::{
+    Action, Authorization, AuthorizationAction, AuthorizationMatch, AuthorizationRule, Body, MtlsMode,
+    NetValues, Pattern, Values,
+};
+use crate::set::Compiled;
+use crate::verdict::{Field, Outcome, Ruling, Step, Unenforced};
+
+/// Which policies count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Count {
+    /// Those marked as dry run, too.
+    DryRunToo,
+    /// Those that are enforced.
+    Enforced,
+}
+
+/// What the mesh's policies say of a flow.
+pub(super) fn judge(context: &Context<'_>, chain: &MeshChain, count: Count, steps: &mut Steps) -> Ruling {
+    let peer = Peer::new(context);
+    if peer.principal.is_none()
+        && let Some((MtlsMode::Strict, slot)) = chain.mtls.of(context.destination.port)
+    {
+        let policy = context.set.policy(slot);
+        steps.push(|| Step {
+            policy: kept(policy),
+            rule: None,
+            outcome: Outcome::PlaintextRefused,
+        });
+        return Ruling::Strict { policy: kept(policy) };
+    }
+    let with_action = |wanted: AuthorizationAction, list: &[u32]| -> Vec<u32> {
+        let dry_run = chain.dry_run.iter().copied().filter(|slot| {
+            count == Count::DryRunToo
+                && body(context.set.policy(*slot)).is_some_and(|body| body.action == wanted)
+        });
+        list.iter().copied().chain(dry_run).collect()
+    };
+    let find = |slots: &[u32], action: Action, steps: &mut Steps| {
+        slots.iter().find_map(|slot| {
+            let policy = context.set.policy(*slot);
+            first_match(context, &peer, policy, action, steps).map(|rule| Ruling::Rule {
+                policy: kept(policy),
+                rule,
+                action,
+            })
+        })
+    };
+    let denying = match count {
+        Count::Enforced => find(&chain.deny, Action::Deny, steps),
+        Count::DryRunToo => find(
+            &with_action(AuthorizationAction::Deny, &chain.deny),
+            Action::Deny,
+            steps,
+        ),
+    };
+    let custom = || {
+        // Nobody can be asked, so whatever would have been asked about is refused where the mesh fails closed.
+        let custom: Vec<u32> = chain
+            .unenforced
+            .iter()
+            .copied()
+            .filter(|slot| {
+                context.set.tables.l7_denies
+                    && body(context.set.policy(*slot))
+                        .is_some_and(|body| body.action == AuthorizationAction::Custom)
+            })
+            .collect();
+        find(&custom, Action::Deny, &mut Steps(None))
+    };
+    if let Some(ruling) = denying.or_else(custom) {
+        return ruling;
+    }
+    let dry_allow;
+    let allow = match count {
+        Count::Enforced => &chain.allow[..],
+        Count::DryRunToo => {
+            dry_allow = with_action(AuthorizationAction::Allow, &chain.allow);
+            &dry_allow[..]
+        }
+    };
+    if allow.is_empty() {
+        return Ruling::NoAllowPolicy;
+    }
+    find(allow, Action::Allow, steps).unwrap_or_else(|| Ruling::NoAllowMatch {
+        policy: kept(context.set.policy(allow[0])),
+    })
+}
+
+/// The AUDIT policies that match.
+pub(super) fn audits(context: &Context<'_>, chain: &MeshChain) -> Vec<Arc<Compiled>> {
+    let peer = Peer::new(context);
+    chain
+        .audit
+        .iter()
+        .map(|slot| context.set.policy(*slot))
+        .filter(|policy| first_match(context, &peer, policy, Action::Log, &mut Steps(None)).is_some())
+        .map(kept)
+        .collect()
+}
+
+/// The rules that select the destination and aren't enforced as written.
+pub(super) fn unenforced(context: &Context<'_>, chain: &MeshChain) -> Vec<Unenforced> {
+    let mut out = Vec::new();
+    for slot in &chain.unenforced {
+        let policy = context.set.policy(*slot);
+        let Some(body) = body(policy) else {
+            continue;
+        };
+        match body.action {
+            AuthorizationAction::Custom | AuthorizationAction::Elsewhere => out.push(Unenforced {
+                policy: kept(policy),
+                rule: None,
+            }),
+            _ => out.extend(
+                (0u32..)
+                    .zip(&body.rules)
+                    .filter(|(_, rule)| !rule.http.is_empty())
+                    .map(|(rule, _)| Unenforced {
+                        policy: kept(policy),
+                        rule: Some(rule),
+                    }),
+            ),
+        }
+    }
+    out
+}
+
+fn body(policy: &Compiled) -> Option<&Authorization> {
+    match &policy.source.body {
+        Body::Authorization(body) => Some(body),
+        Body::Network(_) | Body::PeerAuthentication(_) => None,
+    }
+}
+
+/// Who the peer proved to be.
+struct Peer {
+    /// The SPIFFE id without its scheme, as Istio's principals are written.
+    principal: Option<String>,
+}
+
+impl Peer {
+    fn new(context: &Context<'_>) -> Self {
+        let id = context.flow.source_identity.as_ref();
+        Self {
+            principal: id.map(|id| {
+                format!(
+                    "{}/ns/{}/sa/{}",
+                    id.trust_domain(),
+                    id.namespace(),
+                    id.service_account()
+                )
+            }),
+        }
+    }
+}
+
+/// The first rule of a policy that matches.
+fn first_match(
+    context: &Context<'_>,
+    peer: &Peer,
+    policy: &Arc<Compiled>,
+    action: Action,
+    steps: &mut Steps,
+) -> Option<u32> {
+    let body = body(policy)?;
+    (0u32..).zip(&body.rules).find_map(|(index, rule)| {
+        let missed = miss(context, peer, rule, action);
+        steps.push(|| Step {
+            policy: kept(policy),
+            rule: Some(index),
+            outcome: missed.map_or(Outcome::Matched(action), Outcome::Missed),
+        });
+        missed.is_none().then_some(index)
+    })
+}
+
+fn miss(context: &Context<'_>, peer: &Peer, rule: &AuthorizationRule, action: Action) -> Option<Field> {
+    if !rule.http.is_empty() && action != Action::Deny {
+        return Some(Field::Http);
+    }
+    // A DENY rule is read without its HTTP attributes. An entry of which nothing is left never holds, as in Istio,
+    // or always, where the mesh fails closed.
+    let emptied_holds = context.set.tables.l7_denies && !rule.http.is_empty();
+    rule.clauses
+        .iter()
+        .find(|clause| {
+            !clause.any.iter().any(|one| {
+                if one.is_empty() {
+                    emptied_holds
+                } else {
+                    holds(context, peer, one)
+                }
+            })
+        })
+        .map(|clause| Field::Clause(clause.field))
+}
+
+fn holds(context: &Context<'_>, peer: &Peer, one: &AuthorizationMatch) -> bool {
+    let id = context.flow.source_identity.as_ref();
+    let namespace = id.map(|id| id.namespace());
+    let principal = peer.principal.as_deref();
+    value(&one.principals, |pattern| matches(pattern, principal))
+        && value(&one.namespaces, |pattern| matches(pattern, namespace))
+        && value(&one.accounts, |(namespace, name)| {
+            id.is_some_and(|id| id.namespace() == &**namespace && id.service_account() == &**name)
+        })
+        && net(&one.source_nets, context.source.address)
+        && net(&one.destination_nets, context.destination.address)
+        && value(&one.ports, |port| *port == context.destination.port)
+}
+
+/// Any of the one list, if it has any, and none of the other: which holds where there is nothing to compare with.
+fn value<T>(values: &Values<T>, test: impl Fn(&T) -> bool) -> bool {
+    (values.any.is_empty() || values.any.iter().any(&test)) && !values.none.iter().any(&test)
+}
+
+fn net(values: &NetValues, address: std::net::IpAddr) -> bool {
+    values.any.as_ref().is_none_or(|nets| nets.contains(address))
+        && values.none.as_ref().is_none_or(|nets| !nets.contains(address))
+}
+
+fn matches(pattern: &Pattern, text: Option<&str>) -> bool {
+    text.is_some_and(|text| match pattern {
+        Pattern::Exact(wanted) => text == &**wanted,
+        Pattern::Prefix(start) => text.starts_with(&**start),
+        Pattern::Present => !text.is_empty(),
+        Pattern::Suffix(end) => text.ends_with(&**end),
+    })
+}

@@ -1,0 +1,170 @@
+//! From a flow and a set to a verdict.
+
+mod matching;
+mod mesh;
+mod network;
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use adit_flow::{Protocol, VerdictKind};
+
+use crate::compile::members::Member;
+use crate::flow::{Direction, Flow, Icmp};
+use crate::set::{Compiled, PolicySet};
+use crate::verdict::{Decision, Extra, PendingVerdict, Ruling, Step, Trace, Verdict};
+
+/// Judges one side of a flow.
+pub(crate) fn judge(set: &PolicySet, flow: &Flow, direction: Direction, trace: Trace) -> Decision {
+    let context = Context::new(set, flow);
+    let mut steps = Steps::new(trace);
+    let subject = match direction {
+        Direction::Egress => context.source.member,
+        Direction::Ingress => context.destination.member,
+    };
+    let (network, mesh, extra) = match subject {
+        None if set.tables.policy_count == 0 => (Ruling::DefaultAllow, None, None),
+        None => (Ruling::UnknownWorkload, None, None),
+        Some(member) => judge_member(&context, member, flow, direction, &mut steps),
+    };
+    let mut extra = extra;
+    if let Some(steps) = steps.into_steps() {
+        extra.get_or_insert_default().steps = Some(steps);
+    }
+    Decision::new(Verdict::new(set.generation(), direction, network, mesh, extra))
+}
+
+type Judged = (Ruling, Option<Ruling>, Option<Box<Extra>>);
+
+fn judge_member(
+    context: &Context<'_>,
+    member: &Member,
+    flow: &Flow,
+    direction: Direction,
+    steps: &mut Steps,
+) -> Judged {
+    if direction == Direction::Ingress && member.node_addresses.contains(&context.source.address) {
+        return (Ruling::NodeLocal, None, None);
+    }
+    let Some(chains) = context.set.tables.classes.get(member.class) else {
+        return (Ruling::DefaultAllow, None, None);
+    };
+    let chain = match direction {
+        Direction::Egress => &chains.egress,
+        Direction::Ingress => &chains.ingress,
+    };
+    let network = network::judge(context, chain, direction, steps);
+    // Istio's layer knows TCP alone, and only at the destination.
+    let judged_by_mesh = direction == Direction::Ingress && flow.protocol == Protocol::Tcp;
+    let mesh_chain = chains.mesh.as_deref().filter(|_| judged_by_mesh);
+    // What the network layer denied never gets to the mesh's.
+    let mesh = match (mesh_chain, network.kind()) {
+        (Some(chain), VerdictKind::Allow) => Some(mesh::judge(context, chain, mesh::Count::Enforced, steps)),
+        (None, VerdictKind::Allow) if judged_by_mesh => Some(Ruling::NoAllowPolicy),
+        _ => None,
+    };
+    let dry_run = mesh_chain.filter(|chain| !chain.dry_run.is_empty());
+    let noted = mesh_chain.is_some_and(|chain| !chain.audit.is_empty() || !chain.unenforced.is_empty());
+    if chains.pending.is_none() && dry_run.is_none() && !noted {
+        return (network, mesh, None);
+    }
+    let mut extra = Extra::default();
+    if chains.pending.is_some() || dry_run.is_some() {
+        let unseen = &mut Steps::new(Trace::Off);
+        let network = match (&chains.pending, direction) {
+            (Some(pending), Direction::Egress) => network::judge(context, &pending.egress, direction, unseen),
+            (Some(pending), Direction::Ingress) => {
+                network::judge(context, &pending.ingress, direction, unseen)
+            }
+            (None, _) => network.clone(),
+        };
+        let decided_by = match mesh_chain {
+            Some(chain) if network.kind() == VerdictKind::Allow => {
+                let mesh = mesh::judge(context, chain, mesh::Count::DryRunToo, unseen);
+                if mesh.kind() == VerdictKind::Deny {
+                    mesh
+                } else {
+                    network
+                }
+            }
+            _ => network,
+        };
+        extra.pending = Some(PendingVerdict {
+            kind: decided_by.kind(),
+            decided_by,
+        });
+    }
+    if let Some(chain) = mesh_chain {
+        extra.audits = mesh::audits(context, chain);
+        extra.unenforced = mesh::unenforced(context, chain);
+    }
+    (network, mesh, Some(Box::new(extra)))
+}
+
+/// A flow with whatever the set knows about its ends.
+pub(crate) struct Context<'s> {
+    pub(crate) set: &'s PolicySet,
+    pub(crate) flow: &'s Flow,
+    pub(crate) source: Place<'s>,
+    pub(crate) destination: Place<'s>,
+    pub(crate) protocol: Protocol,
+    pub(crate) icmp: Option<Icmp>,
+}
+
+/// One end of a flow.
+pub(crate) struct Place<'s> {
+    pub(crate) address: IpAddr,
+    pub(crate) port: u16,
+    /// The pod that owns the address.
+    pub(crate) member: Option<&'s Arc<Member>>,
+    /// The classes of the network sets that hold the address.
+    pub(crate) sets: &'s [u32],
+}
+
+impl<'s> Context<'s> {
+    fn new(set: &'s PolicySet, flow: &'s Flow) -> Self {
+        let place = |address: std::net::SocketAddr| {
+            // An IPv4 address in IPv6's clothes is that IPv4 address: a dual-stack socket reports it so.
+            let ip = address.ip().to_canonical();
+            Place {
+                address: ip,
+                port: address.port(),
+                member: set.member(ip),
+                sets: set.tables.sets.covering(ip),
+            }
+        };
+        Self {
+            set,
+            flow,
+            source: place(flow.tuple.src),
+            destination: place(flow.tuple.dst),
+            protocol: flow.protocol,
+            icmp: flow.icmp,
+        }
+    }
+}
+
+/// The trace while it is made; nothing where it is off.
+pub(crate) struct Steps(Option<Vec<Step>>);
+
+impl Steps {
+    fn new(trace: Trace) -> Self {
+        Self((trace == Trace::On).then(Vec::new))
+    }
+
+    #[inline]
+    pub(crate) fn push(&mut self, step: impl FnOnce() -> Step) {
+        if let Some(steps) = &mut self.0 {
+            steps.push(step());
+        }
+    }
+
+    fn into_steps(self) -> Option<Vec<Step>> {
+        self.0
+    }
+}
+
+/// The policy of a slot, to keep.
+pub(crate) fn kept(policy: &Arc<Compiled>) -> Arc<Compiled> {
+    Arc::clone(policy)
+}

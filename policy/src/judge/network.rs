@@ -1,0 +1,73 @@
+//! The network layer: tiers in order, their policies in order, their rules in order, first match.
+
+use super::matching::miss;
+use super::{Context, Steps, kept};
+use crate::compile::chain::Chain;
+use crate::flow::Direction;
+use crate::model::Action;
+use crate::verdict::{Outcome, Ruling, Step};
+
+/// What a chain says of a flow.
+pub(super) fn judge(context: &Context<'_>, chain: &Chain, direction: Direction, steps: &mut Steps) -> Ruling {
+    let mut links = &chain.links[..];
+    while let Some(first) = links.first() {
+        let in_tier = links.iter().take_while(|link| link.tier == first.tier).count();
+        let (tier, rest) = links.split_at(in_tier);
+        links = rest;
+        if let Some(ruling) = judge_tier(context, tier, direction, steps) {
+            return ruling;
+        }
+    }
+    Ruling::DefaultAllow
+}
+
+/// What one tier says; `None` if the flow leaves it undecided.
+fn judge_tier(
+    context: &Context<'_>,
+    tier: &[crate::compile::chain::Link],
+    direction: Direction,
+    steps: &mut Steps,
+) -> Option<Ruling> {
+    for link in tier {
+        let policy = context.set.policy(link.slot);
+        for (index, rule) in (0u32..).zip(policy.rules(direction)) {
+            let missed = miss(context, rule);
+            steps.push(|| Step {
+                policy: kept(policy),
+                rule: Some(index),
+                outcome: missed.map_or(Outcome::Matched(rule.action), Outcome::Missed),
+            });
+            if missed.is_some() {
+                continue;
+            }
+            match rule.action {
+                Action::Log => {}
+                Action::Pass => return None,
+                Action::Allow | Action::Deny => {
+                    return Some(Ruling::Rule {
+                        policy: kept(policy),
+                        rule: index,
+                        action: rule.action,
+                    });
+                }
+            }
+        }
+    }
+    let first = context.set.policy(tier.first()?.slot);
+    let passes = context
+        .set
+        .tables
+        .tiers
+        .get(tier.first()?.tier as usize)
+        .is_some_and(|tier| tier.passes);
+    steps.push(|| Step {
+        policy: kept(first),
+        rule: None,
+        outcome: if passes {
+            Outcome::TierPassed
+        } else {
+            Outcome::TierDenied
+        },
+    });
+    (!passes).then(|| Ruling::TierEnd { policy: kept(first) })
+}
