@@ -116,6 +116,10 @@ impl<Io> Observed<Io> {
                     };
                     counter.fetch_add(1, Ordering::AcqRel);
                 }
+                // A head far over the limit costs the sender the whole tunnel.
+                Frame::GOAWAY if frame.is_about_a_head() => {
+                    told.oversized.fetch_add(1, Ordering::AcqRel);
+                }
                 _ => {}
             });
         }
@@ -173,12 +177,14 @@ impl<Io: AsyncWrite + Unpin> AsyncWrite for Observed<Io> {
     }
 }
 
-/// One frame's header (RFC 9113 §4.1) and the error code where it is an RST_STREAM.
+/// One frame's header (RFC 9113 §4.1), the error code where it is an RST_STREAM, and the beginning of the debug data
+/// where it is a GOAWAY.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Frame {
     kind: u8,
     stream: u32,
     code: u32,
+    debug: [u8; DEBUG],
 }
 
 impl Frame {
@@ -186,15 +192,23 @@ impl Frame {
     const RST_STREAM: u8 = 3;
     const SETTINGS: u8 = 4;
     const GOAWAY: u8 = 7;
+
+    /// h2 gives its reason in the debug data, and nowhere else.
+    fn is_about_a_head(&self) -> bool {
+        [b"header_list_", b"too_many_con"].contains(&&self.debug)
+    }
 }
 
 const PROTOCOL_ERROR: u32 = 1;
 const HEADER: usize = 9;
+/// Where the debug data of a GOAWAY begins, and how much of it is looked at.
+const DEBUG_AT: usize = HEADER + 8;
+const DEBUG: usize = 12;
 
 /// Finds the frames in a stream of bytes that comes in pieces of any size.
 #[derive(Debug, Default)]
 struct Frames {
-    head: [u8; HEADER + 4],
+    head: [u8; DEBUG_AT + DEBUG],
     have: usize,
     skip: usize,
 }
@@ -220,10 +234,15 @@ impl Frames {
         }
     }
 
-    /// The header, and the code of an RST_STREAM.
+    /// The header, and of two kinds what is looked at besides.
     fn wanted(&self) -> usize {
-        let with_code = self.have >= HEADER && self.head[3] == Frame::RST_STREAM && self.payload() >= 4;
-        HEADER + if with_code { 4 } else { 0 }
+        let more = match self.head[3] {
+            _ if self.have < HEADER => 0,
+            Frame::RST_STREAM => 4,
+            Frame::GOAWAY => DEBUG_AT + DEBUG - HEADER,
+            _ => 0,
+        };
+        HEADER + if more <= self.payload() { more } else { 0 }
     }
 
     fn payload(&self) -> usize {
@@ -242,7 +261,15 @@ impl Frames {
         Frame {
             kind: self.head[3],
             stream: word(5) & 0x7fff_ffff,
-            code: if self.have > HEADER { word(HEADER) } else { 0 },
+            code: if self.head[3] == Frame::RST_STREAM && self.have > HEADER {
+                word(HEADER)
+            } else {
+                0
+            },
+            debug: match self.head[DEBUG_AT..].try_into() {
+                Ok(debug) if self.have == self.head.len() => debug,
+                _ => [0; DEBUG],
+            },
         }
     }
 }
@@ -286,6 +313,10 @@ mod tests {
                     code: match payload[..] {
                         [a, b, c, d, ..] if *kind == Frame::RST_STREAM => u32::from_be_bytes([a, b, c, d]),
                         _ => 0,
+                    },
+                    debug: match payload.get(8..8 + DEBUG) {
+                        Some(debug) if *kind == Frame::GOAWAY => debug.try_into().unwrap(),
+                        _ => [0; DEBUG],
                     },
                 })
                 .collect();
