@@ -70,6 +70,10 @@ fn start(
         let text = format!("/proc shows the machine's processes, the kernel refused a fresh one: {error}");
         report(control, &Report::Warning(text));
     }
+    if let Err(error) = protect_settings() {
+        let text = format!("kernel settings under /proc/sys are not read-only, the kernel refused: {error}");
+        report(control, &Report::Warning(text));
+    }
     let children = sys::block_signals(&[Signal::SIGCHLD]).map_err(failed("watching for children"))?;
     let signals = SignalFd::with_flags(&children, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
         .map_err(|error| failed("watching for children")(error.into()))?;
@@ -82,6 +86,15 @@ fn start(
 pub(crate) fn mount_proc() -> io::Result<()> {
     let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
     Ok(rustix::mount::mount("proc", "/proc", "proc", flags, None)?)
+}
+
+/// Makes /proc/sys read-only: the kernel lets uid 0 write much of it without any capability, the pod's network settings
+/// and the machine's own alike.
+fn protect_settings() -> io::Result<()> {
+    rustix::mount::mount_bind("/proc/sys", "/proc/sys")?;
+    let flags =
+        MountFlags::BIND | MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+    Ok(rustix::mount::mount_remount("/proc/sys", flags, c"")?)
 }
 
 /// Starts the program and returns once it runs, or with what kept it from running.

@@ -198,10 +198,6 @@ fn app(arguments: &[String]) -> ExitCode {
     let arguments = arguments.iter().map(String::as_str).collect::<Vec<_>>();
     match arguments[..] {
         ["exit", code] => return ExitCode::from(code.parse::<u8>().unwrap()),
-        ["kill-me", number] => {
-            let number = nix::sys::signal::Signal::try_from(number.parse::<i32>().unwrap()).unwrap();
-            nix::sys::signal::raise(number).unwrap();
-        }
         ["sleep"] => {
             println!("asleep");
             io::stdout().flush().unwrap();
