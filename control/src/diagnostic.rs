@@ -13,6 +13,9 @@ use crate::tree::{At, Node};
 /// The most findings in one report: what comes after them is counted.
 const MAX_FINDINGS: usize = 50;
 
+/// The longest line of a message, in characters.
+const MAX_LINE: usize = 400;
+
 /// How bad a finding is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Severity {
@@ -163,12 +166,21 @@ impl Report {
         group.element(Level::HELP.with_name("fix").message(diagnostic.fix.as_str()))
     }
 
+    fn is_full(&self) -> bool {
+        self.diagnostics.len() == MAX_FINDINGS
+    }
+
+    /// Counts a finding that isn't shown.
+    fn count(&mut self, severity: Severity) {
+        self.errors += usize::from(severity == Severity::Error);
+        self.dropped += 1;
+    }
+
     pub(crate) fn push(&mut self, mut diagnostic: Diagnostic) {
-        self.errors += usize::from(diagnostic.severity == Severity::Error);
-        if self.diagnostics.len() == MAX_FINDINGS {
-            self.dropped += 1;
-            return;
+        if self.is_full() {
+            return self.count(diagnostic.severity);
         }
+        self.errors += usize::from(diagnostic.severity == Severity::Error);
         diagnostic.span = diagnostic.span.map(|span| self.whole_characters(span));
         for (span, _) in &mut diagnostic.related {
             *span = self.whole_characters(span.clone());
@@ -243,6 +255,10 @@ impl<'a> Findings<'a> {
     }
 
     fn push(&mut self, severity: Severity, code: &'static Code, at: &At, finding: Finding<'_>) {
+        if self.report.is_full() {
+            // Finding the place costs more than the finding is worth.
+            return self.report.count(severity);
+        }
         self.push_at(severity, code, at, self.root.span_of(at), finding);
     }
 
@@ -260,14 +276,23 @@ impl<'a> Findings<'a> {
         self.report.push(Diagnostic {
             code,
             severity,
-            field: at.to_string(),
-            message: finding.message,
+            field: bounded(at.to_string()),
+            message: bounded(finding.message),
             span: Some(span),
-            label: finding.label,
+            label: bounded(finding.label),
             related: related.into_iter().collect(),
-            fix: finding.fix,
+            fix: bounded(finding.fix),
         });
     }
+}
+
+/// What stands in a file can be of any length; a line of a message can't.
+fn bounded(mut text: String) -> String {
+    if let Some((end, _)) = text.char_indices().nth(MAX_LINE) {
+        text.truncate(end);
+        text.push('…');
+    }
+    text
 }
 
 /// The words of a finding.

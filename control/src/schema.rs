@@ -5,6 +5,7 @@
 
 mod words;
 
+use std::collections::BTreeSet;
 use std::sync::LazyLock;
 
 use serde_json::Value as Json;
@@ -92,14 +93,15 @@ impl Checker<'_, '_> {
     }
 
     fn map(&mut self, entries: &[Entry], schema: &'static Json, at: &At) {
-        for (index, entry) in entries.iter().enumerate() {
+        let mut seen = BTreeSet::new();
+        for entry in entries {
             let at = at.field(&entry.key);
-            if entries[..index].iter().any(|earlier| earlier.key == entry.key) {
+            if !seen.insert(&entry.key) {
                 self.key_error(
                     &codes::DUPLICATE_FIELD,
                     &at,
                     entry,
-                    format!("`{}` stands here a second time", entry.key),
+                    format!("`{}` stands here a second time", shorten(&entry.key)),
                     "the second".to_owned(),
                     "remove one of the two".to_owned(),
                 );
@@ -156,7 +158,7 @@ impl Checker<'_, '_> {
             &codes::UNKNOWN_FIELD,
             at,
             entry,
-            format!("there is no field `{}` here", entry.key),
+            format!("there is no field `{}` here", shorten(&entry.key)),
             label,
             fix,
         );

@@ -13,6 +13,9 @@ pub(crate) fn nearest<'a>(got: &str, candidates: impl IntoIterator<Item = &'a st
     let limit = (got.len() / 3).max(1);
     candidates
         .into_iter()
+        .take(MOST)
+        // Each character too many or too few is an edit.
+        .filter(|candidate| candidate.chars().count().abs_diff(got.len()) <= limit)
         .map(|candidate| (distance(&got, candidate), candidate))
         .filter(|(distance, _)| *distance <= limit)
         .min_by_key(|(distance, _)| *distance)
@@ -45,6 +48,8 @@ fn distance(got: &[char], candidate: &str) -> usize {
 
 /// Words are compared up to this many characters: names here are at most 253, and the input may be anything.
 const LONGEST: usize = 64;
+/// The most candidates that are compared.
+const MOST: usize = 256;
 
 #[cfg(test)]
 mod tests {

@@ -141,3 +141,42 @@ fn deep_nesting_is_refused() {
         assert!(parse(Path::new("mesh.yaml"), &open.repeat(100_000)).is_err());
     }
 }
+
+/// A long file with a fault in each line has a report that people can read to its end.
+#[test]
+fn a_report_is_bounded() {
+    let mut text = String::from("apiVersion: adit.dev/v1alpha1\nkind: Mesh\nname: shop\nnamespaces:\n");
+    for index in 0..3000 {
+        text += &format!("- {{name: n{index}}}\n");
+    }
+    text += "workloads:\n";
+    for index in 0..3000 {
+        text += &format!(
+            "- {{name: w{index}, namespace: {}, command: [x]}}\n",
+            "x".repeat(200)
+        );
+    }
+    let report = parse(Path::new("mesh.yaml"), &text).unwrap_err();
+    assert_eq!(report.diagnostics().len(), 50);
+    let rendered = report.render(Style::Plain);
+    assert!(rendered.len() < 50 * 2000, "{} bytes", rendered.len());
+    assert!(
+        rendered.ends_with("and 2950 more like these\n"),
+        "{}",
+        &rendered[rendered.len() - 100..]
+    );
+}
+
+/// An error that isn't shown refuses the file all the same.
+#[test]
+fn warnings_do_not_crowd_out_errors() {
+    let mut text =
+        String::from("apiVersion: adit.dev/v1alpha1\nkind: Mesh\nname: shop\nnamespaces: [{name: shop}]\n");
+    text += "workloads: [{name: w, namespace: shop, command: [w], labels: {app: w}}]\nservices:\n";
+    for index in 0..60 {
+        text +=
+            &format!("- {{name: s{index}, namespace: shop, selector: {{app: x}}, ports: [{{port: 80}}]}}\n");
+    }
+    text += "- {name: last, namespace: shop, selector: {app: w}, ports: [{port: 80, targetPort: http}]}\n";
+    assert!(parse(Path::new("mesh.yaml"), &text).unwrap_err().has_errors());
+}

@@ -54,28 +54,19 @@ pub(super) fn describe(schema: &'static Json) -> String {
     }
 }
 
-/// The first sentence of a field's documentation.
+/// The first sentence of a field's documentation, to stand inside another sentence.
 pub(super) fn summary(schema: &Json) -> String {
     let text = schema["description"]
         .as_str()
         .unwrap_or_default()
         .replace('\n', " ");
     let end = text.find(". ").unwrap_or(text.len());
-    text[..end].trim_end_matches('.').to_lowercase_first()
-}
-
-trait LowercaseFirst {
-    fn to_lowercase_first(&self) -> String;
-}
-
-impl LowercaseFirst for str {
-    fn to_lowercase_first(&self) -> String {
-        let mut chars = self.chars();
-        chars
-            .next()
-            .map(|first| first.to_lowercase().chain(chars).collect())
-            .unwrap_or_default()
-    }
+    let sentence = text[..end].trim_end_matches('.');
+    let mut chars = sentence.chars();
+    chars
+        .next()
+        .map(|first| first.to_lowercase().chain(chars).collect())
+        .unwrap_or_default()
 }
 
 /// What stands there, in words that fit behind "got": `written` is the text of a number or a boolean.
@@ -98,10 +89,18 @@ pub(crate) fn shorten(text: &str) -> String {
     }
 }
 
-/// `a`, `b` or `c`, in backquotes.
+/// `a`, `b` or `c`, in backquotes; of more than twenty the first are named and the others counted.
 pub(crate) fn list<T: AsRef<str>>(words: &[T]) -> String {
-    let quoted: Vec<String> = words.iter().map(|word| format!("`{}`", word.as_ref())).collect();
-    match quoted.split_last() {
+    const NAMED: usize = 20;
+    let mut named: Vec<String> = words
+        .iter()
+        .take(NAMED)
+        .map(|word| format!("`{}`", word.as_ref()))
+        .collect();
+    if words.len() > NAMED {
+        named.push(format!("{} others", words.len() - NAMED));
+    }
+    match named.split_last() {
         Some((last, [])) => last.clone(),
         Some((last, rest)) => format!("{} or {last}", rest.join(", ")),
         None => "nothing".to_owned(),
