@@ -101,6 +101,14 @@ impl PolicySet {
             .map(|(address, member)| (*address, &member.name))
     }
 
+    /// The workload that owns `address`, and its service account.
+    pub(crate) fn identity_at(&self, address: IpAddr) -> Option<(&WorkloadName, &str)> {
+        self.tables
+            .members
+            .get(address)
+            .map(|member| (&member.name, &*member.account))
+    }
+
     /// How many policies the set holds, staged ones included.
     pub fn policy_count(&self) -> usize {
         self.tables.policy_count

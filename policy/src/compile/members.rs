@@ -15,6 +15,8 @@ pub(crate) struct Member {
     pub(crate) name: WorkloadName,
     /// The class that its labels put it in.
     pub(crate) class: u32,
+    /// Its service account: the last part of its identity.
+    pub(crate) account: Arc<str>,
     pub(crate) ports: Box<[ContainerPort]>,
     pub(crate) node_addresses: Box<[IpAddr]>,
 }
@@ -176,6 +178,7 @@ mod tests {
         let member = Arc::new(Member {
             name: WorkloadName::new("a", "b"),
             class: 0,
+            account: "default".into(),
             ports: Box::default(),
             node_addresses: Box::default(),
         });

@@ -22,6 +22,17 @@ pub(super) struct SetRecord {
     pub(super) class: u32,
 }
 
+/// A pod as a verdict needs it.
+fn member(workload: &Workload, class: u32) -> Member {
+    Member {
+        name: workload.name.clone(),
+        class,
+        account: Arc::clone(&workload.account),
+        ports: workload.ports.clone().into(),
+        node_addresses: workload.node_addresses.clone().into(),
+    }
+}
+
 impl Compiler {
     pub(super) fn set_namespace(&mut self, name: &Arc<str>, namespace: Option<Namespace>) {
         match namespace {
@@ -81,12 +92,7 @@ impl Compiler {
             account: Some(account),
         };
         let class = self.join(endpoint);
-        let member = Arc::new(Member {
-            name: workload.name.clone(),
-            class,
-            ports: workload.ports.clone().into(),
-            node_addresses: workload.node_addresses.clone().into(),
-        });
+        let member = Arc::new(member(&workload, class));
         let name = workload.name.clone();
         let gone = self.pods.get(&name).map(|old| {
             old.workload
@@ -149,12 +155,7 @@ impl Compiler {
             self.waiting.remove(&address);
         }
         if let Some(record) = next.and_then(|next| self.pods.get(&next)) {
-            let member = Member {
-                name: record.workload.name.clone(),
-                class: record.class,
-                ports: record.workload.ports.clone().into(),
-                node_addresses: record.workload.node_addresses.clone().into(),
-            };
+            let member = member(&record.workload, record.class);
             self.tables.members.insert(address, Arc::new(member));
         }
     }

@@ -156,6 +156,11 @@ impl Reader {
         self.read_node(&file.into(), &Node::from(value), None, reading);
     }
 
+    /// Reads one document that was parsed already.
+    pub fn read_document(&self, file: &str, document: &Node, reading: &mut Reading) {
+        self.read_node(&file.into(), document, None, reading);
+    }
+
     fn read_node(&self, file: &Arc<str>, node: &Node, of_list: Option<(&str, &str)>, reading: &mut Reading) {
         let word = |name: &str| node.get(name).and_then(Node::as_text);
         let version = word("apiVersion")
