@@ -2,9 +2,14 @@
 
 pub mod admin;
 pub mod agent;
+pub mod cli;
 mod confine;
 mod dns;
+pub mod explain;
 mod identities;
 mod pipeline;
+pub mod rundir;
+pub mod sink;
+pub mod supervisor;
 mod telemetry;
 mod worker;

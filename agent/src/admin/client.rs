@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use adit_flow::WorkloadName;
@@ -204,6 +205,14 @@ impl SupervisorClient {
 }
 
 impl Joined {
+    /// The ticket, and the connection as a descriptor: at its end the mesh is, and closing it leaves.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn into_lifeline(self) -> io::Result<(JoinTicket, OwnedFd)> {
+        Ok((self.ticket, self.connection.stream.into_std()?.into()))
+    }
+
     /// Ends when the mesh does: the supervisor closed the connection.
     pub async fn ended(&mut self) {
         while let Ok(Some(_)) = self.connection.line().await {}

@@ -72,7 +72,7 @@ pub enum AgentRequest {
 pub enum SupervisorRequest {
     /// Stop everything in order. Answered at once; the connection closes when it is done.
     Down,
-    /// Become a workload of the mesh until the connection closes.
+    /// Become a workload of the mesh until the connection closes. The last request of its connection.
     Join(JoinRequest),
     /// What runs.
     Ps,

@@ -54,6 +54,8 @@ pub trait SupervisorHandler: Send + Sync + 'static {
     fn join(&self, request: JoinRequest) -> impl Future<Output = Result<(JoinTicket, Self::Member), Fault>> + Send;
     /// What runs.
     fn ps(&self) -> impl Future<Output = Result<PsReport, Fault>> + Send;
+    /// Completes when the mesh stops: the connections of those who joined are closed then, and so they know.
+    fn stopping(&self) -> impl Future<Output = ()> + Send;
 }
 
 /// Binds a control socket at `path`, for its owner only. The folder must be the owner's own (mode 0700): between
@@ -94,23 +96,22 @@ async fn agent_connection(mut connection: Connection, handler: Arc<impl Handler>
 }
 
 async fn supervisor_connection(mut connection: Connection, handler: Arc<impl SupervisorHandler>) -> io::Result<()> {
-    // Held until this connection ends: the kernel closes a killed client's, so nobody stays a member by dying.
-    let mut members = Vec::new();
+    // A member is one as long as its connection lasts: the kernel closes a killed client's.
     while let Some(request) = connection.request::<SupervisorRequest>().await? {
         match request {
             SupervisorRequest::Down => connection.reply(handler.down().await).await?,
-            SupervisorRequest::Join(_) if !members.is_empty() => {
-                let fault = Fault::new(codes::MALFORMED, "one connection joins once");
-                connection.reply::<JoinTicket>(Err(fault)).await?;
-            }
-            SupervisorRequest::Join(request) => {
-                let joined = handler.join(request).await;
-                let ticket = joined.map(|(ticket, member)| {
-                    members.push(member);
-                    ticket
-                });
-                connection.reply(ticket).await?;
-            }
+            SupervisorRequest::Join(request) => match handler.join(request).await {
+                Ok((ticket, member)) => {
+                    connection.reply(Ok(ticket)).await?;
+                    tokio::select! {
+                        closed = connection.closed() => closed?,
+                        () = handler.stopping() => {}
+                    }
+                    drop(member);
+                    return Ok(());
+                }
+                Err(fault) => connection.reply::<JoinTicket>(Err(fault)).await?,
+            },
             SupervisorRequest::Ps => connection.reply(handler.ps().await).await?,
         }
     }

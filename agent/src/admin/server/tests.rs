@@ -155,6 +155,7 @@ async fn bytes_that_are_no_request_are_answered_and_harm_nobody() {
 
 struct Supervisor {
     left: Arc<tokio::sync::Notify>,
+    stopping: tokio::sync::Notify,
 }
 
 struct Member(Arc<tokio::sync::Notify>);
@@ -181,22 +182,31 @@ impl SupervisorHandler for Supervisor {
     async fn ps(&self) -> Result<PsReport, Fault> {
         Err(Fault::new("ADIT-X002", "nothing runs"))
     }
+    async fn stopping(&self) {
+        self.stopping.notified().await;
+    }
 }
 
 #[tokio::test]
-async fn whoever_joined_leaves_when_its_connection_ends() {
+async fn members_leave_with_their_connection_and_are_told_of_the_end() {
     let folder = Folder::new();
     let left = Arc::new(tokio::sync::Notify::new());
-    let supervisor = Arc::new(Supervisor { left: Arc::clone(&left) });
-    tokio::spawn(serve_supervisor(bind(&folder.socket()).unwrap(), supervisor));
-    let client = SupervisorClient::connect(&folder.socket()).await.unwrap();
+    let supervisor = Arc::new(Supervisor { left: Arc::clone(&left), stopping: tokio::sync::Notify::new() });
+    tokio::spawn(serve_supervisor(bind(&folder.socket()).unwrap(), Arc::clone(&supervisor)));
     let request = JoinRequest {
         name: WorkloadName::new("shop", "debug"),
         labels: BTreeMap::new(),
         service_account: None,
     };
-    let joined = client.join(request).await.unwrap();
+    let client = SupervisorClient::connect(&folder.socket()).await.unwrap();
+    let joined = client.join(request.clone()).await.unwrap();
     assert_eq!(joined.ticket.pod, "shop/debug");
     drop(joined);
+    left.notified().await;
+
+    let client = SupervisorClient::connect(&folder.socket()).await.unwrap();
+    let mut joined = client.join(request).await.unwrap();
+    supervisor.stopping.notify_one();
+    joined.ended().await;
     left.notified().await;
 }

@@ -1,0 +1,191 @@
+//! The commands.
+
+mod args;
+mod check;
+mod duration;
+mod explain;
+mod flows;
+mod inner;
+mod logging;
+mod run;
+mod show;
+mod table;
+mod up;
+
+use std::fmt;
+use std::io::{self, IsTerminal as _, Write as _};
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+use crate::admin::ClientError;
+use crate::rundir::RunDirError;
+use crate::supervisor::UpError;
+use args::{Cli, Command};
+
+/// Runs the command that the process was started with.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let is_run = matches!(cli.command, Command::Run(_));
+    match dispatch(cli.command) {
+        Ok(code) => ExitCode::from(code),
+        // Whoever read our output has seen enough.
+        Err(CliError::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(error) => {
+            error.show();
+            // Apart from what the program's own code can be, as env(1) and others do.
+            ExitCode::from(if is_run { RUN_FAILED } else { error.exit_code() })
+        }
+    }
+}
+
+fn dispatch(command: Command) -> Result<u8, CliError> {
+    match command {
+        Command::Agent(args) => inner::agent(args),
+        Command::Check(args) => check::check(&args),
+        Command::Down(args) => show::down(&args),
+        Command::Enter(args) => inner::enter(&args),
+        Command::Explain(args) => explain::explain(&args),
+        Command::Flows(args) => flows::flows(args),
+        Command::Identity(args) => show::identity(&args),
+        Command::Node(args) => inner::node(args),
+        Command::Probe(args) => inner::probe(&args),
+        Command::Ps(args) => show::ps(&args),
+        Command::Run(args) => run::run(args),
+        Command::Up(args) => up::up(args),
+    }
+}
+
+/// Why a command failed.
+#[derive(Debug, thiserror::Error)]
+enum CliError {
+    /// The agent could not start.
+    #[error(transparent)]
+    Agent(#[from] crate::agent::AgentError),
+    /// A running mesh could not be asked.
+    #[error(transparent)]
+    Ask(#[from] ClientError),
+    /// The machine could not be checked.
+    #[error("[{}] {source}", source.code())]
+    Check {
+        /// Why.
+        #[from]
+        source: adit_node::probe::Error,
+    },
+    /// The mesh file is wrong.
+    #[error("{0}")]
+    Mesh(Box<adit_control::Report>),
+    /// The node that was chosen doesn't fit the mesh.
+    #[error("[ADIT-A011] {0}")]
+    NodeChoice(#[from] adit_control::NodeChoiceError),
+    /// The helper could not start.
+    #[error("[{}] {source}", source.code())]
+    Node {
+        /// Why.
+        #[from]
+        source: adit_node::laptop::Error,
+    },
+    /// Our own standard output.
+    #[error("[ADIT-A014] writing to standard output: {0}")]
+    Output(#[from] io::Error),
+    /// The helper could not be asked.
+    #[error("[{}] {source}", source.code())]
+    Pod {
+        /// Why.
+        #[from]
+        source: adit_node::ClientError,
+    },
+    /// No such mesh.
+    #[error(transparent)]
+    RunDir(#[from] RunDirError),
+    /// The system is out of something.
+    #[error("[ADIT-A014] {step}: {source}")]
+    System {
+        /// What was tried.
+        step: &'static str,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+    /// A code that doesn't exist.
+    #[error("[ADIT-A018] no code {got:?}; `adit explain` lists all")]
+    UnknownCode {
+        /// What was asked for.
+        got: String,
+    },
+    /// The mesh could not be run.
+    #[error(transparent)]
+    Up(#[from] UpError),
+    /// The command line asks for something that doesn't fit.
+    #[error("[ADIT-A011] {problem}")]
+    Usage {
+        /// What.
+        problem: String,
+    },
+}
+
+impl CliError {
+    /// 2 for what the user wrote, 1 for everything else.
+    fn exit_code(&self) -> u8 {
+        match self {
+            Self::Mesh(_) | Self::NodeChoice(_) | Self::UnknownCode { .. } | Self::Usage { .. } => 2,
+            Self::Up(UpError::UnknownOnce { .. }) => 2,
+            _ => 1,
+        }
+    }
+
+    fn show(&self) {
+        let text = match self {
+            Self::Mesh(report) => report.render(report_style()),
+            error => {
+                let message = error.to_string();
+                let hint = code_in(&message).map(|code| format!("      `adit explain {code}` says more\n"));
+                format!("adit: {message}\n{}", hint.unwrap_or_default())
+            }
+        };
+        // Standard error that is gone leaves nobody to tell.
+        let _ = io::stderr().write_all(text.as_bytes());
+    }
+}
+
+/// The last code in a message: the most particular one.
+fn code_in(message: &str) -> Option<&str> {
+    let start = message.rfind("[ADIT-")? + 1;
+    message[start..].split_once(']').map(|(code, _)| code)
+}
+
+fn report_style() -> adit_control::Style {
+    let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty()) || !io::stderr().is_terminal();
+    if plain { adit_control::Style::Plain } else { adit_control::Style::Color }
+}
+
+/// A runtime for a command that asks: it has one thread, and nothing of it is left afterwards.
+fn block_on<T>(future: impl Future<Output = Result<T, CliError>>) -> Result<T, CliError> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.map_err(|source| CliError::System { step: "making a runtime", source })?.block_on(future)
+}
+
+/// Prints `value` as indented JSON.
+fn print_json(value: &impl serde::Serialize) -> Result<(), CliError> {
+    let text = serde_json::to_string_pretty(value).map_err(io::Error::from)?;
+    print(&format_args!("{text}\n"))
+}
+
+fn print(text: &dyn fmt::Display) -> Result<(), CliError> {
+    let mut out = io::stdout().lock();
+    write!(out, "{text}")?;
+    Ok(out.flush()?)
+}
+
+/// What `adit run` exits with when it fails itself.
+const RUN_FAILED: u8 = 125;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_most_particular_code_is_the_one_to_explain() {
+        assert_eq!(code_in("[ADIT-A004] the helper: [ADIT-N001] no"), Some("ADIT-N001"));
+        assert_eq!(code_in("no code"), None);
+    }
+}

@@ -1,0 +1,330 @@
+//! The command line.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use adit_flow::{VerdictKind, WorkloadName};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use super::duration;
+use crate::admin::EndpointPattern;
+
+/// A service mesh without netfilter, eBPF or root: programs in namespaces of their own, mutual TLS between them.
+#[derive(Debug, Parser)]
+#[command(name = "adit", version, after_help = EXAMPLES, max_term_width = 100)]
+pub(super) struct Cli {
+    #[command(subcommand)]
+    pub(super) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Try out whether this machine can do it; each finding with its fix
+    Check(Check),
+    /// Stop a running mesh
+    Down(Mesh),
+    /// Say more about a code from a message
+    Explain(Explain),
+    /// Show the flows of a running mesh
+    #[command(after_help = FLOWS_EXAMPLES)]
+    Flows(Flows),
+    /// Show the certificates of a running mesh
+    Identity(Show),
+    /// Show the workloads of a running mesh
+    Ps(Ps),
+    /// Run one program in a namespace of its own, its traffic through the mesh
+    #[command(after_help = RUN_EXAMPLES)]
+    Run(Run),
+    /// Run the workloads of a mesh file until stopped
+    #[command(after_help = UP_EXAMPLES)]
+    Up(Up),
+
+    /// The data path; started by `up` and `run`
+    #[command(hide = true)]
+    Agent(Agent),
+    /// One program in its pod; started by `up` and `run`
+    #[command(hide = true)]
+    Enter(Enter),
+    /// The maker of pods; started by `up` and `run`
+    #[command(hide = true)]
+    Node(Node),
+    /// One readiness check; started by `up` in a pod
+    #[command(hide = true)]
+    Probe(Probe),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Check {
+    /// Print JSON
+    #[arg(long)]
+    pub(super) json: bool,
+    #[command(flatten)]
+    pub(super) tun: TunDevice,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct TunDevice {
+    /// The TUN device node to use
+    #[arg(long = "tun-device", env = "ADIT_TUN", value_name = "PATH", default_value = adit_link::DEFAULT_TUN_DEVICE)]
+    pub(super) path: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Mesh {
+    /// The mesh's name; the only one that runs without it
+    pub(super) mesh: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Show {
+    #[command(flatten)]
+    pub(super) mesh: Mesh,
+    /// Print JSON
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Ps {
+    /// The mesh's name; all that run without it
+    pub(super) mesh: Option<String>,
+    /// Print JSON
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Explain {
+    /// The code, such as ADIT-N004; lists all without it
+    pub(super) code: Option<String>,
+    /// Print JSON
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Flows {
+    #[command(flatten)]
+    pub(super) mesh: Mesh,
+    /// Go on with new flows as they end
+    #[arg(short, long)]
+    pub(super) follow: bool,
+    /// Only flows opened by: NAME, NAMESPACE/NAME, NAMESPACE/, an address or a range
+    #[arg(long, value_name = "END")]
+    pub(super) from: Option<EndpointPattern>,
+    /// Only flows to: a workload, a service, an address or a range
+    #[arg(long, value_name = "END")]
+    pub(super) to: Option<EndpointPattern>,
+    /// Only flows with this verdict
+    #[arg(long)]
+    pub(super) verdict: Option<Verdict>,
+    /// Print one JSON record a line
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(super) enum Verdict {
+    /// Allowed by policy
+    Allow,
+    /// Denied by policy
+    Deny,
+}
+
+impl From<Verdict> for VerdictKind {
+    fn from(verdict: Verdict) -> Self {
+        match verdict {
+            Verdict::Allow => Self::Allow,
+            Verdict::Deny => Self::Deny,
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Run {
+    /// Join this running mesh
+    #[arg(long, value_name = "NAME", requires = "name")]
+    pub(super) mesh: Option<String>,
+    /// The workload to be in it
+    #[arg(long = "as", value_name = "NAMESPACE/NAME", id = "name")]
+    pub(super) name: Option<WorkloadName>,
+    /// A label for selectors to see; may be given again
+    #[arg(long = "label", value_name = "KEY=VALUE", value_parser = label, requires = "mesh")]
+    pub(super) labels: Vec<(String, String)>,
+    /// Whose identity to have
+    #[arg(long, value_name = "NAME", requires = "mesh")]
+    pub(super) service_account: Option<String>,
+    #[command(flatten)]
+    pub(super) tun: TunDevice,
+    /// The program and its arguments
+    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "COMMAND")]
+    pub(super) argv: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Up {
+    /// The mesh file
+    pub(super) file: PathBuf,
+    /// Which of the mesh's nodes this is
+    #[arg(long, value_name = "NAME")]
+    pub(super) node: Option<String>,
+    /// Where agents on other nodes reach this one; the node's address in the mesh file without it
+    #[arg(long, value_name = "ADDRESS:PORT", requires = "node")]
+    pub(super) listen: Option<SocketAddr>,
+    /// Keep the CA's key in this folder; agents of one mesh on several nodes need the same
+    #[arg(long, value_name = "FOLDER")]
+    pub(super) state_dir: Option<PathBuf>,
+    /// How long certificates are valid
+    #[arg(long, value_name = "TIME", value_parser = duration::parse)]
+    pub(super) svid_ttl: Option<Duration>,
+    /// Stop when this workload ends, with its exit code
+    #[arg(long, value_name = "WORKLOAD")]
+    pub(super) once: Option<String>,
+    /// How long programs may take to end after SIGTERM
+    #[arg(long, value_name = "TIME", value_parser = duration::parse, default_value = "10s")]
+    pub(super) grace: Duration,
+    #[command(flatten)]
+    pub(super) tun: TunDevice,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Agent {
+    #[arg(long)]
+    pub(super) run_dir: PathBuf,
+    #[arg(long)]
+    pub(super) listen: Option<SocketAddr>,
+    #[arg(long)]
+    pub(super) state_dir: Option<PathBuf>,
+    #[arg(long, value_parser = duration::parse)]
+    pub(super) svid_ttl: Option<Duration>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Enter {
+    #[arg(long)]
+    pub(super) run_dir: PathBuf,
+    #[arg(long)]
+    pub(super) pod: String,
+    #[arg(long)]
+    pub(super) directory: PathBuf,
+    #[arg(long)]
+    pub(super) terminal: bool,
+    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+    pub(super) argv: Vec<std::ffi::OsString>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Node {
+    #[arg(long)]
+    pub(super) run_dir: PathBuf,
+    #[arg(long)]
+    pub(super) tun_device: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Probe {
+    pub(super) kind: ProbeKind,
+    pub(super) address: SocketAddr,
+    #[arg(long, default_value = "/")]
+    pub(super) path: String,
+    #[arg(long, value_parser = duration::parse, default_value = "1s")]
+    pub(super) timeout: Duration,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(super) enum ProbeKind {
+    Http,
+    Tcp,
+}
+
+fn label(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        _ => Err(format!("expected KEY=VALUE, got {text:?}")),
+    }
+}
+
+const EXAMPLES: &str = "Examples:
+  adit check                                    can this machine do it?
+  adit run -- curl http://example.com/          one program, its traffic through the agent
+  adit up shop.yaml                             several workloads, mutual TLS between them
+  adit run --mesh shop --as shop/me -- bash     a shell inside the running mesh
+  adit flows -f --to shop/web                   what flows to web, as it ends
+
+Environment:
+  ADIT_TUN      the TUN device node (/dev/net/tun)
+  ADIT_RUN_DIR  where running meshes have their sockets ($XDG_RUNTIME_DIR/adit)
+  ADIT_LOG      what the agent logs: error, warn, info, debug, trace (info)";
+
+const FLOWS_EXAMPLES: &str = "Examples:
+  adit flows                                    the latest flows of the only mesh that runs
+  adit flows shop -f --from shop/web            flows that web opens, as they end
+  adit flows --verdict deny --json | jq .       what policy denied";
+
+const RUN_EXAMPLES: &str = "Examples:
+  adit run -- curl -sS http://example.com/      in a mesh of its own
+  adit run --mesh shop --as shop/debug -- bash  as another workload of mesh shop
+
+The exit code is the program's; 127 if it isn't found, 126 if it can't be executed, 125 if adit itself fails.";
+
+const UP_EXAMPLES: &str = "Examples:
+  adit up shop.yaml
+  adit up e2e.yaml --once test/client           the exit code is the client's
+  adit up shop.yaml --node left --state-dir ~/.local/state/adit/shop
+
+Ctrl-C stops the workloads, then everything else; a second one ends everything at once. The exit code is 0 after
+`adit down`, 128 and the signal's number after a signal, 2 for a wrong mesh file.";
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    fn parse(line: &str) -> Result<Cli, clap::Error> {
+        Cli::try_parse_from(line.split(' '))
+    }
+
+    #[test]
+    fn the_definitions_are_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_programs_own_options_stay_its_own() {
+        let Command::Run(run) = parse("adit run -- curl -sS --json x").unwrap().command else { panic!() };
+        assert_eq!(run.argv, ["curl", "-sS", "--json", "x"]);
+        let Command::Run(run) = parse("adit run ls --mesh").unwrap().command else { panic!() };
+        assert_eq!((run.argv, run.mesh), (vec!["ls".to_owned(), "--mesh".to_owned()], None));
+        let Command::Run(run) = parse("adit run --mesh shop --as shop/me --label a=b -- sh").unwrap().command else {
+            panic!()
+        };
+        assert_eq!((run.mesh.as_deref(), run.labels), (Some("shop"), vec![("a".to_owned(), "b".to_owned())]));
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused() {
+        for bad in [
+            "adit",
+            "adit run",
+            "adit run --mesh shop -- ls",
+            "adit run --as shop -- ls",
+            "adit run --label ab --mesh m --as a/b -- ls",
+            "adit up",
+            "adit up x.yaml --svid-ttl 10",
+            "adit up x.yaml --listen 127.0.0.1:1",
+            "adit flows --from a/b/c",
+            "adit flows --verdict maybe",
+            "adit explode",
+        ] {
+            assert!(parse(bad).is_err(), "{bad:?} was taken");
+        }
+    }
+
+    #[test]
+    fn help_shows_no_inner_commands_and_has_examples() {
+        let help = Cli::command().render_help().to_string();
+        assert!(help.contains("Examples:") && !help.contains("  enter"), "{help}");
+    }
+}

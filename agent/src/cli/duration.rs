@@ -1,0 +1,46 @@
+//! Lengths of time as people write them.
+
+use std::time::Duration;
+
+/// A text that is no length of time.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("expected a number and a unit, such as 500ms, 10s, 5m or 1h, got {got:?}")]
+pub(super) struct InvalidDuration {
+    got: String,
+}
+
+/// Reads `500ms`, `10s`, `5m`, `1h`.
+///
+/// # Errors
+/// Anything else, and what is beyond a year.
+pub(super) fn parse(text: &str) -> Result<Duration, InvalidDuration> {
+    let invalid = || InvalidDuration { got: text.to_owned() };
+    let digits = text.find(|character: char| !character.is_ascii_digit()).ok_or_else(invalid)?;
+    let number: u64 = text[..digits].parse().map_err(|_| invalid())?;
+    let millis = match &text[digits..] {
+        "ms" => 1,
+        "s" => 1000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        _ => return Err(invalid()),
+    };
+    let millis = number.checked_mul(millis).filter(|&millis| millis <= YEAR).ok_or_else(invalid)?;
+    Ok(Duration::from_millis(millis))
+}
+
+const YEAR: u64 = 366 * 24 * 3_600_000;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn units_are_understood_and_anything_else_is_not() {
+        for (text, millis) in [("500ms", 500), ("10s", 10_000), ("5m", 300_000), ("1h", 3_600_000), ("0s", 0)] {
+            assert_eq!(parse(text), Ok(Duration::from_millis(millis)));
+        }
+        for bad in ["", "10", "s", "1d", "-1s", "1.5s", "99999999999999999999s", "18446744073709551615h", "10000h"] {
+            assert!(parse(bad).is_err(), "{bad:?} was taken");
+        }
+    }
+}

@@ -1,0 +1,181 @@
+//! Lines to a writer that may block, from callers that must not.
+//!
+//! A terminal that was stopped, a pipe nobody reads, a full disk: none may stop the data path or a workload. So
+//! one thread writes, callers hand it whole lines through a bounded queue, and a line that finds the queue full
+//! is dropped and counted; the reader is told how many as soon as it reads again.
+
+use std::io::{self, BufWriter, Write};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError, TrySendError, sync_channel};
+use std::time::Duration;
+
+use tracing_subscriber::fmt::MakeWriter;
+
+/// Lines that wait for the writer, at most; with the 8 KiB that a line may have, 8 MiB.
+pub const QUEUE_LIMIT: usize = 1024;
+
+/// The callers' end: cheap to clone, never blocks.
+#[derive(Clone, Debug)]
+pub struct LineSink {
+    queue: SyncSender<Vec<u8>>,
+    dropped: Arc<AtomicU64>,
+}
+
+/// The thread that writes. Dropping it doesn't wait; see [`SinkThread::finish`].
+#[derive(Debug)]
+pub struct SinkThread {
+    finished: Receiver<()>,
+}
+
+impl LineSink {
+    /// Starts the thread that writes to `writer`, with a queue of `limit` lines.
+    ///
+    /// # Errors
+    /// What the kernel says if no thread can be made.
+    pub fn start(limit: usize, writer: impl Write + Send + 'static) -> io::Result<(Self, SinkThread)> {
+        let (queue, lines) = sync_channel(limit);
+        let (done, finished) = sync_channel(1);
+        let dropped = Arc::new(AtomicU64::new(0));
+        let counter = Arc::clone(&dropped);
+        std::thread::Builder::new().name("lines".to_owned()).spawn(move || {
+            write_lines(&lines, &counter, writer);
+            let _ = done.send(());
+        })?;
+        Ok((Self { queue, dropped }, SinkThread { finished }))
+    }
+
+    /// Queues a line, its end included; drops and counts it if the queue is full.
+    pub fn send(&self, line: Vec<u8>) {
+        match self.queue.try_send(line) {
+            Ok(()) => {}
+            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => {
+                self.dropped.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// Lines dropped so far, those that could not be written included.
+    pub fn dropped(&self) -> u64 {
+        self.dropped.load(Ordering::Relaxed)
+    }
+}
+
+impl SinkThread {
+    /// Waits until every line is written, `limit` at most, once all [`LineSink`]s are dropped. Whether it was.
+    pub fn finish(self, limit: Duration) -> bool {
+        !matches!(self.finished.recv_timeout(limit), Err(RecvTimeoutError::Timeout))
+    }
+}
+
+fn write_lines(lines: &Receiver<Vec<u8>>, dropped: &AtomicU64, writer: impl Write) {
+    let mut writer = BufWriter::new(writer);
+    let mut told = 0;
+    while let Ok(first) = lines.recv() {
+        let mut next = Ok(first);
+        // What waits is written in one go and flushed before sleeping again.
+        while let Ok(line) = next {
+            let lost = dropped.load(Ordering::Relaxed);
+            if lost > told && tell(&mut writer, lost - told).is_ok() {
+                told = lost;
+            }
+            if writer.write_all(&line).is_err() {
+                dropped.fetch_add(1, Ordering::Relaxed);
+            }
+            next = lines.try_recv();
+            if next == Err(TryRecvError::Empty) && writer.flush().is_err() {
+                // The bytes stay in the buffer and are tried again: a full disk may be emptied.
+                continue;
+            }
+        }
+    }
+    let lost = dropped.load(Ordering::Relaxed);
+    if lost > told {
+        let _ = tell(&mut writer, lost - told);
+    }
+    let _ = writer.flush();
+}
+
+fn tell(writer: &mut impl Write, count: u64) -> io::Result<()> {
+    writeln!(writer, "adit: {count} lines were dropped here: they came faster than they were read")
+}
+
+impl<'a> MakeWriter<'a> for LineSink {
+    type Writer = &'a Self;
+
+    fn make_writer(&'a self) -> Self::Writer {
+        self
+    }
+}
+
+/// The log formatter writes one whole line at a time.
+impl Write for &LineSink {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        self.send(line.to_vec());
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+    use std::sync::mpsc::{Sender, channel};
+
+    use super::*;
+
+    /// A writer that waits for a permit before each write.
+    struct Gate {
+        permits: Receiver<()>,
+        written: Arc<Mutex<Vec<u8>>>,
+    }
+
+    impl Write for Gate {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            // No more permits: open.
+            let _ = self.permits.recv();
+            self.written.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn gate() -> (Sender<()>, Arc<Mutex<Vec<u8>>>, Gate) {
+        let (permit, permits) = channel();
+        let written = Arc::new(Mutex::new(Vec::new()));
+        (permit, Arc::clone(&written), Gate { permits, written })
+    }
+
+    #[test]
+    fn a_blocked_writer_costs_lines_and_nothing_else() {
+        let (permit, written, gate) = gate();
+        let (sink, thread) = LineSink::start(4, gate).unwrap();
+        for number in 0..100 {
+            sink.send(format!("line {number}\n").into_bytes());
+        }
+        // The queue holds 4, and the thread may have taken up to 5 before it blocked.
+        let dropped = sink.dropped();
+        assert!((91..=96).contains(&dropped), "{dropped}");
+        drop(permit);
+        drop(sink);
+        assert!(thread.finish(Duration::from_secs(60)));
+        let text = String::from_utf8(written.lock().unwrap().clone()).unwrap();
+        assert_eq!(text.matches("line ").count() as u64, 100 - dropped, "{text}");
+        assert!(text.contains(&format!("adit: {dropped} lines were dropped here")), "{text}");
+    }
+
+    #[test]
+    fn a_writer_that_stays_blocked_does_not_hold_up_the_end() {
+        let (_permit, _written, gate) = gate();
+        let (sink, thread) = LineSink::start(4, gate).unwrap();
+        sink.send(b"line\n".to_vec());
+        drop(sink);
+        assert!(!thread.finish(Duration::ZERO));
+    }
+}

@@ -1,0 +1,491 @@
+//! `adit up` and `adit run`: one process that starts everything, keeps it running, and ends it.
+//!
+//! ```text
+//! supervisor ─┬─ adit node    makes pods; holds their TUNs     ends: by its lifeline. It dying ends everything
+//!             ├─ adit agent   carries their traffic            ends: by its lifeline. It dying resets flows; started again
+//!             └─ adit enter   one a program, in its pod        ends: by signal, then by its lifeline
+//! ```
+//!
+//! One task owns the state ([`table::Table`]) and takes events one after another; every other task owns one process
+//! and reports. The agent is told by a value of which only the latest counts ([`agent_keeper`]). See
+//! `docs/lifecycle.md` for what happens when which process dies.
+
+mod agent_keeper;
+mod helper;
+mod members;
+mod notice;
+mod output;
+mod pods;
+pub mod probe;
+mod process;
+mod replica;
+mod restart;
+mod table;
+
+use std::collections::BTreeSet;
+use std::io;
+use std::path::PathBuf;
+use std::process::ExitStatus;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use adit_flow::WorkloadName;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, watch};
+use tokio::task::{JoinHandle, JoinSet, LocalSet};
+
+use crate::admin::{self, PsReport};
+use crate::rundir::{Base, RunDir, RunDirError};
+use crate::sink::{self, LineSink, SinkThread};
+use agent_keeper::{AgentKeeper, Applied};
+use helper::Helper;
+use members::{Ask, Door};
+use notice::Notices;
+use output::Prefix;
+pub use process::AgentArguments;
+use process::Kept;
+use replica::{Console, Replica};
+pub use table::Source;
+use table::{Change, Desired, Table};
+
+/// What to run and how.
+#[derive(Debug)]
+pub struct Options {
+    /// The mesh.
+    pub source: Source,
+    /// Where run directories are.
+    pub base: Base,
+    /// The TUN device node.
+    pub tun_device: PathBuf,
+    /// How the agent is to run.
+    pub agent: AgentArguments,
+    /// The workload whose end is the end of everything; its exit code is ours.
+    pub once: Option<WorkloadName>,
+    /// Whether the one workload has the terminal, as under `adit run`.
+    pub foreground: bool,
+    /// How long programs may take to end after SIGTERM.
+    pub grace: Duration,
+}
+
+/// Why everything ended, or never began.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum UpError {
+    /// The agent doesn't start, or doesn't stay.
+    #[error("[ADIT-A006] {reason}")]
+    Agent {
+        /// What happened.
+        reason: String,
+    },
+    /// The helper is gone, and the pods with it.
+    #[error("[ADIT-A005] the node helper ended with {how}: every pod is gone")]
+    HelperDied {
+        /// How it ended.
+        how: String,
+    },
+    /// The helper doesn't start.
+    #[error("[ADIT-A004] the node helper did not start: {detail}")]
+    HelperNotStarted {
+        /// What it said.
+        detail: String,
+    },
+    /// A workload's pod can't be made or served.
+    #[error("[ADIT-A015] workload {name}: {reason}")]
+    Pod {
+        /// Which.
+        name: WorkloadName,
+        /// Why.
+        reason: String,
+    },
+    /// No run directory.
+    #[error(transparent)]
+    RunDir(#[from] RunDirError),
+    /// The system is out of something.
+    #[error("[ADIT-A014] {step}: {source}")]
+    System {
+        /// What was tried.
+        step: &'static str,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+    /// `--once` names no workload of this node.
+    #[error("[ADIT-A016] --once: no workload {wanted} runs here; those that do: {known}")]
+    UnknownOnce {
+        /// What was asked for.
+        wanted: WorkloadName,
+        /// What there is.
+        known: String,
+    },
+}
+
+/// How far everything is to stop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Stop {
+    No,
+    Gently,
+    Now,
+}
+
+/// Waits until everything is to stop at least as far as `far`. Safe to drop.
+async fn stopping(stop: &watch::Receiver<Stop>, far: Stop) {
+    // A sender that is gone has stopped everything. The guard that comes back must not live on: it is a lock.
+    let _ = stop.clone().wait_for(|stop| *stop >= far).await;
+}
+
+/// What the tasks report.
+#[derive(Debug)]
+enum Event {
+    /// There is no agent and there won't be one.
+    AgentFailed(String),
+    /// Somebody asks on the supervisor's socket.
+    Asked(Ask),
+    /// A workload's state changed.
+    Changed { name: WorkloadName, change: Change },
+    /// A workload's program ended and isn't started again.
+    Finished { name: WorkloadName, code: u8 },
+    /// A workload can't be run at all.
+    PodFailed { name: WorkloadName, reason: String },
+    /// Something that isn't as it should be and keeps nothing from running.
+    Warning(String),
+}
+
+/// Runs the mesh until it is told to stop, or until the workload ends that it is run for.
+///
+/// The result is what to exit with: that workload's code, 128 and the signal's number after a signal, or 0.
+/// Call it from the main thread: processes are started that end with the thread that started them.
+///
+/// # Errors
+/// See [`UpError`]. Everything that was started has ended then.
+pub fn up(options: Options) -> Result<u8, UpError> {
+    let system = |step| move |source| UpError::System { step, source };
+    let run_dir = RunDir::create(&options.base, &options.source.mesh.name)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(system("making a runtime"))?;
+    let printer = match options.foreground {
+        true => None,
+        false => Some(
+            LineSink::start(sink::QUEUE_LIMIT, io::stdout()).map_err(system("starting the thread that prints"))?,
+        ),
+    };
+    let (notices, printer) = notices(&options, printer);
+    let outcome = LocalSet::new().block_on(&runtime, supervise(options, &run_dir, &notices));
+    if outcome.is_err() {
+        notices.take_kept().iter().for_each(|line| eprintln!("{line}"));
+    }
+    // Whoever watches the run directory or a connection to us sees the end only when nothing is left.
+    let removed = run_dir.remove();
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    drop(notices);
+    if let Some(printer) = printer {
+        printer.finish(LAST_LINES);
+    }
+    let code = outcome?;
+    removed?;
+    Ok(code)
+}
+
+fn notices(options: &Options, printer: Option<(LineSink, SinkThread)>) -> (Notices, Option<SinkThread>) {
+    let Some((sink, thread)) = printer else { return (Notices::kept(), None) };
+    let width = display_names(options).iter().map(|(_, shown)| shown.len()).max().unwrap_or(0).max("agent".len());
+    (Notices::Shown { sink, width, coloured: output::coloured() }, Some(thread))
+}
+
+/// Each local replica and how it is called before its lines: without the namespace where there is only one.
+fn display_names(options: &Options) -> Vec<(WorkloadName, String)> {
+    let Source { mesh, node, .. } = &options.source;
+    let names: Vec<_> = mesh.replicas_on(node.as_deref()).map(|replica| replica.name).collect();
+    let namespaces: BTreeSet<_> = names.iter().map(|name| &name.namespace).collect();
+    let shown = |name: &WorkloadName| if namespaces.len() == 1 { name.name.clone() } else { name.to_string() };
+    names.iter().map(|name| (name.clone(), shown(name))).collect()
+}
+
+async fn supervise(options: Options, run_dir: &RunDir, notices: &Notices) -> Result<u8, UpError> {
+    let mut signals = Signals::new().map_err(|source| UpError::System { step: "watching for signals", source })?;
+    check_once(&options)?;
+    let (helper_process, helper) = helper::start(run_dir.paths(), &options.tun_device, notices).await?;
+    let mut supervisor = Supervisor::start(options, run_dir, notices.clone(), helper_process, helper)?;
+    let outcome = supervisor.follow(&mut signals).await;
+    supervisor.stop(&mut signals).await;
+    outcome
+}
+
+fn check_once(options: &Options) -> Result<(), UpError> {
+    let Some(wanted) = &options.once else { return Ok(()) };
+    let names = display_names(options);
+    if names.iter().any(|(name, _)| name == wanted) {
+        return Ok(());
+    }
+    let known = names.iter().map(|(name, _)| name.to_string()).collect::<Vec<_>>().join(", ");
+    Err(UpError::UnknownOnce { wanted: wanted.clone(), known })
+}
+
+/// Everything that runs.
+struct Supervisor {
+    table: Table,
+    once: Option<WorkloadName>,
+    foreground: bool,
+    notices: Notices,
+    warned: BTreeSet<String>,
+    helper_process: Kept,
+    helper: Helper,
+    events: mpsc::UnboundedReceiver<Event>,
+    /// Where new tasks report.
+    reports: mpsc::UnboundedSender<Event>,
+    desired: watch::Sender<Desired>,
+    applied: watch::Receiver<Applied>,
+    stop_programs: watch::Sender<Stop>,
+    stop_agent: watch::Sender<Stop>,
+    replicas: JoinSet<()>,
+    agent: JoinHandle<()>,
+    paths: crate::rundir::RunPaths,
+}
+
+impl Supervisor {
+    /// Starts the agent and every local workload, and opens the supervisor's socket.
+    fn start(
+        options: Options,
+        run_dir: &RunDir,
+        notices: Notices,
+        helper_process: Kept,
+        helper: Helper,
+    ) -> Result<Self, UpError> {
+        let table = Table::new(options.source.clone(), Instant::now());
+        let (reports, events) = mpsc::unbounded_channel();
+        let (stop_programs, stop) = watch::channel(Stop::No);
+        let (stop_agent, agent_stop) = watch::channel(Stop::No);
+        let (desired, desired_by_agent) = watch::channel(table.desired());
+        let (applied_by_agent, applied) = watch::channel(Applied::default());
+        let paths = run_dir.paths().clone();
+        let keeper = AgentKeeper {
+            paths: paths.clone(),
+            arguments: options.agent.clone(),
+            desired: desired_by_agent,
+            applied: applied_by_agent,
+            stop: agent_stop,
+            events: reports.clone(),
+            notices: notices.clone(),
+        };
+        let agent = tokio::task::spawn_local(keeper.run());
+        let listener = admin::bind(&paths.supervisor_socket())
+            .map_err(|source| UpError::System { step: "binding the supervisor's socket", source })?;
+        tokio::spawn(admin::serve_supervisor(listener, Arc::new(Door::new(reports.clone(), stop.clone()))));
+        let mut replicas = JoinSet::new();
+        let snapshot = table.snapshot();
+        for (index, (name, shown)) in display_names(&options).into_iter().enumerate() {
+            let spec = options.source.mesh.replicas().find(|replica| replica.name == name);
+            let spec = spec.expect("the names are those of the mesh's replicas").spec;
+            let console = match &notices {
+                Notices::Kept(_) => Console::Ours,
+                Notices::Shown { sink, width, coloured } => {
+                    Console::Lines { prefix: Prefix::new(&shown, *width, index, *coloured), sink: sink.clone() }
+                }
+            };
+            let replica = Replica {
+                pod: pods::spec(&snapshot, &name).expect("the snapshot has every replica"),
+                argv: spec.command.iter().chain(&spec.args).cloned().collect(),
+                env: spec.env.clone(),
+                directory: spec.working_dir.clone(),
+                restart: if options.once.as_ref() == Some(&name) {
+                    adit_control::RestartPolicy::Never
+                } else {
+                    spec.restart
+                },
+                probe: spec.readiness.clone(),
+                console,
+                grace: options.grace,
+                paths: paths.clone(),
+                helper: helper.clone(),
+                applied: applied.clone(),
+                stop: stop.clone(),
+                events: reports.clone(),
+                notices: notices.clone(),
+                name,
+            };
+            replicas.spawn_local(replica.run());
+        }
+        Ok(Self {
+            table,
+            once: options.once,
+            foreground: options.foreground,
+            notices,
+            warned: BTreeSet::new(),
+            helper_process,
+            helper,
+            events,
+            reports,
+            desired,
+            applied,
+            stop_programs,
+            stop_agent,
+            replicas,
+            agent,
+            paths,
+        })
+    }
+
+    /// Takes events until something ends it all.
+    async fn follow(&mut self, signals: &mut Signals) -> Result<u8, UpError> {
+        loop {
+            tokio::select! {
+                Some(event) = self.events.recv() => {
+                    if let Some(outcome) = self.on_event(event) {
+                        return outcome;
+                    }
+                }
+                ended = self.helper_process.wait() => return Err(helper_died(ended)),
+                number = signals.next() => match number {
+                    // The terminal gave it to the program as well, whose answer to it decides.
+                    Signals::INT | Signals::QUIT if self.foreground => {}
+                    number => {
+                        self.notices.say(&format!("stopping on signal {number}; a second one ends everything at once"));
+                        return Ok(128 + number);
+                    }
+                },
+            }
+        }
+    }
+
+    /// Takes one event in; `Some` when it is the last.
+    fn on_event(&mut self, event: Event) -> Option<Result<u8, UpError>> {
+        match event {
+            Event::AgentFailed(reason) => return Some(Err(UpError::Agent { reason })),
+            Event::Asked(Ask::Down { answer }) => {
+                let _ = answer.send(());
+                return Some(Ok(0));
+            }
+            Event::Asked(ask) => self.on_ask(ask),
+            Event::Changed { name, change } => {
+                if self.table.on_change(&name, change, Instant::now()) {
+                    self.desired.send_replace(self.table.desired());
+                }
+            }
+            Event::Finished { name, code } if self.once.as_ref() == Some(&name) => return Some(Ok(code)),
+            Event::Finished { .. } => {}
+            Event::PodFailed { name, reason } => return Some(Err(UpError::Pod { name, reason })),
+            Event::Warning(text) => {
+                if self.warned.len() < WARNING_LIMIT && self.warned.insert(text.clone()) {
+                    self.notices.say(&text);
+                }
+            }
+        }
+        None
+    }
+
+    fn on_ask(&mut self, ask: Ask) {
+        match ask {
+            Ask::Down { .. } => unreachable!("taken before"),
+            Ask::Join { request, answer } => {
+                let name = request.name.clone();
+                match self.table.join(request, Instant::now()) {
+                    Ok(()) => {
+                        self.desired.send_replace(self.table.desired());
+                        let joining = members::Joining {
+                            pod: pods::spec(&self.table.snapshot(), &name).expect("it has just joined"),
+                            name,
+                            paths: self.paths.clone(),
+                            helper: self.helper.clone(),
+                            applied: self.applied.clone(),
+                            reports: self.reports.clone(),
+                        };
+                        tokio::task::spawn_local(joining.run(answer));
+                    }
+                    Err(error) => {
+                        let _ = answer.send(Err(members::refusal(&error)));
+                    }
+                }
+            }
+            Ask::Leave { name } => {
+                if self.table.leave(&name) {
+                    self.desired.send_replace(self.table.desired());
+                    let helper = self.helper.clone();
+                    // One that is gone already, or a helper that is, is as good as forgotten.
+                    tokio::task::spawn_local(async move { drop(helper.delete_pod(name.to_string()).await) });
+                }
+            }
+            Ask::Ps { answer } => {
+                let _ = answer.send(self.report());
+            }
+        }
+    }
+
+    fn report(&self) -> PsReport {
+        let applied = self.applied.borrow();
+        PsReport {
+            supervisor_pid: std::process::id(),
+            agent_pid: applied.pid,
+            agent_restarts: applied.restarts,
+            ..self.table.report(Instant::now())
+        }
+    }
+
+    /// Ends everything: programs, then the agent, then the helper. Another signal, and it happens at once.
+    async fn stop(self, signals: &mut Signals) {
+        let Self { mut replicas, agent, mut helper_process, stop_programs, stop_agent, foreground, .. } = self;
+        stop_programs.send_replace(Stop::Gently);
+        let in_order = async {
+            while replicas.join_next().await.is_some() {}
+            stop_agent.send_replace(Stop::Gently.max(*stop_programs.borrow()));
+            // It failed before or ends now; a panic in it was printed.
+            let _ = agent.await;
+            let _ = helper_process.end(helper::END_LIMIT).await;
+        };
+        let mut in_order = std::pin::pin!(in_order);
+        loop {
+            tokio::select! {
+                () = &mut in_order => return,
+                number = signals.next() => match number {
+                    Signals::INT | Signals::QUIT if foreground => {}
+                    _ => {
+                        stop_programs.send_replace(Stop::Now);
+                        stop_agent.send_modify(|stop| if *stop > Stop::No { *stop = Stop::Now });
+                    }
+                },
+            }
+        }
+    }
+}
+
+fn helper_died(ended: io::Result<ExitStatus>) -> UpError {
+    UpError::HelperDied { how: ended.map_or_else(|error| error.to_string(), process::in_words) }
+}
+
+/// The signals that tell us to stop.
+struct Signals {
+    hangup: tokio::signal::unix::Signal,
+    interrupt: tokio::signal::unix::Signal,
+    quit: tokio::signal::unix::Signal,
+    terminate: tokio::signal::unix::Signal,
+}
+
+impl Signals {
+    const HUP: u8 = 1;
+    const INT: u8 = 2;
+    const QUIT: u8 = 3;
+    const TERM: u8 = 15;
+
+    fn new() -> io::Result<Self> {
+        Ok(Self {
+            hangup: signal(SignalKind::hangup())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            quit: signal(SignalKind::quit())?,
+            terminate: signal(SignalKind::terminate())?,
+        })
+    }
+
+    /// The number of the next one. Safe to drop.
+    async fn next(&mut self) -> u8 {
+        tokio::select! {
+            _ = self.hangup.recv() => Self::HUP,
+            _ = self.interrupt.recv() => Self::INT,
+            _ = self.quit.recv() => Self::QUIT,
+            _ = self.terminate.recv() => Self::TERM,
+        }
+    }
+}
+
+/// How long a terminal that takes no more is waited for at the end.
+const LAST_LINES: Duration = Duration::from_secs(2);
+/// Different warnings that are shown, at most.
+const WARNING_LIMIT: usize = 50;

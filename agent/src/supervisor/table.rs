@@ -1,0 +1,369 @@
+//! What runs: one row a workload. Pure; the supervisor owns it, and everything that is told to the agent or to
+//! people is made of it.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use adit_control::{JoinError, Joined, Mesh, Snapshot, View};
+use adit_flow::WorkloadName;
+
+use crate::admin::{
+    JoinRequest, JoinedWorkload, MeshUpdate, PolicyText, PsReport, PsRow, WorkloadState,
+};
+
+/// The mesh as it was read, and which part of it runs here.
+#[derive(Clone, Debug)]
+pub struct Source {
+    /// The mesh file's path.
+    pub path: PathBuf,
+    /// What stands in it.
+    pub text: String,
+    /// What it means.
+    pub mesh: Arc<Mesh>,
+    /// The node that this is; `None` in a mesh without nodes.
+    pub node: Option<String>,
+}
+
+/// What the agent is to know and to serve. The latest is the only one that counts.
+#[derive(Clone, Debug)]
+pub(super) struct Desired {
+    pub(super) update: Arc<MeshUpdate>,
+    pub(super) pods: Arc<BTreeSet<WorkloadName>>,
+}
+
+/// What happened to a workload.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Change {
+    /// Its program ended.
+    Exited {
+        /// In words.
+        how: String,
+        succeeded: bool,
+        /// The pause before it is started again, if it is.
+        retry_in: Option<Duration>,
+    },
+    /// The helper made its pod.
+    PodMade,
+    /// A readiness check changed its state.
+    Ready(bool),
+    /// Its program was started.
+    Started { pid: u32 },
+    /// It was told to stop.
+    Stopping,
+}
+
+#[derive(Debug)]
+struct Row {
+    name: WorkloadName,
+    addresses: Vec<IpAddr>,
+    /// Readiness follows a probe; without one, running is being ready.
+    probed: bool,
+    life: Life,
+    since: Instant,
+    has_pod: bool,
+    ready: bool,
+    starts: u32,
+    last_exit: Option<String>,
+    joined: Option<Joined>,
+    service_account: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Life {
+    Completed,
+    CrashLoop { until: Instant },
+    Elsewhere { node: String },
+    Failed,
+    Joined,
+    Pending,
+    Running { pid: u32 },
+    Stopping,
+}
+
+/// The rows of every workload.
+#[derive(Debug)]
+pub(super) struct Table {
+    source: Source,
+    generation: u64,
+    rows: Vec<Row>,
+}
+
+impl Table {
+    /// Every replica of the mesh; those of this node are pending.
+    pub(super) fn new(source: Source, now: Instant) -> Self {
+        let rows = source
+            .mesh
+            .replicas()
+            .map(|replica| Row {
+                addresses: source.mesh.allocation.workload(&replica.name).to_vec(),
+                probed: replica.spec.readiness.is_some(),
+                life: match &replica.spec.node {
+                    Some(node) if Some(node) != source.node.as_ref() => Life::Elsewhere { node: node.clone() },
+                    _ => Life::Pending,
+                },
+                since: now,
+                has_pod: false,
+                // Nobody tells us of other nodes' replicas: whoever connects finds out.
+                ready: replica.spec.node.is_some() && replica.spec.node != source.node,
+                starts: 0,
+                last_exit: None,
+                joined: None,
+                service_account: replica.spec.identity.service_account().to_owned(),
+                name: replica.name,
+            })
+            .collect();
+        Self { source, generation: 1, rows }
+    }
+
+    /// Takes a change in. Whether the agent has to know.
+    pub(super) fn on_change(&mut self, name: &WorkloadName, change: Change, now: Instant) -> bool {
+        let Some(row) = self.rows.iter_mut().find(|row| row.name == *name) else { return false };
+        let before = (row.ready, row.has_pod);
+        match change {
+            Change::Exited { how, succeeded, retry_in } => {
+                row.ready = false;
+                row.last_exit = Some(how);
+                row.enter(
+                    match retry_in {
+                        Some(pause) => Life::CrashLoop { until: now + pause },
+                        None if succeeded => Life::Completed,
+                        None => Life::Failed,
+                    },
+                    now,
+                );
+            }
+            Change::PodMade => row.has_pod = true,
+            Change::Ready(ready) => row.ready = ready && matches!(row.life, Life::Running { .. }),
+            Change::Started { pid } => {
+                row.ready = !row.probed;
+                row.starts += 1;
+                row.enter(Life::Running { pid }, now);
+            }
+            Change::Stopping => {
+                row.ready = false;
+                row.enter(Life::Stopping, now);
+            }
+        }
+        let changed = before != (row.ready, row.has_pod);
+        self.generation += u64::from(changed);
+        changed
+    }
+
+    /// Adds a workload that joins. Its pod is still to be made.
+    ///
+    /// # Errors
+    /// See [`JoinError`].
+    pub(super) fn join(&mut self, request: JoinRequest, now: Instant) -> Result<(), JoinError> {
+        let before = self.joined();
+        let request = adit_control::JoinRequest {
+            name: request.name,
+            service_account: request.service_account,
+            labels: request.labels,
+            ports: Vec::new(),
+        };
+        let joined = self.source.mesh.join(self.source.node.as_deref(), &before, request)?;
+        self.rows.push(Row {
+            name: joined.name.clone(),
+            addresses: joined.addresses.clone(),
+            probed: false,
+            life: Life::Joined,
+            since: now,
+            has_pod: false,
+            ready: true,
+            starts: 0,
+            last_exit: None,
+            service_account: joined.identity.service_account().to_owned(),
+            joined: Some(joined),
+        });
+        self.generation += 1;
+        Ok(())
+    }
+
+    /// Removes a workload that joined; nothing happens for any other. Whether the agent has to know.
+    pub(super) fn leave(&mut self, name: &WorkloadName) -> bool {
+        let before = self.rows.len();
+        self.rows.retain(|row| row.name != *name || row.joined.is_none());
+        let left = self.rows.len() != before;
+        self.generation += u64::from(left);
+        left
+    }
+
+    /// What the agent is to know and to serve.
+    pub(super) fn desired(&self) -> Desired {
+        let policies = self.source.mesh.policies.iter();
+        let joined = self.rows.iter().filter_map(|row| {
+            let joined = row.joined.as_ref()?;
+            Some(JoinedWorkload {
+                name: joined.name.clone(),
+                labels: joined.labels.clone(),
+                service_account: row.service_account.clone(),
+                addresses: joined.addresses.clone(),
+            })
+        });
+        let update = MeshUpdate {
+            generation: self.generation,
+            path: self.source.path.clone(),
+            text: self.source.text.clone(),
+            policies: policies.map(|file| PolicyText { path: file.path.clone(), text: file.text.clone() }).collect(),
+            node: self.source.node.clone(),
+            ready: self.rows.iter().filter(|row| row.ready).map(|row| row.name.clone()).collect(),
+            joined: joined.collect(),
+        };
+        let pods = self.rows.iter().filter(|row| row.has_pod).map(|row| row.name.clone());
+        Desired { update: Arc::new(update), pods: Arc::new(pods.collect()) }
+    }
+
+    /// What `adit ps` shows, without the processes.
+    pub(super) fn report(&self, now: Instant) -> PsReport {
+        let rows = self.rows.iter().map(|row| PsRow {
+            name: row.name.clone(),
+            addresses: row.addresses.clone(),
+            state: row.life.state(now),
+            ready: row.ready,
+            restarts: row.starts.saturating_sub(1),
+            last_exit: row.last_exit.clone(),
+            seconds_in_state: now.saturating_duration_since(row.since).as_secs(),
+        });
+        PsReport {
+            mesh: self.source.mesh.name.clone(),
+            node: self.source.node.clone(),
+            supervisor_pid: 0,
+            agent_pid: None,
+            agent_restarts: 0,
+            workloads: rows.collect(),
+        }
+    }
+
+    /// The mesh as workloads see it, for what doesn't depend on readiness.
+    pub(super) fn snapshot(&self) -> Snapshot {
+        let view = View {
+            node: self.source.node.as_deref(),
+            ready: &|_| false,
+            joined: &self.joined(),
+            generation: self.generation,
+        };
+        adit_control::build(&self.source.mesh, view)
+    }
+
+    fn joined(&self) -> Vec<Joined> {
+        self.rows.iter().filter_map(|row| row.joined.clone()).collect()
+    }
+}
+
+impl Row {
+    fn enter(&mut self, life: Life, now: Instant) {
+        self.life = life;
+        self.since = now;
+    }
+}
+
+impl Life {
+    fn state(&self, now: Instant) -> WorkloadState {
+        match self {
+            Self::Completed => WorkloadState::Completed,
+            Self::CrashLoop { until } => {
+                WorkloadState::CrashLoop { retry_in_seconds: until.saturating_duration_since(now).as_secs() }
+            }
+            Self::Elsewhere { node } => WorkloadState::Elsewhere { node: node.clone() },
+            Self::Failed => WorkloadState::Failed,
+            Self::Joined => WorkloadState::Joined,
+            Self::Pending => WorkloadState::Pending,
+            Self::Running { pid } => WorkloadState::Running { pid: *pid },
+            Self::Stopping => WorkloadState::Stopping,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::path::Path;
+
+    use super::*;
+
+    const MESH: &str = "
+apiVersion: adit.dev/v1alpha1
+kind: Mesh
+name: shop
+namespaces: [{name: shop}]
+workloads:
+- {name: web, namespace: shop, replicas: 2, command: [httpd], readinessProbe: {tcpSocket: {port: 8080}}}
+- {name: db, namespace: shop, command: [postgres]}
+";
+
+    fn table(now: Instant) -> Table {
+        let path = Path::new("/mesh.yaml");
+        let mesh = Arc::new(adit_control::parse(path, MESH).unwrap().mesh);
+        Table::new(Source { path: path.into(), text: MESH.into(), mesh, node: None }, now)
+    }
+
+    fn name(text: &str) -> WorkloadName {
+        text.parse().unwrap()
+    }
+
+    fn ready(table: &Table) -> Vec<String> {
+        table.desired().update.ready.iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn without_a_probe_running_is_ready_and_with_one_it_is_not_yet() {
+        let now = Instant::now();
+        let mut table = table(now);
+        assert_eq!(ready(&table), [] as [&str; 0]);
+        assert!(table.on_change(&name("shop/db"), Change::Started { pid: 7 }, now));
+        assert!(!table.on_change(&name("shop/web-0"), Change::Started { pid: 8 }, now));
+        assert_eq!(ready(&table), ["shop/db"]);
+        assert!(table.on_change(&name("shop/web-0"), Change::Ready(true), now));
+        assert_eq!(ready(&table), ["shop/db", "shop/web-0"]);
+        assert!(table.on_change(&name("shop/web-0"), Change::Stopping, now));
+        assert_eq!(ready(&table), ["shop/db"]);
+    }
+
+    #[test]
+    fn a_late_check_of_a_program_that_ended_makes_nothing_ready() {
+        let now = Instant::now();
+        let mut table = table(now);
+        table.on_change(&name("shop/web-0"), Change::Started { pid: 8 }, now);
+        let exited = Change::Exited {
+            how: "status 1".into(),
+            succeeded: false,
+            retry_in: Some(Duration::from_secs(4)),
+        };
+        table.on_change(&name("shop/web-0"), exited, now);
+        assert!(!table.on_change(&name("shop/web-0"), Change::Ready(true), now));
+        let row = &table.report(now + Duration::from_secs(1)).workloads[0];
+        assert_eq!(row.state, WorkloadState::CrashLoop { retry_in_seconds: 3 });
+        assert_eq!((row.last_exit.as_deref(), row.restarts), (Some("status 1"), 0));
+    }
+
+    #[test]
+    fn generations_rise_with_what_the_agent_must_know() {
+        let now = Instant::now();
+        let mut table = table(now);
+        let first = table.desired().update.generation;
+        assert!(table.on_change(&name("shop/db"), Change::PodMade, now));
+        assert!(!table.on_change(&name("shop/db"), Change::PodMade, now));
+        assert_eq!(table.desired().update.generation, first + 1);
+        assert_eq!(*table.desired().pods, [name("shop/db")].into());
+    }
+
+    #[test]
+    fn joining_gives_an_address_and_leaving_takes_it_back() {
+        let now = Instant::now();
+        let mut table = table(now);
+        let request =
+            || JoinRequest { name: name("shop/debug"), labels: BTreeMap::new(), service_account: None };
+        table.join(request(), now).unwrap();
+        let addresses = table.snapshot().workloads[&name("shop/debug")].addresses.clone();
+        assert_eq!(addresses.len(), 2);
+        assert!(matches!(table.join(request(), now), Err(JoinError::NameTaken { .. })));
+        assert_eq!(table.desired().update.joined[0].addresses, addresses);
+        assert!(!table.leave(&name("shop/db")), "workloads of the file stay");
+        assert!(table.leave(&name("shop/debug")));
+        table.join(request(), now).unwrap();
+        assert_eq!(table.desired().update.joined[0].addresses, addresses);
+    }
+}
