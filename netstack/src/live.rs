@@ -83,9 +83,7 @@ impl Rings {
 
 /// A set that holds one socket and has room for no other.
 pub(crate) fn set_of_one(socket: Socket<'static>) -> (SocketSet<'static>, SocketHandle) {
-    let mut storage = Vec::with_capacity(1);
-    storage.push(smoltcp::iface::SocketStorage::EMPTY);
-    let mut sockets = SocketSet::new(storage);
+    let mut sockets = SocketSet::new(vec![smoltcp::iface::SocketStorage::EMPTY]);
     let handle = sockets.add(socket);
     (sockets, handle)
 }
@@ -233,15 +231,14 @@ impl Live {
             debug_assert!(false, "the engine writes whole segments");
             return;
         };
-        let window_bytes;
-        if segment.is(tcp::SYN) {
+        let window_bytes = if segment.is(tcp::SYN) {
             tcp::replace_window_scale(transport, self.announced_scale);
-            window_bytes = u32::from(segment.window);
+            u32::from(segment.window)
         } else {
             let scaled = u32::from(segment.window) << self.engine_scale() >> self.announced_scale;
             transport[14..16].copy_from_slice(&(scaled as u16).to_be_bytes());
-            window_bytes = scaled << self.announced_scale;
-        }
+            scaled << self.announced_scale
+        };
         if segment.is(tcp::ACK) {
             let edge = segment.ack.wrapping_add(window_bytes);
             if tcp::before(self.window_edge, edge) {

@@ -209,16 +209,16 @@ impl Netstack {
             live.write_blocked = true;
             return Ok(0);
         }
-        let mut taken = 0;
-        if !live.socket().can_send() && live.socket().may_send() {
-            taken = 0;
-        } else {
+        let has_room = live.socket().can_send() || !live.socket().may_send();
+        let taken = if has_room {
             let filled = live.socket_mut().send(|room| {
                 let count = fill(room).min(room.len());
                 (count, count)
             });
-            taken += filled.map_err(|_| ended)?;
-        }
+            filled.map_err(|_| ended)?
+        } else {
+            0
+        };
         live.written_end = live.written_end.wrapping_add(taken as u32);
         if taken > 0 {
             live.last_activity = now;
@@ -351,9 +351,9 @@ impl Netstack {
         match &entry.stage {
             Stage::Held(_) => {
                 self.counters.syns_refused += 1;
-                return self.forget_held(slot);
+                self.forget_held(slot);
             }
-            Stage::Ended => return self.table.remove(slot),
+            Stage::Ended => self.table.remove(slot),
             Stage::TimeWait(_) => entry.is_released = true,
             Stage::Asleep(_) => {
                 entry.is_released = true;

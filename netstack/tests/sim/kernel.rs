@@ -26,16 +26,29 @@ pub(crate) struct Wire {
 
 impl Kernel {
     pub(crate) fn new(addresses: &[IpAddr], mtu: usize, rings: usize, seed: u64) -> Self {
-        let mut device = Wire { mtu, ..Wire::default() };
+        let mut device = Wire {
+            mtu,
+            ..Wire::default()
+        };
         let mut config = Config::new(HardwareAddress::Ip);
         config.random_seed = seed;
         let mut interface = Interface::new(config, &mut device, Tick::ZERO);
         interface.update_ip_addrs(|list| {
             for &address in addresses {
-                list.push(IpCidr::new(IpAddress::from(address), if address.is_ipv4() { 32 } else { 128 })).unwrap();
+                list.push(IpCidr::new(
+                    IpAddress::from(address),
+                    if address.is_ipv4() { 32 } else { 128 },
+                ))
+                .unwrap();
             }
         });
-        Self { interface, sockets: SocketSet::new(Vec::new()), device, rings, listeners: HashMap::new() }
+        Self {
+            interface,
+            sockets: SocketSet::new(Vec::new()),
+            device,
+            rings,
+            listeners: HashMap::new(),
+        }
     }
 
     fn fresh(&self) -> Socket<'static> {
@@ -47,7 +60,13 @@ impl Kernel {
 
     pub(crate) fn connect(&mut self, from: SocketAddr, to: SocketAddr) -> SocketHandle {
         let mut socket = self.fresh();
-        socket.connect(self.interface.context(), IpEndpoint::from(to), IpEndpoint::from(from)).unwrap();
+        socket
+            .connect(
+                self.interface.context(),
+                IpEndpoint::from(to),
+                IpEndpoint::from(from),
+            )
+            .unwrap();
         self.sockets.add(socket)
     }
 

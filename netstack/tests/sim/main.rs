@@ -10,7 +10,11 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 /// Runs `scenario` for a range of seeds, or for the one that is asked for.
 fn for_each_seed(runs: u64, scenario: impl Fn(u64)) {
-    let number = |name| std::env::var(name).ok().and_then(|value| value.parse::<u64>().ok());
+    let number = |name| {
+        std::env::var(name)
+            .ok()
+            .and_then(|value| value.parse::<u64>().ok())
+    };
     let seeds = match number("ADIT_SIM_SEED") {
         Some(seed) => seed..seed + 1,
         None => 1..1 + number("ADIT_SIM_RUNS").unwrap_or(runs),

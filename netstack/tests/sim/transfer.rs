@@ -45,7 +45,14 @@ struct Direction {
 
 impl Direction {
     fn new(total: u64, ending: Ending) -> Self {
-        Self { total, written: 0, read: 0, ending, ended: false, eof: false }
+        Self {
+            total,
+            written: 0,
+            read: 0,
+            ending,
+            ended: false,
+            eof: false,
+        }
     }
 }
 
@@ -56,7 +63,13 @@ fn pattern(stream: u64, at: u64) -> u8 {
 
 impl Connection {
     fn new(flow: FlowId, app: SocketHandle, stream: u64, rng: &mut Rng, shape: &Shape) -> Self {
-        let total = |rng: &mut Rng| if rng.chance(20) { rng.below(3) } else { rng.below(shape.most_bytes) };
+        let total = |rng: &mut Rng| {
+            if rng.chance(20) {
+                rng.below(3)
+            } else {
+                rng.below(shape.most_bytes)
+            }
+        };
         let reset = rng.chance(shape.reset_percent);
         let (upload, download) = (total(rng), total(rng));
         let resets_up = reset && rng.chance(50);
@@ -107,7 +120,12 @@ impl Connection {
             let read = world.stack.recv_with(now, self.flow, |bytes| {
                 let count = bytes.len().min(chunk);
                 for (offset, &byte) in bytes[..count].iter().enumerate() {
-                    assert_eq!(byte, pattern(stream, at + offset as u64), "upload byte {}", at + offset as u64);
+                    assert_eq!(
+                        byte,
+                        pattern(stream, at + offset as u64),
+                        "upload byte {}",
+                        at + offset as u64
+                    );
                 }
                 count
             });
@@ -153,7 +171,12 @@ impl Connection {
                 .recv(|bytes| {
                     let count = bytes.len().min(chunk);
                     for (offset, &byte) in bytes[..count].iter().enumerate() {
-                        assert_eq!(byte, pattern(!stream, at + offset as u64), "download byte {}", at + offset as u64);
+                        assert_eq!(
+                            byte,
+                            pattern(!stream, at + offset as u64),
+                            "download byte {}",
+                            at + offset as u64
+                        );
                     }
                     (count, count)
                 })
@@ -163,8 +186,10 @@ impl Connection {
                 break;
             }
         }
-        if matches!(socket.state(), State::CloseWait | State::Closing | State::LastAck | State::TimeWait)
-            && !socket.can_recv()
+        if matches!(
+            socket.state(),
+            State::CloseWait | State::Closing | State::LastAck | State::TimeWait
+        ) && !socket.can_recv()
         {
             self.download.eof = true;
         }
@@ -181,7 +206,10 @@ impl Connection {
         }
         if self.upload.written == self.upload.total
             && !self.upload.ended
-            && !matches!(socket.state(), State::SynSent | State::SynReceived | State::Listen)
+            && !matches!(
+                socket.state(),
+                State::SynSent | State::SynReceived | State::Listen
+            )
         {
             self.upload.ended = true;
             match self.upload.ending {
@@ -196,17 +224,29 @@ impl Connection {
         if !self.resets() {
             assert_eq!(reason, CloseReason::Fin, "a clean end, by {by:?}");
             assert!(self.remote_fin, "the FIN was reported");
-            assert_eq!(self.upload.read, self.upload.total, "every byte of the pod arrived");
-            assert_eq!(self.download.read, self.download.total, "every byte to the pod arrived");
+            assert_eq!(
+                self.upload.read, self.upload.total,
+                "every byte of the pod arrived"
+            );
+            assert_eq!(
+                self.download.read, self.download.total,
+                "every byte to the pod arrived"
+            );
             return;
         }
         if self.upload.ending == Ending::Reset {
             // The other direction may have ended before, and an abort that finds it all done is no reset.
-            assert!(matches!(reason, CloseReason::Reset), "a reset is never a clean end: {reason:?} by {by:?}");
+            assert!(
+                matches!(reason, CloseReason::Reset),
+                "a reset is never a clean end: {reason:?} by {by:?}"
+            );
         }
         if self.download.ending == Ending::Reset {
             assert_eq!(reason, CloseReason::Reset);
-            assert!(!self.download.eof, "the app saw a clean end of a stream that was reset");
+            assert!(
+                !self.download.eof,
+                "the app saw a clean end of a stream that was reset"
+            );
         }
     }
 }
@@ -222,11 +262,19 @@ struct Shape {
 }
 
 fn remote(v6: bool) -> SocketAddr {
-    if v6 { "[fd00::99]:443".parse().unwrap() } else { "10.9.9.9:443".parse().unwrap() }
+    if v6 {
+        "[fd00::99]:443".parse().unwrap()
+    } else {
+        "10.9.9.9:443".parse().unwrap()
+    }
 }
 
 fn pod(v6: bool, port: u16) -> SocketAddr {
-    if v6 { SocketAddr::new("fd00::1".parse().unwrap(), port) } else { SocketAddr::new([10, 0, 0, 1].into(), port) }
+    if v6 {
+        SocketAddr::new("fd00::1".parse().unwrap(), port)
+    } else {
+        SocketAddr::new([10, 0, 0, 1].into(), port)
+    }
 }
 
 fn transfer(seed: u64, shape: &Shape) -> World {
@@ -240,7 +288,10 @@ fn transfer(seed: u64, shape: &Shape) -> World {
             let app = world.kernel.connect(pod(v6, port), remote(v6));
             (open_from_pod(&mut world, pod(v6, port)), app)
         } else {
-            open_to_pod(&mut world, FourTuple::new(SocketAddr::new(remote(v6).ip(), port), pod(v6, 8080)))
+            open_to_pod(
+                &mut world,
+                FourTuple::new(SocketAddr::new(remote(v6).ip(), port), pod(v6, 8080)),
+            )
         };
         let mut rng = world.rng.clone();
         let connection = Connection::new(flow, app, index, &mut rng, shape);
@@ -250,7 +301,10 @@ fn transfer(seed: u64, shape: &Shape) -> World {
     let end = world.now_us + shape.patience.as_micros() as u64;
     loop {
         for event in world.take_events() {
-            if let Some(connection) = connections.iter_mut().find(|connection| concerns(&event, connection.flow)) {
+            if let Some(connection) = connections
+                .iter_mut()
+                .find(|connection| concerns(&event, connection.flow))
+            {
                 connection.on_event(&event);
             }
         }
@@ -264,9 +318,17 @@ fn transfer(seed: u64, shape: &Shape) -> World {
             break;
         }
         // Readers that paused go on after a moment, without an event.
-        let limit = if busy { (world.now_us + 5_000).min(end) } else { end };
+        let limit = if busy {
+            (world.now_us + 5_000).min(end)
+        } else {
+            end
+        };
         world.jump(limit);
-        assert!(world.now_us < end, "it ends in time; left: {}", describe(&mut world, &connections));
+        assert!(
+            world.now_us < end,
+            "it ends in time; left: {}",
+            describe(&mut world, &connections)
+        );
     }
     for connection in &connections {
         connection.check();
@@ -287,7 +349,10 @@ fn transfer(seed: u64, shape: &Shape) -> World {
 
 fn describe(world: &mut World, connections: &[Connection]) -> String {
     let mut text = format!("{:?}\n", world.stack.counters());
-    for connection in connections.iter().filter(|connection| connection.closed.is_none()) {
+    for connection in connections
+        .iter()
+        .filter(|connection| connection.closed.is_none())
+    {
         let app = world.kernel.socket(connection.app);
         text += &format!(
             "flow {} app {:?} (queued {} in, {} out) up {}/{}/{} down {}/{}/{} fin {}\n",
@@ -374,7 +439,12 @@ impl Default for Shape {
     }
 }
 
-const AWFUL: Link = Link { delay_us: 200, jitter_us: 2_000, loss_percent: 5, duplicate_percent: 5 };
+const AWFUL: Link = Link {
+    delay_us: 200,
+    jitter_us: 2_000,
+    loss_percent: 5,
+    duplicate_percent: 5,
+};
 
 #[test]
 fn a_clean_link() {
@@ -386,8 +456,12 @@ fn a_clean_link() {
 #[test]
 fn a_link_that_loses_repeats_and_reorders() {
     for_each_seed(30, |seed| {
-        let shape =
-            Shape { link: AWFUL, most_bytes: 300_000, patience: Duration::from_secs(3600), ..Shape::default() };
+        let shape = Shape {
+            link: AWFUL,
+            most_bytes: 300_000,
+            patience: Duration::from_secs(3600),
+            ..Shape::default()
+        };
         transfer(seed, &shape);
     });
 }
@@ -395,15 +469,31 @@ fn a_link_that_loses_repeats_and_reorders() {
 #[test]
 fn a_link_that_only_reorders() {
     for_each_seed(30, |seed| {
-        let link = Link { delay_us: 10, jitter_us: 300, loss_percent: 0, duplicate_percent: 0 };
-        transfer(seed, &Shape { link, patience: Duration::from_secs(600), ..Shape::default() });
+        let link = Link {
+            delay_us: 10,
+            jitter_us: 300,
+            loss_percent: 0,
+            duplicate_percent: 0,
+        };
+        transfer(
+            seed,
+            &Shape {
+                link,
+                patience: Duration::from_secs(600),
+                ..Shape::default()
+            },
+        );
     });
 }
 
 #[test]
 fn resets_are_seen_as_resets() {
     for_each_seed(60, |seed| {
-        let shape = Shape { reset_percent: 60, most_bytes: 200_000, ..Shape::default() };
+        let shape = Shape {
+            reset_percent: 60,
+            most_bytes: 200_000,
+            ..Shape::default()
+        };
         transfer(seed, &shape);
     });
 }
@@ -411,22 +501,58 @@ fn resets_are_seen_as_resets() {
 #[test]
 fn small_segments_and_rings() {
     for_each_seed(20, |seed| {
-        let buffer = BufferSize { initial: 4096, max: 20_000 };
-        let config =
-            Config { mtu: 1500, receive_buffer: buffer, send_buffer: buffer, buffer_budget: 60_000, ..config() };
-        let link = Link { delay_us: 50, jitter_us: 100, loss_percent: 1, duplicate_percent: 1 };
+        let buffer = BufferSize {
+            initial: 4096,
+            max: 20_000,
+        };
+        let config = Config {
+            mtu: 1500,
+            receive_buffer: buffer,
+            send_buffer: buffer,
+            buffer_budget: 60_000,
+            ..config()
+        };
+        let link = Link {
+            delay_us: 50,
+            jitter_us: 100,
+            loss_percent: 1,
+            duplicate_percent: 1,
+        };
         let (most_bytes, kernel_rings, patience) = (100_000, 5_000, Duration::from_secs(3600));
-        transfer(seed, &Shape { config, link, most_bytes, kernel_rings, patience, ..Shape::default() });
+        transfer(
+            seed,
+            &Shape {
+                config,
+                link,
+                most_bytes,
+                kernel_rings,
+                patience,
+                ..Shape::default()
+            },
+        );
     });
 }
 
 #[test]
 fn flows_that_fold_at_every_pause() {
     for_each_seed(40, |seed| {
-        let config = Config { hibernate_after: Some(Duration::from_micros(seed * 7)), ..config() };
-        let link = Link { delay_us: 100, jitter_us: 50, loss_percent: seed % 3, duplicate_percent: seed % 2 };
-        let shape =
-            Shape { config, link, most_bytes: 300_000, patience: Duration::from_secs(3600), ..Shape::default() };
+        let config = Config {
+            hibernate_after: Some(Duration::from_micros(seed * 7)),
+            ..config()
+        };
+        let link = Link {
+            delay_us: 100,
+            jitter_us: 50,
+            loss_percent: seed % 3,
+            duplicate_percent: seed % 2,
+        };
+        let shape = Shape {
+            config,
+            link,
+            most_bytes: 300_000,
+            patience: Duration::from_secs(3600),
+            ..Shape::default()
+        };
         let world = transfer(seed, &shape);
         assert!(world.stack.counters().hibernated > 0);
     });
@@ -435,8 +561,17 @@ fn flows_that_fold_at_every_pause() {
 #[test]
 fn bulk_makes_rings_grow_to_their_limit() {
     for_each_seed(4, |seed| {
-        let shape = Shape { most_bytes: 30_000_000, connections: 1, kernel_rings: 2_000_000, ..Shape::default() };
+        let shape = Shape {
+            most_bytes: 30_000_000,
+            connections: 1,
+            kernel_rings: 2_000_000,
+            ..Shape::default()
+        };
         let world = transfer(seed, &shape);
-        assert!(world.stack.counters().rings_grown >= 2, "{:?}", world.stack.counters());
+        assert!(
+            world.stack.counters().rings_grown >= 2,
+            "{:?}",
+            world.stack.counters()
+        );
     });
 }

@@ -1,10 +1,10 @@
 //! A kernel and a stack joined by a bad link, in virtual time.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use adit_netstack::{Config, Event, FlowId, Netstack, RxChecksum, Transmit};
+use adit_netstack::{Config, Event, Netstack, RxChecksum, Transmit};
 use smoltcp::time::Instant as Tick;
 
 use crate::kernel::Kernel;
@@ -45,7 +45,12 @@ pub(crate) struct Link {
 }
 
 impl Link {
-    pub(crate) const CLEAN: Self = Self { delay_us: 10, jitter_us: 0, loss_percent: 0, duplicate_percent: 0 };
+    pub(crate) const CLEAN: Self = Self {
+        delay_us: 10,
+        jitter_us: 0,
+        loss_percent: 0,
+        duplicate_percent: 0,
+    };
 }
 
 pub(crate) struct World {
@@ -61,7 +66,6 @@ pub(crate) struct World {
     sent: u64,
     buffer: Vec<u8>,
     pub(crate) events: Vec<Event>,
-    pub(crate) flows: HashMap<FlowId, Vec<Event>>,
     pub(crate) frames: u64,
 }
 
@@ -70,6 +74,10 @@ impl World {
         let addresses: Vec<IpAddr> = vec!["10.0.0.1".parse().unwrap(), "fd00::1".parse().unwrap()];
         config.addresses = addresses.clone();
         let kernel = Kernel::new(&addresses, config.mtu, kernel_rings, seed ^ 0xabcd);
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "there is no other way to have an Instant; only differences count"
+        )]
         let epoch = Instant::now();
         Self {
             stack: Netstack::new(config, seed, epoch),
@@ -83,7 +91,6 @@ impl World {
             sent: 0,
             buffer: Vec::new(),
             events: Vec::new(),
-            flows: HashMap::new(),
             frames: 0,
         }
     }
@@ -126,9 +133,6 @@ impl World {
 
     pub(crate) fn collect(&mut self) {
         while let Some(event) = self.stack.poll_event() {
-            if let Some(flow) = flow_of(&event) {
-                self.flows.entry(flow).or_default().push(event.clone());
-            }
             self.events.push(event);
         }
     }
@@ -147,7 +151,11 @@ impl World {
         for _ in 0..copies {
             let arrival = self.now_us + self.link.delay_us + self.rng.below(self.link.jitter_us + 1);
             self.sent += 1;
-            let queue = if to_stack { &mut self.to_stack } else { &mut self.to_kernel };
+            let queue = if to_stack {
+                &mut self.to_stack
+            } else {
+                &mut self.to_kernel
+            };
             queue.insert((arrival, self.sent), frame.clone());
         }
     }
@@ -155,11 +163,18 @@ impl World {
     /// Jumps to the next thing that happens, at most to `limit`; whether there was one.
     pub(crate) fn jump(&mut self, limit_us: u64) -> bool {
         let epoch = self.epoch;
-        let stack_at = self.stack.poll_timeout().map(|at| at.saturating_duration_since(epoch).as_micros() as u64);
+        let stack_at = self
+            .stack
+            .poll_timeout()
+            .map(|at| at.saturating_duration_since(epoch).as_micros() as u64);
         let tick = self.tick();
         let kernel_at = self.kernel.poll_at(tick).map(|at| at.total_micros() as u64);
-        let arrivals = [&self.to_stack, &self.to_kernel].map(|queue| queue.first_key_value().map(|(key, _)| key.0));
-        let next = [stack_at, kernel_at, arrivals[0], arrivals[1]].into_iter().flatten().min();
+        let arrivals =
+            [&self.to_stack, &self.to_kernel].map(|queue| queue.first_key_value().map(|(key, _)| key.0));
+        let next = [stack_at, kernel_at, arrivals[0], arrivals[1]]
+            .into_iter()
+            .flatten()
+            .min();
         match next {
             Some(at) if at <= limit_us => {
                 self.now_us = at.max(self.now_us + 1);
@@ -183,22 +198,11 @@ impl World {
     }
 }
 
-fn flow_of(event: &Event) -> Option<FlowId> {
-    match event {
-        Event::Syn { flow, .. }
-        | Event::Established { flow }
-        | Event::Readable { flow }
-        | Event::Writable { flow }
-        | Event::RemoteFin { flow }
-        | Event::Refused { flow, .. }
-        | Event::Closed { flow, .. } => Some(*flow),
-        _ => None,
-    }
-}
-
 /// What a device does to a frame with `VIRTIO_NET_HDR_F_NEEDS_CSUM`: the field holds the pseudo-header's sum.
 pub(crate) fn complete_checksum(frame: &mut [u8], transmit: Transmit) {
-    let Transmit::NeedsChecksum { start, offset } = transmit else { return };
+    let Transmit::NeedsChecksum { start, offset } = transmit else {
+        return;
+    };
     let (start, at) = (usize::from(start), usize::from(start + offset));
     let mut sum = 0_u64;
     for pair in frame[start..].chunks(2) {
