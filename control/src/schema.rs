@@ -108,7 +108,8 @@ impl Checker<'_, '_> {
                 continue;
             }
             match schema["properties"].get(&entry.key) {
-                _ if entry.node.value == Value::Null => {}
+                // An empty field is an absent one, as in Kubernetes; an empty label is a mistake.
+                Some(_) if entry.node.value == Value::Null => {}
                 Some(property) => self.check(&entry.node, property, &at),
                 None if schema["additionalProperties"].is_object() => {
                     self.check(&entry.node, &schema["additionalProperties"], &at);
@@ -192,6 +193,7 @@ impl Checker<'_, '_> {
                     .is_some_and(|types| types.iter().any(|t| t == name))
         };
         let fix = match &node.value {
+            Value::Null if wants("string") => "write `\"\"` for an empty text".to_owned(),
             Value::Bool(_) | Value::Int(_) | Value::Float(_) if wants("string") => {
                 format!("put quotes round it: {:?}", self.scalar(node))
             }
