@@ -22,8 +22,9 @@
 //! Ctrl-C, the rest of the job gets SIGINT as well. Otherwise (in a pipe, in the background) the program stays in the
 //! caller's group, where the terminal's signals reach it as they reach its neighbours.
 //!
-//! **Signals.** TERM, INT, HUP, QUIT, USR1, USR2 and WINCH sent to outer by a process are passed on to the program.
-//! Those that the terminal sends are not: the kernel has given them to the whole foreground group already.
+//! **Signals.** TERM, INT, HUP, QUIT, USR1, USR2 and WINCH sent to outer are passed on to the program, except those that
+//! the terminal sends to a group that the program is in: the kernel has given them to it already. A detached program
+//! gets what processes send, and nothing from the terminal.
 //!
 //! **The exit status** is the program's. Killed by signal N it is 128+N, as shells count; outer does not kill itself
 //! by the same signal, because a core dump or a report of *its* death would be a lie.

@@ -38,7 +38,8 @@ pub struct Options {
     /// Where to listen: in a folder of mode 0700 that belongs to the caller. The folder is hidden from programs in
     /// pods, so that they cannot ask the helper for anything.
     pub socket: PathBuf,
-    /// Ends when the supervisor does: the read end of a pipe, or one end of a socket pair.
+    /// Ends when the supervisor does: the read end of a pipe, or one end of a socket pair. The supervisor must also be
+    /// the parent of the helper's process, which ends when its parent does.
     pub lifeline: OwnedFd,
     /// Gets [`READY`] once, and is closed.
     pub ready: Option<OwnedFd>,
@@ -155,7 +156,11 @@ impl Error {
 /// [`Error`] when it could not start, or when the kernel refuses to let it wait for events. A client's or a pod's
 /// trouble is never one. The run directory is removed in every case.
 pub fn run(options: Options) -> Result<(), Error> {
-    let remove = options.remove_on_exit.clone();
+    // Absolute, because the helper doesn't stay where it was started.
+    let remove = options
+        .remove_on_exit
+        .clone()
+        .map(|path| std::path::absolute(&path).unwrap_or(path));
     let outcome = start(options).and_then(|mut server| server.serve());
     if let Some(directory) = remove {
         // Nobody is left to tell when this fails; the supervisor that told us to may have done it itself.
@@ -185,6 +190,8 @@ fn start(options: Options) -> Result<Server, Error> {
         path: options.socket.clone(),
         source,
     })?;
+    // So that it doesn't keep a disk busy that the user wants to unmount.
+    rustix::process::chdir("/").map_err(|error| system("leaving the working directory")(error.into()))?;
     if let Some(ready) = options.ready {
         // A supervisor that doesn't want to know any more will be noticed through the lifeline.
         let _ = File::from(ready).write_all(READY);

@@ -40,6 +40,7 @@ pub(super) fn run(
             signals,
             lifeline,
             terminal,
+            stop: 0,
         }
         .serve(),
         Err((failure, message)) => report(control, &Report::Failed { failure, message }),
@@ -209,11 +210,13 @@ struct Init<'a> {
     signals: SignalFd,
     lifeline: Option<&'a OwnedFd>,
     terminal: Option<&'a ControllingTerminal>,
+    /// Number of the program's last stop, modulo 256.
+    stop: u8,
 }
 
 impl Init<'_> {
     /// Until the program, the lifeline or outer ends. The kernel kills what is left.
-    fn serve(&self) {
+    fn serve(&mut self) {
         // Without a lifeline the control socket is polled twice, which is harmless.
         let lifeline = self.lifeline.map_or_else(|| self.control.as_fd(), AsFd::as_fd);
         loop {
@@ -237,7 +240,7 @@ impl Init<'_> {
     }
 
     /// Reaps whatever has ended, the program's orphans too, and reports on the program. True when it has ended.
-    fn reap(&self) -> bool {
+    fn reap(&mut self) -> bool {
         while let Ok(Some(_)) = self.signals.read_signal() {}
         let options = WaitOptions::NOHANG | WaitOptions::UNTRACED;
         while let Ok(Some((pid, status))) = rustix::process::wait(options) {
@@ -252,7 +255,14 @@ impl Init<'_> {
                 (Some(code), _) => Exit::Code(byte(code)),
                 (None, Some(signal)) => Exit::Signal(byte(signal)),
                 (None, None) => {
-                    report(self.control, &Report::Stopped { foreground });
+                    self.stop = self.stop.wrapping_add(1);
+                    report(
+                        self.control,
+                        &Report::Stopped {
+                            stop: self.stop,
+                            foreground,
+                        },
+                    );
                     continue;
                 }
             };
@@ -267,7 +277,11 @@ impl Init<'_> {
         let mut buffer = [0; message::MAX];
         match self.control.recv(&mut buffer) {
             Ok(message) if message.len > 0 => match Order::decode(&buffer[..message.len]) {
-                Some(Order::Continue { foreground }) => self.continue_program(foreground),
+                Some(Order::Continue { stop, foreground }) if stop == self.stop => {
+                    self.continue_program(foreground)
+                }
+                // It has stopped again meanwhile, and outer is about to hear of it.
+                Some(Order::Continue { .. }) => {}
                 Some(Order::Signal(number)) => self.signal_program(number),
                 None => debug_assert!(false, "outer is of the same build"),
             },

@@ -8,8 +8,9 @@ pub(super) const MAX: usize = 4096;
 /// From outer to init.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Order {
-    /// Continue the program, and hand it the terminal first if so told.
-    Continue { foreground: bool },
+    /// Continue the program, and hand it the terminal first if so told. Void if it has stopped since stop number
+    /// `stop`, which outer doesn't know of yet.
+    Continue { stop: u8, foreground: bool },
     /// Send the program this signal.
     Signal(u8),
 }
@@ -21,26 +22,27 @@ pub(super) enum Report {
     Ended { exit: Exit, foreground: bool },
     /// The program was never started.
     Failed { failure: StartFailure, message: String },
-    /// The program was stopped; whether its side of the pod had the terminal.
-    Stopped { foreground: bool },
+    /// The program was stopped, for the `stop`th time (modulo 256); whether its side of the pod had the terminal.
+    Stopped { stop: u8, foreground: bool },
     /// Something could not be had.
     Warning(String),
 }
 
 impl Order {
-    pub(super) fn encode(self) -> [u8; 2] {
+    pub(super) fn encode(self) -> [u8; 3] {
         match self {
-            Self::Continue { foreground } => [b'c', u8::from(foreground)],
-            Self::Signal(signal) => [b's', signal],
+            Self::Continue { stop, foreground } => [b'c', stop, u8::from(foreground)],
+            Self::Signal(signal) => [b's', signal, 0],
         }
     }
 
     pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
         match *bytes {
-            [b'c', foreground] => Some(Self::Continue {
+            [b'c', stop, foreground] => Some(Self::Continue {
+                stop,
                 foreground: foreground != 0,
             }),
-            [b's', signal] => Some(Self::Signal(signal)),
+            [b's', signal, 0] => Some(Self::Signal(signal)),
             _ => None,
         }
     }
@@ -61,7 +63,7 @@ impl Report {
                 vec![b'k', *signal, u8::from(*foreground)]
             }
             Self::Failed { failure, message } => [vec![b'f', failure.wire()], cut(message)].concat(),
-            Self::Stopped { foreground } => vec![b't', u8::from(*foreground)],
+            Self::Stopped { stop, foreground } => vec![b't', *stop, u8::from(*foreground)],
             Self::Warning(text) => [vec![b'w'], cut(text)].concat(),
         }
     }
@@ -81,7 +83,8 @@ impl Report {
                 failure: StartFailure::from_wire(failure)?,
                 message: text(message),
             }),
-            [b't', foreground] => Some(Self::Stopped {
+            [b't', stop, foreground] => Some(Self::Stopped {
+                stop,
                 foreground: foreground != 0,
             }),
             [b'w', ref message @ ..] => Some(Self::Warning(text(message))),
@@ -114,7 +117,13 @@ mod tests {
 
     #[test]
     fn orders_and_reports_read_back_as_they_were() {
-        for order in [Order::Continue { foreground: true }, Order::Signal(15)] {
+        for order in [
+            Order::Continue {
+                stop: 3,
+                foreground: true,
+            },
+            Order::Signal(15),
+        ] {
             assert_eq!(Order::decode(&order.encode()), Some(order));
         }
         let failed = StartFailure::ALL.map(|failure| Report::Failed {
@@ -130,7 +139,10 @@ mod tests {
                 exit: Exit::Signal(9),
                 foreground: true,
             },
-            Report::Stopped { foreground: true },
+            Report::Stopped {
+                stop: 255,
+                foreground: true,
+            },
             Report::Warning("no /proc".into()),
         ]
         .into_iter()

@@ -3,11 +3,12 @@
 use std::io;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
+use std::time::Instant;
 
 use adit_link::SeqPacket;
 use nix::sched::CloneFlags;
 use nix::sys::signal::{SigSet, Signal};
-use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::signalfd::{SfdFlags, SignalFd, siginfo};
 use rustix::process::Pid;
 use rustix::thread::CapabilitySet;
 
@@ -83,6 +84,8 @@ pub fn run(namespaces: &Namespaces, program: &Program, options: Options) -> Resu
         signals,
         terminal,
         warnings: Vec::new(),
+        stop: 0,
+        resuming: false,
     }
     .follow()
 }
@@ -135,6 +138,10 @@ struct Outer {
     /// Present when the program has a process group of its own in the foreground of this terminal.
     terminal: Option<ControllingTerminal>,
     warnings: Vec<String>,
+    /// Number of the last stop of the program that was reported.
+    stop: u8,
+    /// The job was continued, or could not be stopped: the program is to be continued.
+    resuming: bool,
 }
 
 impl Outer {
@@ -162,69 +169,90 @@ impl Outer {
     }
 
     /// Until init has no more to say.
+    ///
+    /// What init says comes before what others want: it tells the state that their signals are about.
     fn follow_reports(&mut self) -> Result<(Exit, bool), Error> {
         let broken = |source| Error::Process {
             step: "waiting for the program",
             source,
         };
-        let mut buffer = [0; message::MAX];
         loop {
-            let [report, signal] =
-                sys::wait_readable([self.control.as_fd(), self.signals.as_fd()], None).map_err(broken)?;
-            if signal {
-                self.pass_signals_on();
-            }
-            if !report {
-                continue;
-            }
-            let received = self
-                .control
-                .recv(&mut buffer)
-                .map_err(|error| broken(io::Error::other(error)))?;
-            match Report::decode(&buffer[..received.len]) {
-                Some(Report::Ended { exit, foreground }) => return Ok((exit, foreground)),
-                Some(Report::Failed { failure, message }) => return Err(Error::Start { failure, message }),
-                Some(Report::Stopped { foreground }) => self.stop_with_the_program(foreground),
-                Some(Report::Warning(text)) => self.warnings.push(text),
-                // Its end closed: it was killed, or the lifeline ended.
-                None => return Err(Error::InitKilled),
+            let deadline = self.resuming.then(Instant::now);
+            let watched = [self.control.as_fd(), self.signals.as_fd()];
+            match sys::wait_readable(watched, deadline).map_err(broken)? {
+                [true, _] => {
+                    if let Some(ended) = self.take_report()? {
+                        return Ok(ended);
+                    }
+                }
+                [false, true] => self.take_signals(),
+                [false, false] => self.resume(),
             }
         }
     }
 
-    fn pass_signals_on(&self) {
+    /// Acts on one report; returns how the program ended, once it has.
+    fn take_report(&mut self) -> Result<Option<(Exit, bool)>, Error> {
+        let mut buffer = [0; message::MAX];
+        let received = self.control.recv(&mut buffer).map_err(|error| Error::Process {
+            step: "waiting for the program",
+            source: io::Error::other(error),
+        })?;
+        match Report::decode(&buffer[..received.len]) {
+            Some(Report::Ended { exit, foreground }) => return Ok(Some((exit, foreground))),
+            Some(Report::Failed { failure, message }) => return Err(Error::Start { failure, message }),
+            Some(Report::Stopped { stop, foreground }) => self.stop_with_the_program(stop, foreground),
+            Some(Report::Warning(text)) => self.warnings.push(text),
+            // Its end closed: it was killed, or the lifeline ended.
+            None => return Err(Error::InitKilled),
+        }
+        Ok(None)
+    }
+
+    fn take_signals(&mut self) {
         while let Ok(Some(signal)) = self.signals.read_signal() {
-            let number = signal.ssi_signo;
-            if number == Signal::SIGCONT as u32 {
-                self.resume();
-            } else if signal.ssi_code != FROM_KERNEL && signal.ssi_pid != std::process::id() {
-                self.order(Order::Signal(u8::try_from(number).unwrap_or(0)));
+            if signal.ssi_signo == Signal::SIGCONT as u32 {
+                self.resuming = true;
+            } else if self.is_for_the_program(&signal) {
+                self.order(Order::Signal(u8::try_from(signal.ssi_signo).unwrap_or(0)));
             }
         }
     }
 
-    /// The job was continued: with `fg` the program gets the terminal, with `bg` it doesn't.
-    fn resume(&self) {
-        if let Some(terminal) = &self.terminal {
-            self.order(Order::Continue {
+    /// Not what we sent to our own group; and not what the terminal sent to it if the program is in it too.
+    fn is_for_the_program(&self, signal: &siginfo) -> bool {
+        let got_it_already = signal.ssi_code == FROM_KERNEL && self.terminal.is_none();
+        !got_it_already && signal.ssi_pid != std::process::id()
+    }
+
+    /// Continues the program: with the terminal if the job was continued with `fg`, without it if with `bg`.
+    fn resume(&mut self) {
+        self.resuming = false;
+        self.order(match &self.terminal {
+            Some(terminal) => Order::Continue {
+                stop: self.stop,
                 foreground: terminal.is_ours(),
-            });
-        }
+            },
+            // Who continued the whole group has continued the program too, and once more is harmless.
+            None => Order::Signal(Signal::SIGCONT as u8),
+        });
     }
 
     /// The program has stopped: so does the job that it is part of for everyone outside.
-    fn stop_with_the_program(&self, foreground: bool) {
-        let Some(terminal) = &self.terminal else {
-            // It shares the job's group: whoever stopped the group stopped us too.
+    fn stop_with_the_program(&mut self, stop: u8, foreground: bool) {
+        self.stop = stop;
+        // Without a terminal of its own it shares the job's group, and whoever stopped that has stopped us too. And a
+        // stop from before the job was continued is over.
+        let Some(terminal) = self.terminal.as_ref().filter(|_| !self.resuming) else {
             return;
         };
         if foreground {
             terminal.take_back();
         }
         let _ = rustix::process::kill_current_process_group(rustix::process::Signal::TSTP);
-        // Here again after SIGCONT, which is waiting to be read, or at once if nobody could continue us: the kernel
-        // doesn't stop a job without a shell above it, and then the program must not stay stopped either.
-        self.resume();
+        // Here again after SIGCONT, or at once if nobody could continue us: the kernel doesn't stop a job without a
+        // shell above it, and then the program must not stay stopped either.
+        self.resuming = true;
     }
 
     /// A failure means that init is gone, which the next read tells.

@@ -152,6 +152,7 @@ fn session(arguments: &[String]) -> ExitCode {
 }
 
 /// Holds the only write end of a lifeline, starts the helper and a program with it, and sleeps.
+#[expect(clippy::zombie_processes, reason = "it is killed, which is what it is for")]
 fn supervise(arguments: &[String]) -> ExitCode {
     let (read, _write) = io::pipe().unwrap();
     let here = std::env::current_exe().unwrap();
@@ -194,6 +195,10 @@ fn supervise(arguments: &[String]) -> ExitCode {
 }
 
 /// The program in the pod.
+#[expect(
+    clippy::zombie_processes,
+    reason = "leaving a process behind is one of its jobs"
+)]
 fn app(arguments: &[String]) -> ExitCode {
     let arguments = arguments.iter().map(String::as_str).collect::<Vec<_>>();
     match arguments[..] {

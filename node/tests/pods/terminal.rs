@@ -189,17 +189,23 @@ fn a_closed_terminal_leaves_nothing(world: &World) -> Outcome {
         .output_of("a", &["readlink", "/proc/self/ns/net"])
         .trim()
         .to_owned();
-    let mut screen = shell(world);
-    screen
-        .types("$E sh -c 'echo up-$((40+2)); exec sleep 600'\n")
-        .sees("up-42");
-    assert!(!processes_in(&network).is_empty());
-    screen.hang_up();
-    assert!(
-        eventually(|| processes_in(&network).is_empty()),
-        "{:?}",
-        processes_in(&network)
-    );
+    for stopped in [false, true] {
+        let mut screen = shell(world);
+        screen
+            .types("$E sh -c 'echo up-$((40+2)); exec sleep 600'\n")
+            .sees("up-42");
+        if stopped {
+            screen.types("\x1a").sees("Stopped").sees("$ ");
+        }
+        assert!(!processes_in(&network).is_empty());
+        screen.hang_up();
+        let left = || processes_in(&network);
+        assert!(
+            eventually(|| left().is_empty()),
+            "stopped: {stopped}, left: {:?}",
+            left()
+        );
+    }
     Outcome::Passed
 }
 
