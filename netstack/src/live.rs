@@ -56,6 +56,8 @@ pub(crate) struct Live {
     /// In TIME-WAIT, and the pod's FIN was acknowledged. The engine's own timer must not run any more: at its end
     /// it would throw away what nobody has read yet.
     pub(crate) is_parked: bool,
+    /// Since when the engine has bytes to send and no timer for them.
+    pub(crate) stalled_since: Option<Tick>,
 }
 
 /// Sizes of a flow's rings, in bytes.
@@ -125,6 +127,7 @@ impl Live {
             first_fin: None,
             fin_reported: false,
             is_parked: false,
+            stalled_since: None,
         }
     }
 
@@ -182,16 +185,6 @@ impl Live {
         usize::from(self.peer_window) << self.peer.window_scale.unwrap_or(0)
     }
 
-    /// Whether `segment` has data that lies beyond what the ring can take. A kernel that keeps to its window sends none;
-    /// smoltcp takes the window of its own SYN for a scaled one and would try to store it.
-    pub(crate) fn overruns(&self, segment: &Segment) -> bool {
-        let socket = self.socket();
-        let room = socket.recv_capacity() - socket.recv_queue();
-        let end = segment.seq.wrapping_add(segment.data_len);
-        let limit = self.unread_from.wrapping_add((socket.recv_queue() + room) as u32);
-        segment.data_len > 0 && room > 0 && tcp::before(limit, end)
-    }
-
     /// Notes a segment from the pod, before the engine sees it.
     pub(crate) fn before_ingress(&mut self, now: Tick, segment: &Segment) {
         self.last_activity = now;
@@ -231,6 +224,9 @@ impl Live {
             debug_assert!(false, "the engine writes whole segments");
             return;
         };
+        if segment.is(tcp::RST) {
+            return; // maybe not of the socket but of the interface, which takes its number from the pod's segment
+        }
         let window_bytes = if segment.is(tcp::SYN) {
             tcp::replace_window_scale(transport, self.announced_scale);
             u32::from(segment.window)
@@ -270,6 +266,39 @@ impl Live {
         self.socket().send_queue() == 0
     }
 
+    /// Whether a FIN of ours is to be acknowledged.
+    fn owes_fin(&self) -> bool {
+        matches!(self.state(), State::FinWait1 | State::Closing | State::LastAck)
+    }
+
+    /// Notes when the engine next has something to do by itself.
+    ///
+    /// smoltcp can forget its timer: if the window closes over bytes in flight (because it shrank, or because an older
+    /// segment came late: it takes the window of any, without the order of RFC 9293 §3.10.7.4), the retransmission that's due
+    /// finds no window, and nothing starts the probes. The stack probes instead.
+    pub(crate) fn on_engine_timer(&mut self, now: Tick, at: Option<Tick>) {
+        let has_something = !self.is_sent_out() || self.owes_fin();
+        if at.is_some() || !has_something {
+            self.stalled_since = None;
+        } else {
+            self.stalled_since.get_or_insert(now);
+        }
+    }
+
+    /// When to probe the window in the engine's place.
+    pub(crate) fn probe_deadline(&self) -> Option<Tick> {
+        self.stalled_since.map(|since| after(since, PROBE_INTERVAL))
+    }
+
+    /// Number and acknowledgement of a probe: one that the pod has acknowledged, so that it answers with its window.
+    pub(crate) fn probe(&mut self, now: Tick) -> (u32, u32, u16) {
+        self.stalled_since = Some(now);
+        self.unanswered_since.get_or_insert(now);
+        let unacknowledged = self.written_end.wrapping_sub(self.socket().send_queue() as u32);
+        let splice = self.splice();
+        (unacknowledged.wrapping_sub(1), splice.receive_next, splice.window_field())
+    }
+
     /// Whether the state is one that [`splice`](crate::splice) can build.
     pub(crate) fn is_spliceable(&self) -> bool {
         matches!(
@@ -288,3 +317,6 @@ impl Live {
         self.unanswered_since.map(|since| after(since, patience))
     }
 }
+
+/// As the first retransmission (RFC 9293 §3.8.6.1).
+const PROBE_INTERVAL: Duration = Duration::from_secs(1);

@@ -50,8 +50,8 @@ pub(crate) struct Splice {
 impl Splice {
     /// The window that the pod may still use, in bytes.
     pub(crate) fn promised(&self) -> usize {
-        // Never negative: the edge moves with what is received at least.
-        self.window_edge.wrapping_sub(self.receive_next) as usize
+        // A FIN may lie one beyond it.
+        (self.window_edge.wrapping_sub(self.receive_next) as i32).max(0) as usize
     }
 
     /// What the window field has to say for that promise, rounded down.
@@ -59,8 +59,8 @@ impl Splice {
         u16::try_from(self.promised() >> self.announced_scale).unwrap_or(u16::MAX)
     }
 
-    /// Makes a socket of this connection with `rings`, whose receive ring holds `unread`. `answer` holds an ACK after,
-    /// which says what the window is now; it's up to the caller to send it. `None` if the engine did not come to the
+    /// Makes a socket of this connection with `rings`, whose receive ring holds `unread`. `answer` holds an ACK of the
+    /// engine after, which says what the window is now; it's up to the caller to send it. `None` if the engine did not come to the
     /// state that was wanted.
     pub(crate) fn build(
         &self,
@@ -120,8 +120,6 @@ impl Splice {
         (answered && is_whole && self.is_reached(&live)).then_some(())?;
         live.unread_from = unread_from;
         self.complete(&mut live);
-        live.on_egress(now, script.answer, ip::header_len(pod.ip()));
-        live.unanswered_since = None;
         Some(live)
     }
 

@@ -87,7 +87,8 @@ impl Netstack {
         }
     }
 
-    /// Replaces the pod's addresses. Flows of addresses that are no longer the pod's end by timeout.
+    /// Replaces the pod's addresses. Flows of addresses that are no longer the pod's hear nothing from it any more; it's up to
+    /// their owner to abort them.
     pub fn set_addresses(&mut self, addresses: Vec<IpAddr>) {
         self.config.addresses = addresses;
     }

@@ -224,9 +224,9 @@ impl Netstack {
             live.last_activity = now;
         }
         let is_full = !live.socket().can_send();
-        if is_full && taken < wanted {
+        if is_full && taken < wanted && !live.write_blocked {
             live.write_blocked = true;
-            self.want_send_room(now, slot);
+            self.want_send_room(slot);
         }
         if taken > 0 {
             self.mark_dirty(slot);
@@ -238,7 +238,7 @@ impl Netstack {
     /// [`Event::RemoteFin`](crate::Event::RemoteFin), and only after the last byte was read.
     ///
     /// # Errors
-    /// If the flow has ended other than by FIN, or is not accepted.
+    /// If the flow has ended other than by FIN, its end was told already, or it's not accepted.
     pub fn recv(&mut self, now: Instant, flow: FlowId, buffer: &mut [u8]) -> Result<usize, FlowError> {
         let mut read = 0;
         // As the ring may end before the bytes do.
@@ -247,11 +247,17 @@ impl Netstack {
             if rest.is_empty() {
                 break;
             }
-            read += self.recv_with(now, flow, |bytes| {
+            let part = self.recv_with(now, flow, |bytes| {
                 let count = bytes.len().min(rest.len());
                 rest[..count].copy_from_slice(&bytes[..count]);
                 count
-            })?;
+            });
+            match part {
+                Ok(count) => read += count,
+                // What was read before counts; the end is told next time.
+                Err(_) if read > 0 => break,
+                Err(error) => return Err(error),
+            }
         }
         Ok(read)
     }
@@ -270,11 +276,14 @@ impl Netstack {
         let now = self.advance(now);
         let ended = FlowError::Ended { flow };
         let slot = self.resolve(flow).ok_or(ended)?;
-        let live = match &mut self.table.get_mut(slot).ok_or(ended)?.stage {
+        let entry = self.table.get_mut(slot).ok_or(ended)?;
+        let live = match &mut entry.stage {
             Stage::Held(_) => return Err(FlowError::Held { flow }),
             Stage::Live(live) => live,
             // Nothing waits to be read: that's what let it be folded or closed.
             Stage::Asleep(_) | Stage::TimeWait(_) => return Ok(0),
+            // A clean end is no error as long as it was not told.
+            Stage::Ended if matches!(entry.news.closed, Some((CloseReason::Fin, _))) => return Ok(0),
             Stage::Ended => return Err(ended),
         };
         if !live.socket().can_recv() || !live.established {

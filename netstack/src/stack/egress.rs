@@ -77,6 +77,9 @@ impl Netstack {
                 } else {
                     self.engine.poll_at(now, &live.sockets)
                 };
+                if !live.is_parked {
+                    live.on_engine_timer(now, engine_at);
+                }
                 // It had its turn just now; if it still says "now" it would say so forever.
                 let engine_at = engine_at.map(|at| at.max(after(now, LEAST_DELAY)));
                 let own = live.deadline(config, flow.is_released);

@@ -132,9 +132,6 @@ impl Netstack {
         let Stage::Live(live) = &mut flow.stage else {
             return Err(DropReason::NoFlow);
         };
-        if live.overruns(segment) {
-            return Err(DropReason::QueueFull);
-        }
         let before = live.state();
         live.before_ingress(now, segment);
         let answered = if packet.extended {

@@ -335,11 +335,22 @@ impl Netstack {
             self.reset(slot, CloseReason::Idle, ClosedBy::Agent);
         } else if is_due(live.orphan_deadline(config, *is_released)) {
             self.reset(slot, CloseReason::TimedOut, ClosedBy::Network);
-        } else if is_due(live.hibernate_deadline(config)) {
+        } else if is_due(live.hibernate_deadline(config, *is_released)) {
             self.hibernate(now, slot);
+        } else if is_due(live.probe_deadline()) {
+            self.probe_window(now, slot);
         } else {
             self.mark_dirty(slot);
         }
+    }
+
+    fn probe_window(&mut self, now: Tick, slot: u32) {
+        let Some(flow) = self.table.get_mut(slot) else { return };
+        let Stage::Live(live) = &mut flow.stage else { return };
+        let (seq, ack, window) = live.probe(now);
+        let probe = flow.template(seq, ack, ACK, window);
+        self.answer_with(probe);
+        self.arm(now, slot);
     }
 
     fn on_asleep_deadline(&mut self, now: Tick, slot: u32) {
@@ -381,7 +392,8 @@ impl Live {
             self.answer_deadline(config),
             self.idle_deadline(config),
             self.orphan_deadline(config, is_released),
-            self.hibernate_deadline(config),
+            self.hibernate_deadline(config, is_released),
+            self.probe_deadline(),
         ];
         timers.into_iter().flatten().min()
     }
@@ -398,9 +410,10 @@ impl Live {
         waits.then(|| after(self.last_activity, config.orphan_timeout))
     }
 
-    fn hibernate_deadline(&self, config: &Config) -> Option<Tick> {
+    /// A released flow doesn't fold: it's about to end, and its remaining timer is that of a live one.
+    fn hibernate_deadline(&self, config: &Config, is_released: bool) -> Option<Tick> {
         let delay = config.hibernate_after?;
-        (self.established && self.is_quiescent()).then(|| after(self.last_activity, delay))
+        (self.established && !is_released && self.is_quiescent()).then(|| after(self.last_activity, delay))
     }
 }
 

@@ -37,7 +37,7 @@ impl Netstack {
     /// The send ring is full and there's more to write. If the pod has room for more than the ring holds, the ring is what
     /// limits the flow, and it should grow: writing stops until it's empty, which is a round trip on a local link, as the
     /// engine's socket can only be replaced then.
-    pub(super) fn want_send_room(&mut self, now: Tick, slot: u32) {
+    pub(super) fn want_send_room(&mut self, slot: u32) {
         let max = self.config.send_buffer.max;
         let Some(Flow {
             stage: Stage::Live(live),
@@ -47,16 +47,15 @@ impl Netstack {
             return;
         };
         let ring = live.rings.send;
-        if ring < max
-            && live.peer_window_bytes() >= ring
-            && live.is_spliceable()
-            && live.ahead_until.is_none()
-        {
-            live.wants_send_room = true;
-            if live.is_sent_out() {
-                self.grow_send(now, slot);
-            }
+        let is_limit = live.peer_window_bytes() >= ring;
+        if ring >= max || !is_limit || !live.is_spliceable() || live.ahead_until.is_some() {
+            return;
         }
+        if self.ring_bytes + grown(ring, max) - ring > self.config.buffer_budget {
+            self.counters.growth_refused += 1;
+            return;
+        }
+        live.wants_send_room = true;
     }
 
     /// The send ring that was to grow is empty.

@@ -1,6 +1,6 @@
 //! Deterministic simulation: a kernel that isn't ours and the stack, joined by a link that delays, loses, repeats and
 //! reorders, in virtual time. A failure prints the seed; `ADIT_SIM_SEED=<seed>` replays it alone, and
-//! `ADIT_SIM_RUNS=<count>` tries more seeds.
+//! `ADIT_SIM_RUNS=<count>` tries more seeds, `ADIT_SIM_TRACE=1` prints every frame.
 
 mod kernel;
 mod transfer;

@@ -67,6 +67,7 @@ pub(crate) struct World {
     buffer: Vec<u8>,
     pub(crate) events: Vec<Event>,
     pub(crate) frames: u64,
+    trace: bool,
 }
 
 impl World {
@@ -92,6 +93,7 @@ impl World {
             buffer: Vec::new(),
             events: Vec::new(),
             frames: 0,
+            trace: std::env::var_os("ADIT_SIM_TRACE").is_some(),
         }
     }
 
@@ -143,6 +145,14 @@ impl World {
 
     fn carry(&mut self, frame: Vec<u8>, to_stack: bool) {
         self.frames += 1;
+        if self.trace {
+            println!(
+                "{:>12} {} {}",
+                self.now_us,
+                if to_stack { "pod ->" } else { "   -> pod" },
+                summary(&frame)
+            );
+        }
         let copies = if self.rng.chance(self.link.loss_percent) {
             0
         } else {
@@ -196,6 +206,26 @@ impl World {
         }
         self.settle();
     }
+}
+
+/// A TCP frame in a line.
+fn summary(frame: &[u8]) -> String {
+    let at = if frame[0] >> 4 == 6 { 40 } else { 20 };
+    let be32 = |at: usize| u32::from_be_bytes(frame[at..at + 4].try_into().unwrap());
+    let be16 = |at: usize| u16::from_be_bytes(frame[at..at + 2].try_into().unwrap());
+    let data = frame.len() - at - usize::from(frame[at + 12] >> 4) * 4;
+    let (seq, ack, window) = (be32(at + 4), be32(at + 8), be16(at + 14));
+    let flags: String = "FSRPAU"
+        .chars()
+        .enumerate()
+        .filter(|(bit, _)| frame[at + 13] & 1 << bit != 0)
+        .map(|(_, name)| name)
+        .collect();
+    format!(
+        "{}>{} {flags} seq {seq} ack {ack} win {window} len {data}",
+        be16(at),
+        be16(at + 2)
+    )
 }
 
 /// What a device does to a frame with `VIRTIO_NET_HDR_F_NEEDS_CSUM`: the field holds the pseudo-header's sum.

@@ -1,0 +1,278 @@
+//! FINs and resets, either way and in any order.
+
+use super::*;
+
+#[test]
+fn the_pod_closes_first() {
+    let (mut rig, flow) = Rig::open(Config::default());
+    rig.pod(FIN | ACK, 0, 1, b"bye");
+    assert_eq!(
+        rig.events(),
+        [Event::Readable { flow }],
+        "no FIN before the bytes"
+    );
+    assert_eq!(rig.sent(), [sent(ACK, 1, 4, b"")]);
+    assert_eq!(rig.read_all(flow), b"bye");
+    assert_eq!(rig.events(), [Event::RemoteFin { flow }]);
+    rig.write(flow, b"answer");
+    assert_eq!(
+        rig.sent(),
+        [sent(ACK, 1, 4, b"answer")],
+        "half-closed: the other way goes on"
+    );
+    rig.pod(ACK, 4, 7, b"");
+    rig.shutdown(flow);
+    assert_eq!(rig.sent(), [sent(FIN | ACK, 7, 4, b"")]);
+    assert_eq!(rig.events(), [], "our FIN may still be lost");
+    rig.pod(ACK, 4, 8, b"");
+    assert_eq!(rig.events(), [closed(flow, CloseReason::Fin, ClosedBy::Pod)]);
+    assert_eq!(
+        (
+            rig.stack.flow_count(),
+            rig.stack.ring_bytes(),
+            rig.stack.poll_timeout()
+        ),
+        (0, 0, None)
+    );
+}
+
+#[test]
+fn the_agent_closes_first_and_the_end_is_remembered() {
+    let (mut rig, flow) = Rig::open(Config::default());
+    rig.write(flow, b"request");
+    rig.shutdown(flow);
+    assert_eq!(
+        rig.stack.send(rig.now, flow, b"more"),
+        Err(FlowError::Shutdown { flow })
+    );
+    assert_eq!(rig.sent(), [sent(FIN | ACK, 1, 0, b"request")]);
+    rig.pod(ACK, 0, 9, b"");
+    rig.pod(ACK, 0, 9, b"answer");
+    assert_eq!(
+        rig.read_all(flow),
+        b"answer",
+        "half-closed: the other way goes on"
+    );
+    rig.pod(FIN | ACK, 6, 9, b"");
+    assert_eq!(rig.sent(), [sent(ACK, 9, 7, b"")]);
+    let expected = [
+        Event::Readable { flow },
+        Event::RemoteFin { flow },
+        closed(flow, CloseReason::Fin, ClosedBy::Agent),
+    ];
+    assert_eq!(rig.events(), expected);
+    // TIME-WAIT: no socket, but repeated FINs are answered and resets change nothing.
+    assert_eq!((rig.stack.flow_count(), rig.stack.ring_bytes()), (1, 0));
+    rig.pod(FIN | ACK, 6, 9, b"");
+    rig.pod(RST | ACK, 7, 9, b"");
+    rig.pod(ACK, 7, 9, b"");
+    assert_eq!(rig.sent(), [sent(ACK, 9, 7, b"")]);
+    assert_eq!(rig.pass(seconds(11)), []);
+    assert_eq!((rig.stack.flow_count(), rig.stack.poll_timeout()), (0, None));
+}
+
+#[test]
+fn a_four_tuple_in_time_wait_is_reused() {
+    let (mut rig, flow) = Rig::open(Config::default());
+    rig.shutdown(flow);
+    rig.sent();
+    rig.pod(FIN | ACK, 0, 2, b"");
+    rig.sent();
+    rig.events();
+    rig.raw(SYN, POD_ISN, 0, OPTIONS, b"");
+    assert_eq!(
+        (rig.sent(), rig.events()),
+        (vec![sent(ACK, 2, 1, b"")], vec![]),
+        "an old SYN opens nothing"
+    );
+    rig.raw(SYN, POD_ISN.wrapping_add(1000), 0, OPTIONS, b"");
+    assert!(matches!(rig.events()[..], [Event::Syn { .. }]));
+    assert_eq!((rig.counters().time_waits_reused, rig.stack.flow_count()), (1, 1));
+}
+
+#[test]
+fn time_wait_gives_way_when_the_table_is_full() {
+    let (mut rig, flow) = Rig::open(Config {
+        max_flows: 1,
+        ..Config::default()
+    });
+    rig.shutdown(flow);
+    rig.sent();
+    rig.pod(FIN | ACK, 0, 2, b"");
+    rig.sent();
+    rig.events();
+    rig.pod.set_port(2);
+    rig.syn();
+    assert_eq!(rig.counters().time_waits_evicted, 1);
+}
+
+#[test]
+fn both_close_at_once() {
+    let (mut rig, flow) = Rig::open(Config::default());
+    rig.shutdown(flow);
+    assert_eq!(rig.sent(), [sent(FIN | ACK, 1, 0, b"")]);
+    rig.pod(FIN | ACK, 0, 1, b"");
+    assert_eq!(rig.sent(), [sent(ACK, 2, 1, b"")]);
+    rig.pod(ACK, 1, 2, b"");
+    assert_eq!(rig.sent(), []);
+    assert_eq!(
+        rig.events(),
+        [
+            Event::RemoteFin { flow },
+            closed(flow, CloseReason::Fin, ClosedBy::Agent)
+        ]
+    );
+    rig.pass(seconds(11));
+    assert_eq!(rig.stack.flow_count(), 0);
+}
+
+#[test]
+fn an_end_waits_for_its_reader() {
+    for pod_first in [false, true] {
+        let (mut rig, flow) = Rig::open(Config::default());
+        if pod_first {
+            rig.pod(FIN | ACK, 0, 1, b"late");
+            rig.shutdown(flow);
+            rig.sent();
+            rig.pod(ACK, 5, 2, b"");
+        } else {
+            rig.shutdown(flow);
+            rig.sent();
+            rig.pod(FIN | ACK, 0, 2, b"late");
+        }
+        rig.sent();
+        rig.pass(seconds(300));
+        assert_eq!(
+            rig.events(),
+            [Event::Readable { flow }],
+            "nothing of an end before the last byte was read"
+        );
+        assert_eq!(rig.read_all(flow), b"late");
+        rig.sent();
+        let by = if pod_first { ClosedBy::Pod } else { ClosedBy::Agent };
+        assert_eq!(
+            rig.events(),
+            [Event::RemoteFin { flow }, closed(flow, CloseReason::Fin, by)]
+        );
+    }
+}
+
+#[test]
+fn a_reset_of_the_pod_is_no_clean_end() {
+    let (mut rig, flow) = Rig::open(Config::default());
+    rig.pod(ACK, 0, 1, b"half of it");
+    rig.sent();
+    rig.events();
+    rig.pod(RST, 100_000, 0, b"");
+    assert_eq!(rig.events(), [], "outside the window: not the pod's");
+    rig.pod(RST | ACK, 10, 1, b"");
+    assert_eq!(rig.events(), [closed(flow, CloseReason::Reset, ClosedBy::Pod)]);
+    assert_eq!(
+        rig.stack.recv(rig.now, flow, &mut [0; 10]),
+        Err(FlowError::Ended { flow })
+    );
+    assert_eq!(
+        (rig.sent(), rig.stack.flow_count(), rig.stack.ring_bytes()),
+        (vec![], 0, 0)
+    );
+}
+
+#[test]
+fn a_reset_after_a_fin_is_no_clean_end() {
+    let (mut rig, flow) = Rig::open(Config::default());
+    rig.pod(FIN | ACK, 0, 1, b"");
+    assert_eq!(rig.events(), [Event::RemoteFin { flow }]);
+    rig.sent();
+    rig.write(flow, b"answer");
+    rig.sent();
+    rig.pod(RST, 1, 0, b"");
+    assert_eq!(rig.events(), [closed(flow, CloseReason::Reset, ClosedBy::Pod)]);
+}
+
+#[test]
+fn the_agent_resets() {
+    let (mut rig, flow) = Rig::open(Config::default());
+    rig.write(flow, b"half of it");
+    rig.sent();
+    rig.stack.abort(rig.now, flow);
+    assert_eq!(rig.sent(), [sent(RST | ACK, 11, 0, b"")]);
+    assert_eq!(rig.events(), [closed(flow, CloseReason::Reset, ClosedBy::Agent)]);
+    rig.pod(ACK, 0, 11, b"");
+    assert_eq!(
+        rig.sent(),
+        [sent(RST, 11, 0, b"")],
+        "whoever missed it gets it again"
+    );
+}
+
+#[test]
+fn a_released_flow_ends_by_itself() {
+    // Nothing unread: FIN, and the rest happens without anybody.
+    let (mut rig, flow) = Rig::open(Config::default());
+    rig.write(flow, b"last");
+    rig.stack.release(flow);
+    assert_eq!(rig.sent(), [sent(FIN | ACK, 1, 0, b"last")]);
+    rig.pod(FIN | ACK, 0, 6, b"");
+    rig.sent();
+    rig.pass(seconds(11));
+    assert_eq!((rig.events(), rig.stack.flow_count()), (vec![], 0));
+    // Unread bytes are lost, which the pod must know.
+    let (mut rig, flow) = Rig::open(Config::default());
+    rig.pod(ACK, 0, 1, b"unread");
+    rig.stack.release(flow);
+    assert_eq!(rig.sent(), [sent(RST | ACK, 1, 6, b"")]);
+    assert_eq!((rig.events(), rig.stack.flow_count()), (vec![], 0));
+    // So are bytes that come later.
+    let (mut rig, flow) = Rig::open(Config::default());
+    rig.stack.release(flow);
+    rig.sent();
+    rig.pod(ACK, 0, 2, b"too late");
+    assert_eq!(rig.sent(), [sent(RST | ACK, 2, 8, b"")]);
+    assert_eq!(rig.stack.flow_count(), 0);
+    // A pod that never closes is not waited for forever.
+    let (mut rig, flow) = Rig::open(Config::default());
+    rig.stack.release(flow);
+    rig.sent();
+    rig.pod(ACK, 0, 2, b"");
+    assert_eq!(rig.pass(seconds(61)), [sent(RST | ACK, 2, 0, b"")]);
+    assert_eq!(rig.stack.flow_count(), 0);
+}
+
+#[test]
+fn a_pod_that_does_not_answer_is_given_up() {
+    let (mut rig, flow) = Rig::open(Config::default());
+    rig.write(flow, b"anyone?");
+    assert_eq!(rig.sent().len(), 1);
+    let repeated = rig.pass(seconds(61));
+    assert_eq!(repeated.last(), Some(&sent(RST | ACK, 8, 0, b"")));
+    assert_eq!(
+        repeated.len(),
+        6,
+        "after 1, 3, 7, 15 and 31 seconds, and the reset"
+    );
+    assert_eq!(
+        rig.events(),
+        [closed(flow, CloseReason::TimedOut, ClosedBy::Network)]
+    );
+    assert_eq!(rig.stack.flow_count(), 0);
+}
+
+#[test]
+fn an_idle_flow_is_closed_if_so_configured() {
+    for hibernate_after in [None, Some(seconds(2))] {
+        let config = Config {
+            idle_timeout: Some(seconds(30)),
+            hibernate_after,
+            ..Config::default()
+        };
+        let (mut rig, flow) = Rig::open(config);
+        rig.pass(seconds(20));
+        rig.pod(ACK, 0, 1, b"x");
+        rig.sent();
+        rig.read_all(flow);
+        rig.events();
+        assert_eq!(rig.pass(seconds(29)), []);
+        assert_eq!(rig.pass(seconds(2)), [sent(RST | ACK, 1, 1, b"")]);
+        assert_eq!(rig.events(), [closed(flow, CloseReason::Idle, ClosedBy::Agent)]);
+    }
+}

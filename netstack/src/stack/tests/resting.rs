@@ -1,0 +1,304 @@
+//! Windows, probes, disorder; flows that fold and rings that grow.
+
+use super::*;
+
+#[test]
+fn segments_out_of_order_repeated_and_overlapping_are_put_together() {
+    let (mut rig, flow) = Rig::open(Config::default());
+    rig.pod(ACK, 6, 1, b"ghi");
+    assert_eq!(
+        rig.sent(),
+        [sent(ACK, 1, 0, b"")],
+        "what is missing is asked for at once"
+    );
+    rig.pod(ACK, 2, 1, b"cdef");
+    rig.pod(ACK, 0, 1, b"abcd");
+    rig.pod(ACK, 0, 1, b"abcd");
+    assert_eq!(rig.read_all(flow), b"abcdefghi");
+    assert_eq!(rig.sent().last(), Some(&sent(ACK, 1, 9, b"")));
+    rig.pod(ACK, 3, 1, b"defg");
+    assert_eq!(rig.read_all(flow), b"");
+    assert_eq!(
+        rig.sent(),
+        [sent(ACK, 1, 9, b"")],
+        "an old segment is acknowledged again"
+    );
+}
+
+#[test]
+fn a_lost_segment_is_sent_again() {
+    let (mut rig, flow) = Rig::open(Config::default());
+    rig.write(flow, b"lost");
+    rig.sent();
+    assert_eq!(rig.pass(seconds(2)), [sent(ACK, 1, 0, b"lost")]);
+    rig.pod(ACK, 0, 5, b"");
+    assert_eq!(rig.pass(seconds(100)), []);
+}
+
+#[test]
+fn a_closed_window_is_respected_and_probed() {
+    let (mut rig, flow) = Rig::open(Config::default());
+    rig.window = 0;
+    rig.pod(ACK, 0, 1, b"");
+    rig.write(flow, b"patience");
+    let probes = rig.pass(seconds(4));
+    assert!(
+        !probes.is_empty() && probes.iter().all(|probe| *probe == sent(ACK, 1, 0, b"p")),
+        "{probes:?}"
+    );
+    for _ in 0..40 {
+        rig.pod(ACK, 0, 1, b"");
+        rig.pass(seconds(5));
+    }
+    assert_eq!(rig.events(), [], "answered probes keep the flow");
+    rig.window = 1000;
+    rig.pod(ACK, 0, 1, b"");
+    assert_eq!(rig.sent(), [sent(ACK, 1, 0, b"patience")]);
+}
+
+#[test]
+fn a_full_ring_closes_the_window_and_reading_opens_it() {
+    let (mut rig, flow) = Rig::open(Config::default());
+    for part in 0..16 {
+        rig.pod(ACK, part * 1024, 1, &[7; 1024]);
+    }
+    let window_of = |frames: &[Vec<u8>]| {
+        frames.last().map(|frame| {
+            Segment::parse(IpPacket::parse(frame).unwrap().payload())
+                .unwrap()
+                .window
+        })
+    };
+    assert_eq!(window_of(&rig.frames()), Some(0));
+    rig.pod(ACK, 16 * 1024, 1, b"too much");
+    rig.frames();
+    assert_eq!(rig.read_all(flow).len(), 16 * 1024);
+    let window = window_of(&rig.frames());
+    assert_eq!(window, Some(2048), "the ring was the limit: it grew");
+    assert_eq!(
+        (rig.counters().rings_grown, rig.stack.ring_bytes()),
+        (1, (64 + 16) << 10)
+    );
+    rig.pod(ACK, 16 * 1024, 1, b"now");
+    assert_eq!(rig.read_all(flow), b"now");
+}
+
+#[test]
+fn a_send_ring_grows_when_it_is_the_limit() {
+    let (mut rig, flow) = Rig::open(Config::default());
+    rig.pod(ACK, 0, 1, b"unread");
+    rig.window = 8000; // a million, scaled
+    rig.pod(ACK, 6, 1, b"");
+    assert_eq!(rig.stack.send(rig.now, flow, &[7; 40_000]), Ok(16 << 10));
+    assert_eq!(
+        rig.stack.send(rig.now, flow, &[7; 10]),
+        Ok(0),
+        "waits for it to be empty"
+    );
+    rig.sent();
+    rig.events();
+    rig.pod(ACK, 6, 1 + (16 << 10), b"");
+    assert_eq!(rig.events(), [Event::Writable { flow }]);
+    assert_eq!(rig.stack.send(rig.now, flow, &[7; 40_000]), Ok(40_000));
+    let bytes: usize = rig.sent().iter().map(|segment| segment.data.len()).sum();
+    assert_eq!(bytes, 40_000);
+    assert_eq!(rig.read_all(flow), b"unread", "what waited to be read came along");
+    assert_eq!(rig.counters().rings_grown, 1);
+}
+
+#[test]
+fn without_budget_rings_stay_small() {
+    let (mut rig, flow) = Rig::open(Config {
+        buffer_budget: 40_000,
+        ..Config::default()
+    });
+    rig.window = 8000;
+    rig.pod(ACK, 0, 1, b"");
+    assert_eq!(rig.stack.send(rig.now, flow, &[7; 40_000]), Ok(16 << 10));
+    rig.sent();
+    rig.pod(ACK, 0, 1 + 1000, b"");
+    assert_eq!(rig.events(), [Event::Writable { flow }]);
+    assert_eq!(rig.counters().growth_refused, 1);
+    rig.pod.set_port(2);
+    let second = rig.syn();
+    rig.stack.accept(rig.now, second).unwrap();
+    assert_eq!(
+        (rig.counters().rings_minimal, rig.stack.ring_bytes()),
+        (1, (32 + 8) << 10)
+    );
+}
+
+#[test]
+fn an_idle_flow_folds_and_goes_on() {
+    let (mut rig, flow) = Rig::open(Config::default());
+    rig.pod(ACK, 0, 1, b"hello");
+    rig.read_all(flow);
+    rig.write(flow, b"world");
+    rig.sent();
+    rig.pod(ACK, 5, 6, b"");
+    rig.events();
+    assert_eq!(rig.pass(seconds(3)), []);
+    assert_eq!(
+        (
+            rig.counters().hibernated,
+            rig.stack.ring_bytes(),
+            rig.stack.flow_count()
+        ),
+        (1, 0, 1)
+    );
+    assert_eq!(rig.stack.poll_timeout(), None, "it costs no timer");
+    rig.pod(ACK, 5, 6, b"again");
+    assert_eq!(rig.events(), [Event::Readable { flow }]);
+    assert_eq!(rig.sent(), [sent(ACK, 6, 10, b"")]);
+    assert_eq!(rig.read_all(flow), b"again");
+    assert_eq!(rig.sent(), []);
+    rig.pass(seconds(3));
+    rig.write(flow, b"and back");
+    assert_eq!(rig.sent(), [sent(ACK, 6, 10, b"and back")]);
+    assert_eq!((rig.counters().hibernated, rig.counters().woken), (2, 2));
+}
+
+#[test]
+fn half_closed_flows_fold_too() {
+    let (mut rig, flow) = Rig::open(Config::default());
+    rig.pod(FIN | ACK, 0, 1, b"");
+    rig.sent();
+    rig.events();
+    rig.pass(seconds(3));
+    assert_eq!(rig.stack.ring_bytes(), 0);
+    rig.write(flow, b"late answer");
+    assert_eq!(rig.sent(), [sent(ACK, 1, 1, b"late answer")]);
+    rig.pod(ACK, 1, 12, b"");
+    rig.shutdown(flow);
+    assert_eq!(rig.sent(), [sent(FIN | ACK, 12, 1, b"")]);
+    rig.pod(ACK, 1, 13, b"");
+    assert_eq!(rig.events(), [closed(flow, CloseReason::Fin, ClosedBy::Pod)]);
+
+    let (mut rig, flow) = Rig::open(Config::default());
+    rig.write(flow, b"request");
+    rig.shutdown(flow);
+    rig.sent();
+    rig.pod(ACK, 0, 9, b"");
+    rig.pass(seconds(3));
+    assert_eq!(rig.stack.ring_bytes(), 0);
+    rig.pod(FIN | ACK, 0, 9, b"late");
+    assert_eq!(rig.sent(), [sent(ACK, 9, 5, b"")]);
+    assert_eq!(rig.read_all(flow), b"late");
+    rig.sent();
+    assert_eq!(
+        rig.events().last(),
+        Some(&closed(flow, CloseReason::Fin, ClosedBy::Agent))
+    );
+}
+
+#[test]
+fn a_folded_flow_is_reset_by_either_end() {
+    let (mut rig, flow) = Rig::open(Config::default());
+    rig.pass(seconds(3));
+    rig.pod(RST, 0, 0, b"");
+    assert_eq!(rig.events(), [closed(flow, CloseReason::Reset, ClosedBy::Pod)]);
+    let (mut rig, flow) = Rig::open(Config::default());
+    rig.pass(seconds(3));
+    rig.stack.abort(rig.now, flow);
+    assert_eq!(rig.sent(), [sent(RST | ACK, 1, 0, b"")]);
+    assert_eq!(
+        (rig.events().len(), rig.stack.flow_count(), rig.stack.ring_bytes()),
+        (1, 0, 0)
+    );
+}
+
+#[test]
+fn a_woken_flow_keeps_the_window_it_promised() {
+    let (mut rig, flow) = Rig::open(Config::default());
+    rig.pod(ACK, 0, 1, &[7; 16_000]);
+    rig.read_all(flow); // grows to 64 KiB, and says so
+    rig.sent();
+    rig.events();
+    rig.pass(seconds(3));
+    assert_eq!(rig.stack.ring_bytes(), 0);
+    rig.pod(ACK, 16_000, 1, &[8; 60_000]);
+    assert_eq!(
+        rig.read_all(flow).len(),
+        60_000,
+        "all that it was told there's room for"
+    );
+    assert_eq!(rig.counters().windows_shrunk, 0);
+}
+
+#[test]
+fn keep_alive_probes_are_sent_and_answered_without_unfolding() {
+    let (mut rig, flow) = Rig::open(Config {
+        keep_alive: Some(seconds(10)),
+        ..Config::default()
+    });
+    let probes = rig.pass(seconds(11));
+    assert_eq!(probes, [sent(ACK, 0, 0, b"")]);
+    rig.pod(ACK, 0, 1, b"");
+    assert_eq!(rig.pass(seconds(9)), []);
+    rig.pod(ACK, -1, 1, b"");
+    assert_eq!(
+        rig.sent(),
+        [sent(ACK, 1, 0, b"")],
+        "a probe of the pod is answered"
+    );
+    assert_eq!((rig.counters().hibernated, rig.counters().woken), (1, 0));
+    let probes = rig.pass(seconds(80));
+    assert_eq!(probes.last(), Some(&sent(RST | ACK, 1, 0, b"")));
+    assert_eq!(
+        rig.events(),
+        [closed(flow, CloseReason::TimedOut, ClosedBy::Network)]
+    );
+
+    let (mut rig, _) = Rig::open(Config {
+        keep_alive: Some(seconds(10)),
+        hibernate_after: None,
+        ..Config::default()
+    });
+    assert_eq!(
+        rig.pass(seconds(11)),
+        [sent(ACK, 0, 0, b"\0")],
+        "the engine's probes carry a byte"
+    );
+    rig.pod(ACK, 0, 1, b"");
+    assert_eq!(rig.events(), []);
+}
+
+#[test]
+fn readable_and_writable_are_merged() {
+    let (mut rig, flow) = Rig::open(Config::default());
+    for at in 0..50 {
+        rig.pod(ACK, at, 1, b"x");
+    }
+    assert_eq!(rig.events(), [Event::Readable { flow }]);
+    assert_eq!(rig.sent(), [sent(ACK, 1, 50, b"")], "one answer for a batch");
+}
+
+#[test]
+fn ipv6_with_extension_headers_is_the_same() {
+    let mut rig = Rig::new(Config::default());
+    rig.pod = "[fd00::1]:1000".parse().unwrap();
+    rig.remote = "[fd00::99]:443".parse().unwrap();
+    let flow = rig.syn();
+    rig.stack.accept(rig.now, flow).unwrap();
+    rig.learn_isn();
+    let mut frame = Vec::new();
+    let ack = rig.our_isn.wrapping_add(1);
+    let template = Template {
+        src: rig.pod,
+        dst: rig.remote,
+        seq: FIRST,
+        ack,
+        flags: ACK,
+        window: 1000,
+        options: Options::default(),
+    };
+    template.emit(&mut frame, b"hello");
+    // Destination options in between: six bytes of padding.
+    let length = frame.len() - ip::V6_HEADER + 8;
+    frame[4..6].copy_from_slice(&(length as u16).to_be_bytes());
+    frame[6] = 60;
+    frame.splice(ip::V6_HEADER..ip::V6_HEADER, [ip::TCP, 0, 1, 4, 0, 0, 0, 0]);
+    rig.stack.handle_frame(rig.now, &frame, RxChecksum::Partial);
+    assert_eq!(rig.read_all(flow), b"hello");
+    assert_eq!(rig.sent(), [sent(ACK, 1, 5, b"")]);
+}
