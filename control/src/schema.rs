@@ -8,6 +8,7 @@ mod words;
 use std::collections::BTreeSet;
 use std::sync::LazyLock;
 
+use adit_flow::Code;
 use serde_json::Value as Json;
 
 use crate::codes;
@@ -97,14 +98,13 @@ impl Checker<'_, '_> {
         for entry in entries {
             let at = at.field(&entry.key);
             if !seen.insert(&entry.key) {
-                self.key_error(
-                    &codes::DUPLICATE_FIELD,
-                    &at,
-                    entry,
-                    format!("`{}` stands here a second time", shorten(&entry.key)),
-                    "the second".to_owned(),
-                    "remove one of the two".to_owned(),
-                );
+                let finding = Finding {
+                    message: format!("`{}` stands here a second time", shorten(&entry.key)),
+                    label: "the second".to_owned(),
+                    fix: "remove one of the two".to_owned(),
+                    also: None,
+                };
+                self.key_error(&codes::DUPLICATE_FIELD, &at, entry, finding);
                 continue;
             }
             match schema["properties"].get(&entry.key) {
@@ -117,12 +117,12 @@ impl Checker<'_, '_> {
                 None => self.unknown_field(entry, schema, &at),
             }
         }
-        for name in schema["required"]
-            .as_array()
-            .into_iter()
-            .flatten()
-            .filter_map(Json::as_str)
-        {
+        self.required(entries, schema, at);
+    }
+
+    fn required(&mut self, entries: &[Entry], schema: &'static Json, at: &At) {
+        let names = schema["required"].as_array().into_iter().flatten();
+        for name in names.filter_map(Json::as_str) {
             let entry = entries.iter().find(|entry| entry.key == name);
             let (got, at) = match entry {
                 Some(entry) if entry.node.value != Value::Null => continue,
@@ -154,15 +154,13 @@ impl Checker<'_, '_> {
             Some(near) => format!("did you mean `{near}`?"),
             None => "remove it, or move it to where it belongs".to_owned(),
         };
-        let label = format!("expected one of {}", list(&known));
-        self.key_error(
-            &codes::UNKNOWN_FIELD,
-            at,
-            entry,
-            format!("there is no field `{}` here", shorten(&entry.key)),
-            label,
+        let finding = Finding {
+            message: format!("there is no field `{}` here", shorten(&entry.key)),
+            label: format!("expected one of {}", list(&known)),
             fix,
-        );
+            also: None,
+        };
+        self.key_error(&codes::UNKNOWN_FIELD, at, entry, finding);
     }
 
     fn choice(&mut self, node: &Node, choices: &[&str], at: &At) {
@@ -244,32 +242,14 @@ impl Checker<'_, '_> {
         }
     }
 
-    fn error(&mut self, code: &'static adit_flow::Code, at: &At, finding: Finding<'_>) {
+    fn error(&mut self, code: &'static Code, at: &At, finding: Finding<'_>) {
         self.faults += 1;
         self.findings.error(code, at, finding);
     }
 
-    fn key_error(
-        &mut self,
-        code: &'static adit_flow::Code,
-        at: &At,
-        entry: &Entry,
-        message: String,
-        label: String,
-        fix: String,
-    ) {
+    fn key_error(&mut self, code: &'static Code, at: &At, entry: &Entry, finding: Finding<'_>) {
         self.faults += 1;
-        self.findings.error_on(
-            code,
-            at,
-            entry.key_span.clone(),
-            Finding {
-                message,
-                label,
-                fix,
-                also: None,
-            },
-        );
+        self.findings.error_on(code, at, entry.key_span.clone(), finding);
     }
 }
 
