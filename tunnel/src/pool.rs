@@ -3,8 +3,9 @@ use std::fmt;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use adit_identity::SpiffeId;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -128,6 +129,8 @@ enum Step {
 
 /// How often one stream is tried.
 const ATTEMPTS: usize = 3;
+/// The least time between two looks at whether a tunnel is idle.
+const SHORTEST_LOOK: Duration = Duration::from_millis(100);
 
 impl Endpoint {
     /// The address.
@@ -360,14 +363,16 @@ impl<D: Dial> Setup<D> {
         }
     }
 
-    async fn drive(&self, driver: Driver<D::Io>, load: Arc<TunnelLoad>, idle_close: std::time::Duration) {
-        let mut driver = std::pin::pin!(driver.run());
+    async fn drive(&self, driver: Driver<D::Io>, load: Arc<TunnelLoad>, idle_close: Duration) {
+        let mut driver = pin!(driver.run());
         loop {
-            let deadline = idle_deadline(&load, idle_close).max(Instant::now());
+            // While it has streams, this only looks again later.
+            let next_look = Instant::now() + (idle_close / 8).max(SHORTEST_LOOK);
             tokio::select! {
                 () = &mut driver => break,
-                // While it has streams this only looks again later.
-                () = sleep_until(deadline.max(Instant::now() + idle_close / 8)) => self.retire_if_idle(&load, idle_close),
+                () = sleep_until(next_look.max(idle_deadline(&load, idle_close))) => {
+                    self.retire_if_idle(&load, idle_close);
+                }
             }
         }
         if let Some(inner) = self.inner.upgrade() {
@@ -375,7 +380,7 @@ impl<D: Dial> Setup<D> {
         }
     }
 
-    fn retire_if_idle(&self, load: &TunnelLoad, idle_close: std::time::Duration) {
+    fn retire_if_idle(&self, load: &TunnelLoad, idle_close: Duration) {
         let Some(inner) = self.inner.upgrade() else {
             return;
         };

@@ -359,9 +359,7 @@ impl Refusal {
     /// The status that other HBONE peers know for the reason.
     pub fn of(reason: RefuseReason) -> Self {
         let status = match reason {
-            RefuseReason::Denied => StatusCode::UNAUTHORIZED,
-            RefuseReason::BadIdentity => StatusCode::UNAUTHORIZED,
-            RefuseReason::TimedOut => StatusCode::GATEWAY_TIMEOUT,
+            RefuseReason::BadIdentity | RefuseReason::Denied => StatusCode::UNAUTHORIZED,
             _ => StatusCode::SERVICE_UNAVAILABLE,
         };
         Self { status, reason }

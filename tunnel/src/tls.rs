@@ -240,6 +240,7 @@ pub(crate) async fn accept<Io: AsyncRead + AsyncWrite + Unpin>(
     config.alpn_protocols = vec![ALPN.to_vec()];
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
+    config.ignore_client_order = true;
     let outcome = hello.into_stream(Arc::new(config)).await;
     let mut io = outcome.map_err(|error| verifier.blame(error))?;
     io.get_mut().1.set_buffer_limit(Some(WRITE_BUFFER));

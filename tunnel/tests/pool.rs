@@ -517,3 +517,68 @@ async fn many_resets_do_not_wear_a_tunnel_out() {
     echo_works(client, server).await;
     assert_eq!(rig.pool.stats().connected_total, 1);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_tunnel_whose_streams_all_stall_gets_no_new_one_while_another_can_be_had() {
+    let mut rig = Rig::with(
+        PoolConfig {
+            max_tunnels: 2,
+            max_blocked: 3,
+            ..PoolConfig::default()
+        },
+        {
+            TunnelConfig {
+                stream_window: 1 << 16,
+                ..TunnelConfig::default()
+            }
+        },
+    );
+    let mut stalled = Vec::new();
+    for tunnels in [1, 2] {
+        for _ in 0..3 {
+            let (client, server) = rig.pair().await;
+            let (mut send, recv) = client.split();
+            let sending = tokio::spawn(async move { send_all(&mut send, pattern(1 << 20, 1)).await });
+            stalled.push((sending, recv, server));
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert_eq!(rig.pool.stats().tunnels, tunnels);
+    }
+    // No third tunnel may be had: better a crowded one than none.
+    let (client, server) = rig.pair().await;
+    echo_works(client, server).await;
+    assert_eq!(rig.pool.stats().tunnels, 2);
+}
+
+#[tokio::test]
+async fn it_works_over_loopback_as_over_a_pipe() {
+    struct Tcp(std::net::SocketAddr);
+    impl adit_tunnel::Dial for Tcp {
+        type Io = tokio::net::TcpStream;
+
+        async fn dial(&self, _: &adit_tunnel::Destination) -> io::Result<tokio::net::TcpStream> {
+            tokio::net::TcpStream::connect(self.0).await
+        }
+    }
+    let mut rig = Rig::new();
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let pool = adit_tunnel::Pool::new(PoolConfig::default(), Tcp(listener.local_addr().unwrap()));
+    let server = std::sync::Arc::clone(&rig.server);
+    tokio::spawn(async move {
+        let (socket, _) = listener.accept().await.unwrap();
+        server.serve_on(socket);
+    });
+    let connect = Connect::new(web_addr(), client_addr());
+    let opening = pool.open(&rig.destination, &rig.credentials, &connect);
+    let accepting = async { rig.incoming.recv().await.unwrap().accept().unwrap() };
+    let (client, server) = tokio::join!(opening, accepting);
+    let (mut send, _client_recv) = client.unwrap().split();
+    let (_server_send, mut recv) = server.split();
+    let bytes = pattern(20 << 20, 5);
+    let sending = async {
+        send_all(&mut send, bytes.clone()).await.unwrap();
+        send.finish().unwrap();
+    };
+    let ((), got) = tokio::join!(sending, read_all(&mut recv));
+    assert!(got.unwrap() == bytes);
+}

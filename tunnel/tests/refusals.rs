@@ -566,3 +566,34 @@ async fn more_streams_than_agreed_are_refused_one_by_one() {
     frames.head(101, &connect).await;
     rig.incoming.recv().await.unwrap();
 }
+
+#[tokio::test]
+async fn only_tls_1_3_will_do_and_aes_128_is_preferred() {
+    let mut rig = Rig::new();
+    let svid = rig.mesh.ca.issue(&id("curl"), SystemTime::now(), HOUR).unwrap();
+    let (chain, key) = proof(&svid).unwrap();
+    let mut old =
+        ClientConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
+            .with_protocol_versions(&[&rustls::version::TLS12])
+            .unwrap()
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(Anybody))
+            .with_client_auth_cert(chain, key)
+            .unwrap();
+    old.alpn_protocols = vec![b"h2".to_vec()];
+    assert!(tls(&rig, old).await.is_err());
+    assert_eq!(ends(&rig, 1).await, ["tls"]);
+    let stream = tls(&rig, client_config(proof(&svid))).await.unwrap();
+    let suite = stream.get_ref().1.negotiated_cipher_suite().unwrap().suite();
+    assert_eq!(suite, rustls::CipherSuite::TLS13_AES_128_GCM_SHA256);
+    good_peers_still_get_through(&mut rig).await;
+}
+
+#[test]
+fn a_key_of_another_certificate_makes_no_credentials() {
+    let mesh = Mesh::new();
+    let issue = |name| mesh.ca.issue(&id(name), SystemTime::now(), HOUR).unwrap();
+    let (web, db) = (issue("web"), issue("db"));
+    let mixed = Svid::new(web.chain().to_vec(), db.key().clone_key()).unwrap();
+    assert!(Credentials::new(&mixed, Arc::clone(&mesh.bundle)).is_err());
+}

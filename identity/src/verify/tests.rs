@@ -301,3 +301,30 @@ proptest::proptest! {
         }
     }
 }
+
+#[test]
+fn an_intermediate_between_root_and_leaf_is_followed() {
+    let authority = |name: &str| {
+        let mut params = CertificateParams::default();
+        params.not_before = OffsetDateTime::from(now() - MINUTE);
+        params.not_after = OffsetDateTime::from(now() + MINUTE);
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+        (params, KeyPair::generate().unwrap())
+    };
+    let ((root, root_key), (middle, middle_key)) = (authority("root"), authority("middle"));
+    let root_der = root.self_signed(&root_key).unwrap();
+    let root = Issuer::new(root, root_key);
+    let middle_der = middle.signed_by(&middle_key, &root).unwrap();
+    let middle = Issuer::new(middle, middle_key);
+    let leaf = params()
+        .signed_by(&KeyPair::generate().unwrap(), &middle)
+        .unwrap();
+    let bundle = TrustBundle::new("demo.local".parse().unwrap(), [root_der.into()]).unwrap();
+    let verify =
+        |chain: &[CertificateDer<'_>]| verify(chain, PeerRole::Server, &bundle, Expected::Id(&web()), now());
+    let leaf: CertificateDer<'_> = leaf.into();
+    verify(&[leaf.clone(), middle_der.into()]).unwrap();
+    assert_eq!(verify(&[leaf]).unwrap_err().label(), VerifyLabel::UnknownIssuer);
+}
