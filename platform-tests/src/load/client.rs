@@ -141,24 +141,13 @@ fn prepare(stream: &TcpStream) -> io::Result<()> {
 /// Any stream failed, or its ends disagree on the number of bytes.
 pub fn stream(target: Target, spec: StreamSpec) -> Result<Stream, ClientError> {
     let start = Barrier::new(spec.parallel);
-    let results: Vec<_> = thread::scope(|scope| {
-        let threads: Vec<_> = (0..spec.parallel as u64)
-            .map(|index| {
-                let start = &start;
-                scope.spawn(move || {
-                    start.wait();
-                    if spec.reverse {
-                        receive(target, index, spec)
-                    } else {
-                        send(target, index, spec)
-                    }
-                })
-            })
-            .collect();
-        threads
-            .into_iter()
-            .map(|thread| thread.join().expect("a stream's thread doesn't panic"))
-            .collect()
+    let results = on_threads(spec.parallel as u64, |index| {
+        start.wait();
+        if spec.reverse {
+            receive(target, index, spec)
+        } else {
+            send(target, index, spec)
+        }
     });
     let mut all = Stream::default();
     for result in results {
@@ -172,6 +161,21 @@ pub fn stream(target: Target, spec: StreamSpec) -> Result<Stream, ClientError> {
         all.received_hashes.push(received.hash);
     }
     Ok(all)
+}
+
+/// Does the same on so many threads, which are told their number, and waits for all.
+fn on_threads<T: Send>(count: u64, work: impl Fn(u64) -> T + Sync) -> Vec<T> {
+    thread::scope(|scope| {
+        let mut threads = Vec::new();
+        for index in 0..count {
+            let work = &work;
+            threads.push(scope.spawn(move || work(index)));
+        }
+        threads
+            .into_iter()
+            .map(|thread| thread.join().expect("a load's thread doesn't panic"))
+            .collect()
+    })
 }
 
 /// The sender's and the receiver's report of one stream to the server.
@@ -305,31 +309,21 @@ pub fn connect(target: Target, spec: ConnectSpec) -> Result<Connect, ClientError
     let begun = Instant::now();
     let parallel = spec.parallel.max(1) as u64;
     let share = spec.count.map_or(u64::MAX, |count| count.div_ceil(parallel));
-    let results: Vec<_> = thread::scope(|scope| {
-        let threads: Vec<_> = (0..parallel)
-            .map(|thread| {
-                scope.spawn(move || {
-                    let (mut connects, mut bytes, mut errors) = (Vec::new(), Vec::new(), Vec::new());
-                    for turn in 0..share {
-                        if spec.time.is_some_and(|time| begun.elapsed() >= time) {
-                            break;
-                        }
-                        match open_and_close(target, turn * parallel + thread) {
-                            Ok((connect, byte)) => {
-                                connects.push(nanos(connect));
-                                bytes.push(nanos(byte));
-                            }
-                            Err(error) => errors.push(error),
-                        }
-                    }
-                    (connects, bytes, errors)
-                })
-            })
-            .collect();
-        threads
-            .into_iter()
-            .map(|thread| thread.join().expect("a thread doesn't panic"))
-            .collect()
+    let results = on_threads(parallel, |thread| {
+        let (mut connects, mut bytes, mut errors) = (Vec::new(), Vec::new(), Vec::new());
+        for turn in 0..share {
+            if spec.time.is_some_and(|time| begun.elapsed() >= time) {
+                break;
+            }
+            match open_and_close(target, turn * parallel + thread) {
+                Ok((connect, byte)) => {
+                    connects.push(nanos(connect));
+                    bytes.push(nanos(byte));
+                }
+                Err(error) => errors.push(error),
+            }
+        }
+        (connects, bytes, errors)
     });
     let elapsed = begun.elapsed().as_secs_f64();
     let (mut connects, mut bytes, mut errors) = (Vec::new(), Vec::new(), Vec::new());
@@ -422,23 +416,17 @@ pub fn active(target: Target, spec: ActiveSpec) -> Result<Active, ClientError> {
     }
     let start = Barrier::new(spec.count);
     let correct = thread::scope(|scope| {
-        let threads: Vec<_> = streams
-            .into_iter()
-            .enumerate()
-            .map(|(index, stream)| {
-                let start = &start;
-                let work = move || {
-                    start.wait();
-                    echoed(stream, index as u64, spec.bytes)
-                };
-                thread::Builder::new().stack_size(STACK).spawn_scoped(scope, work)
-            })
-            .collect();
-        // A thread that isn't started would leave the others at the barrier for ever.
-        let threads: Vec<_> = threads
-            .into_iter()
-            .map(|thread| thread.expect("a thread can be started"))
-            .collect();
+        let mut threads = Vec::with_capacity(spec.count);
+        for (index, stream) in streams.into_iter().enumerate() {
+            let start = &start;
+            let work = move || {
+                start.wait();
+                echoed(stream, index as u64, spec.bytes)
+            };
+            let spawned = thread::Builder::new().stack_size(STACK).spawn_scoped(scope, work);
+            // If not, the others wait at the barrier until the tool's own limit ends it.
+            threads.push(spawned.expect("a thread can be started"));
+        }
         threads
             .into_iter()
             .filter_map(|thread| thread.join().ok()?.ok())

@@ -1,0 +1,70 @@
+//! Benchmarks beside a direct path, in the same run on the same machine: what counts is the ratio.
+//!
+//! Every path leads from a client to an `adit-load` server. The measures are interleaved: in each round every
+//! measure is taken on one path after the other, so that a machine that slows down slows all of them.
+
+mod measure;
+mod path;
+mod report;
+
+use std::path::PathBuf;
+
+pub use measure::{Figure, Measure};
+pub use path::{BenchPath, external};
+pub use report::{Machine, PathReport, Report, Row};
+
+use crate::lab::Lab;
+use crate::sandbox::{Sandbox, User};
+
+/// What to measure and for how long.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// How many rounds.
+    pub rounds: usize,
+    /// Seconds of each stream and of each burst of connections.
+    pub seconds: f64,
+    /// How many requests.
+    pub requests: u64,
+    /// How many idle connections memory is measured with.
+    pub idle: usize,
+    /// Only the paths of these names, and the direct one; all without any.
+    pub only: Vec<String>,
+    /// Proxies of others: a name and the script that sets it up (see [`external`]).
+    pub externals: Vec<(String, PathBuf)>,
+}
+
+/// Sets up every path and measures; what is under way is told on standard error.
+///
+/// # Panics
+/// If a path can't be set up or a load fails on it, with everything known about it.
+pub fn run(plan: &Plan) -> Report {
+    let lab = Lab::new(&User::ordinary());
+    // The hosts' sandboxes outlive the meshes in them.
+    let (a, b) = (Sandbox::at(Some(lab.a)), Sandbox::at(Some(lab.b)));
+    let wanted = |name: &str| plan.only.is_empty() || plan.only.iter().any(|only| only == name);
+    let mut paths = path::standard(&a, &b, wanted);
+    let externals = plan.externals.iter().filter(|(name, _)| wanted(name));
+    paths.extend(externals.filter_map(|(name, script)| external(name, script, &lab, &a)));
+    let mut report = Report::new(plan, paths.iter().map(|path| path.name.clone()));
+    for (index, path) in paths.iter().enumerate() {
+        eprintln!("memory of idle connections on {}", path.name);
+        report.measure_memory(index, path, plan);
+    }
+    for round in 1..=plan.rounds {
+        for measure in Measure::ALL {
+            for (index, path) in paths.iter().enumerate() {
+                eprintln!(
+                    "round {round} of {}: {} on {}",
+                    plan.rounds,
+                    measure.label(),
+                    path.name
+                );
+                report.add(index, measure.take(path, plan));
+            }
+        }
+    }
+    for (index, path) in paths.iter().enumerate() {
+        report.measure_memory_after(index, path);
+    }
+    report
+}

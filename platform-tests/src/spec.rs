@@ -1,0 +1,128 @@
+//! Mesh files for tests. JSON is YAML.
+
+use serde_json::{Value, json};
+
+use crate::sandbox::Sandbox;
+
+/// The namespace of every workload in the tests.
+pub const NAMESPACE: &str = "test";
+
+/// A mesh file.
+#[derive(Clone, Debug)]
+pub struct MeshSpec {
+    name: String,
+    nodes: Vec<Value>,
+    workloads: Vec<Workload>,
+    services: Vec<Value>,
+}
+
+/// One workload of it.
+#[derive(Clone, Debug)]
+pub struct Workload {
+    name: String,
+    fields: Value,
+}
+
+impl MeshSpec {
+    /// An empty mesh with the namespace [`NAMESPACE`].
+    pub fn new(name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            nodes: Vec::new(),
+            workloads: Vec::new(),
+            services: Vec::new(),
+        }
+    }
+
+    /// The mesh's name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Adds a workload, and a service of the same name if it declares a port.
+    pub fn workload(mut self, workload: Workload) -> Self {
+        if let Some(ports) = workload.fields.get("ports").and_then(Value::as_array) {
+            let ports: Vec<Value> = ports
+                .iter()
+                .map(|port| json!({"name": port["name"], "port": port["containerPort"], "targetPort": port["name"]}))
+                .collect();
+            let service = json!({
+                "name": workload.name, "namespace": NAMESPACE, "selector": {"app": workload.name}, "ports": ports,
+            });
+            self.services.push(service);
+        }
+        self.workloads.push(workload);
+        self
+    }
+
+    /// Adds a node that others reach at `hbone`.
+    pub fn node(mut self, name: &str, hbone: &str) -> Self {
+        self.nodes.push(json!({"name": name, "hbone": hbone}));
+        self
+    }
+
+    /// The file's text.
+    pub fn text(&self) -> String {
+        let workloads: Vec<&Value> = self.workloads.iter().map(|workload| &workload.fields).collect();
+        let mut file = json!({
+            "apiVersion": "adit.dev/v1alpha1", "kind": "Mesh", "name": self.name, "trustDomain": "test.local",
+            "namespaces": [{"name": NAMESPACE}], "workloads": workloads, "services": self.services,
+        });
+        if !self.nodes.is_empty() {
+            file["nodes"] = json!(self.nodes);
+        }
+        serde_json::to_string_pretty(&file).expect("JSON is JSON")
+    }
+}
+
+impl Workload {
+    /// A program. It isn't started again if it ends.
+    pub fn new<S: Into<String>>(name: &str, argv: impl IntoIterator<Item = S>) -> Self {
+        let command: Vec<String> = argv.into_iter().map(Into::into).collect();
+        let fields = json!({
+            "name": name, "namespace": NAMESPACE, "labels": {"app": name}, "serviceAccountName": name,
+            "command": command, "restartPolicy": "Never",
+        });
+        Self {
+            name: name.to_owned(),
+            fields,
+        }
+    }
+
+    /// A program that listens on `port` and is ready when it does.
+    pub fn server<S: Into<String>>(name: &str, port: u16, argv: impl IntoIterator<Item = S>) -> Self {
+        let mut workload = Self::new(name, argv);
+        workload.fields["ports"] = json!([{"name": "main", "containerPort": port}]);
+        workload.set("readinessProbe", json!({"tcpSocket": {"port": "main"}}))
+    }
+
+    /// `adit-load serve` on 16 ports from `port` on.
+    pub fn load_server(sandbox: &Sandbox, name: &str, port: u16) -> Self {
+        let log = sandbox.dir().join(format!("home/{name}.served"));
+        let (port_text, log) = (port.to_string(), log.to_string_lossy().into_owned());
+        let load = sandbox.load();
+        Self::server(
+            name,
+            port,
+            [
+                &load, "serve", "--port", &port_text, "--ports", "16", "--log", &log,
+            ],
+        )
+    }
+
+    /// Runs until stopped and does nothing: a place to be.
+    pub fn idle(name: &str) -> Self {
+        Self::new(name, ["sleep", "infinity"])
+    }
+
+    /// On which node it runs.
+    pub fn on(self, node: &str) -> Self {
+        self.set("nodeName", json!(node))
+    }
+
+    /// Sets any field of the file.
+    pub fn set(mut self, field: &str, value: Value) -> Self {
+        self.fields[field] = value;
+        self
+    }
+}
