@@ -16,6 +16,7 @@ use crate::confine::{self, ConfineError};
 
 mod handler;
 mod listener;
+mod policies;
 mod running;
 mod store;
 

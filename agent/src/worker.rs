@@ -179,8 +179,7 @@ impl Worker {
                 let _ = done.send(());
             }
             Command::RemovePod { pod, done } => {
-                self.remove_pod(&pod);
-                let _ = done.send(());
+                tokio::task::spawn_local(Rc::clone(self).let_pod_go(pod, done));
             }
             Command::Judge => self.judge(),
             Command::Drain { done } => self.drain(done),
@@ -206,6 +205,22 @@ impl Worker {
                 worker.remove_pod(pod.name());
             }
         });
+    }
+
+    /// Removes a pod once its flows have ended: the FINs of a program that has just exited are still under way.
+    async fn let_pod_go(self: Rc<Self>, name: WorkloadName, done: oneshot::Sender<()>) {
+        const GRACE: std::time::Duration = std::time::Duration::from_millis(500);
+        const POLL: std::time::Duration = std::time::Duration::from_millis(10);
+        if let Some(pod) = self.pod(&name) {
+            let ended = async {
+                while pod.has_flows() {
+                    tokio::time::sleep(POLL).await;
+                }
+            };
+            let _ = tokio::time::timeout(GRACE, ended).await;
+        }
+        self.remove_pod(&name);
+        let _ = done.send(());
     }
 
     fn remove_pod(&self, name: &WorkloadName) {

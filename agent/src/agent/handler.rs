@@ -13,6 +13,7 @@ use serde_json::json;
 use tokio::sync::Mutex;
 
 use super::AgentSettings;
+use super::policies::Policies;
 use super::running::Running;
 use crate::admin::{Fault, FlowHub, Handler, JoinedWorkload, MeshUpdate, SvidStatus};
 use crate::identities::IdentityStatus;
@@ -24,13 +25,13 @@ pub(super) struct Agent {
     hub: Arc<FlowHub>,
     running: OnceLock<Arc<Running>>,
     /// One change at a time: a pod isn't added while the mesh it belongs to is being replaced.
-    changing: Mutex<()>,
+    changing: Mutex<Policies>,
 }
 
 impl Agent {
     /// An agent without a mesh.
     pub(super) fn new(settings: AgentSettings, node_socket: PathBuf, hub: Arc<FlowHub>) -> Self {
-        Self { settings, node_socket, hub, running: OnceLock::new(), changing: Mutex::new(()) }
+        Self { settings, node_socket, hub, running: OnceLock::new(), changing: Mutex::new(Policies::new()) }
     }
 
     /// The mesh being served.
@@ -47,6 +48,8 @@ impl Agent {
 const NO_MESH: &str = "ADIT-A050";
 /// The mesh can't be taken: the file, the CA.
 const BAD_MESH: &str = "ADIT-A051";
+/// A policy file can't be read.
+const BAD_POLICY: &str = "ADIT-A053";
 /// The helper gave no queue.
 const NO_QUEUE: &str = "ADIT-A052";
 
@@ -122,8 +125,10 @@ impl Handler for Agent {
     }
 
     async fn set_mesh(&self, update: MeshUpdate) -> Result<(), Fault> {
-        let _changing = self.changing.lock().await;
+        let mut policies = self.changing.lock().await;
         let snapshot = snapshot(&update)?;
+        policies.read(&update.policies).map_err(|error| Fault::new(BAD_POLICY, error.to_string()))?;
+        let set = policies.compile(&snapshot);
         match self.running() {
             Some(running) if *running.trust_domain() != snapshot.trust_domain => Err(Fault::new(
                 BAD_MESH,
@@ -134,11 +139,11 @@ impl Handler for Agent {
                 ),
             )),
             Some(running) => {
-                running.publish(snapshot, None).await;
+                running.publish(snapshot, set).await;
                 Ok(())
             }
             None => {
-                let running = Running::start(&self.settings, snapshot, Arc::clone(&self.hub))
+                let running = Running::start(&self.settings, snapshot, set, Arc::clone(&self.hub))
                     .map_err(|error| Fault::new(BAD_MESH, error.to_string()))?;
                 let _ = self.running.set(running);
                 Ok(())

@@ -53,6 +53,7 @@ impl Running {
     pub(super) fn start(
         settings: &AgentSettings,
         snapshot: Snapshot,
+        policy: Arc<PolicySet>,
         hub: Arc<FlowHub>,
     ) -> Result<Arc<Self>, StartError> {
         let now = SystemTime::now();
@@ -64,7 +65,7 @@ impl Running {
             std::iter::repeat_with(Mailbox::new).take(settings.workers.max(1)).unzip();
         let shared = Arc::new(Shared {
             snapshot: ArcSwap::from_pointee(snapshot),
-            policy: ArcSwap::from_pointee(PolicySet::allow_all()),
+            policy: ArcSwap::from(policy),
             identities: issuer.identities(),
             places: ArcSwap::default(),
             workers,
@@ -92,13 +93,11 @@ impl Running {
     }
 
     /// Takes a new snapshot: identities first, so that a new workload has its SVID before its first flow.
-    pub(super) async fn publish(&self, snapshot: Snapshot, policy: Option<PolicySet>) {
+    pub(super) async fn publish(&self, snapshot: Snapshot, policy: Arc<PolicySet>) {
         self.issuer().follow(&snapshot, SystemTime::now());
         self.followed.notify_one();
         self.shared.snapshot.store(Arc::new(snapshot));
-        if let Some(policy) = policy {
-            self.shared.policy.store(Arc::new(policy));
-        }
+        self.shared.policy.store(policy);
         for worker in &self.shared.workers {
             let _ = worker.send(Command::Judge).await;
         }

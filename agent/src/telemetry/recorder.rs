@@ -51,7 +51,7 @@ impl Recorder {
             mode: Mode::Forward,
             mtls: if protocol == Protocol::Tcp { MtlsState::PeerOutsideMesh } else { MtlsState::ProtocolNotTcp },
             verdict: VerdictKind::Allow,
-            policy: PolicyTrace::default(),
+            policy: PolicyTrace { decided_by: NOT_JUDGED.to_owned(), reason: String::new() },
             pending: None,
             bytes_sent: 0,
             bytes_received: 0,
@@ -130,6 +130,9 @@ impl Recorder {
         record.detail = detail;
     }
 }
+
+/// Stands for the policy of a flow that was refused before it came to a verdict.
+const NOT_JUDGED: &str = "not-judged";
 
 impl Drop for Recorder {
     fn drop(&mut self) {

@@ -161,13 +161,10 @@ pub(crate) fn to_pod(worker: &Rc<Worker>, pod: &Rc<Pod>, packet: Packet) {
 /// Routes and judges the first packet of a flow from a pod. `None` where the packet was answered on the spot.
 fn open_outbound(worker: &Rc<Worker>, pod: &Rc<Pod>, key: Key, packet: &Packet) -> Option<Flow> {
     let snapshot = worker.shared.snapshot.load_full();
-    let route = match (route(&snapshot, key.protocol, key.tuple.dst, worker.draw()), &packet.content) {
-        (Route::Dns, Content::Udp(query)) => {
-            answer_dns(worker, pod, key.tuple, query.clone());
-            return None;
-        }
-        (route, _) => route,
-    };
+    let route = route(&snapshot, key.protocol, key.tuple.dst, worker.draw());
+    if matches!(route, Route::Dns) && is_answered(worker, pod, key, packet) {
+        return None;
+    }
     let mut recorder = worker.recorder(Direction::Outbound, key.protocol, key.tuple, &snapshot);
     let mut judged_dst = key.tuple.dst;
     if let Route::Workload { workload, address, service } = &route {
@@ -226,6 +223,17 @@ fn judged(tuple: FourTuple, packet: &Packet) -> adit_policy::Flow {
     };
     let tuple = FourTuple::new(strip(tuple.src), strip(tuple.dst));
     adit_policy::Flow { icmp, ..adit_policy::Flow::plain(tuple, packet.protocol()) }
+}
+
+/// Has a DNS query answered, if it's one and policy allows it. Queries are many and short: no flow is kept and no
+/// record written of those that are answered.
+fn is_answered(worker: &Rc<Worker>, pod: &Rc<Pod>, key: Key, packet: &Packet) -> bool {
+    let Content::Udp(query) = &packet.content else { return false };
+    let decision = worker.shared.policy.load().egress(&judged(key.tuple, packet), Trace::Off);
+    if decision.is_allowed() {
+        answer_dns(worker, pod, key.tuple, query.clone());
+    }
+    decision.is_allowed()
 }
 
 fn answer_dns(worker: &Rc<Worker>, pod: &Rc<Pod>, tuple: FourTuple, query: Vec<u8>) {

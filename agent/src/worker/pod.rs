@@ -150,6 +150,11 @@ impl Pod {
         self.flows.borrow_mut().remove(&flow);
     }
 
+    /// Whether a task serves a flow of the pod.
+    pub(super) fn has_flows(&self) -> bool {
+        !self.flows.borrow().is_empty()
+    }
+
     /// Whether the pod was removed.
     pub(super) fn is_gone(&self) -> bool {
         self.gone.get()

@@ -1,0 +1,177 @@
+//! Policy files and the mesh's inventory to the set that workers ask.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use adit_control::{Snapshot, Workload};
+use adit_flow::WorkloadName;
+use adit_policy::diagnostic::Severity;
+use adit_policy::inventory::{ContainerPort, LabelMap, Workload as Subject};
+use adit_policy::objects::{Object, Reader, Reading};
+use adit_policy::{Compiler, Options, PolicySet};
+
+use crate::admin::PolicyText;
+
+/// Owns the compiler and the policies that were read last.
+pub(super) struct Policies {
+    reader: Reader,
+    compiler: Compiler,
+    read: Vec<Object>,
+}
+
+/// A policy file that can't be read at all: what it would deny is unknown.
+#[derive(Debug, thiserror::Error)]
+#[error("policy files: {report}")]
+pub(super) struct Unreadable {
+    report: String,
+}
+
+impl Policies {
+    /// No policy yet.
+    pub(super) fn new() -> Self {
+        Self { reader: Reader::default(), compiler: Compiler::new(Options::default()), read: Vec::new() }
+    }
+
+    /// Takes the policy files as they are now. A policy that can't be compiled denies what it selects, and the log
+    /// says so; a file that isn't YAML changes nothing.
+    ///
+    /// # Errors
+    /// Such a file. The policies read before stay in force.
+    pub(super) fn read(&mut self, files: &[PolicyText]) -> Result<(), Unreadable> {
+        let mut reading = Reading::default();
+        for file in files {
+            self.reader.read_into(&file.path.display().to_string(), &file.text, &mut reading);
+        }
+        for diagnostic in &reading.diagnostics {
+            match diagnostic.severity {
+                Severity::Error => tracing::error!("{diagnostic}"),
+                _ => tracing::warn!("{diagnostic}"),
+            }
+        }
+        if reading.incomplete {
+            let report: Vec<_> = reading.diagnostics.iter().map(ToString::to_string).collect();
+            return Err(Unreadable { report: report.join("; ") });
+        }
+        self.read = reading.objects;
+        Ok(())
+    }
+
+    /// The set for the mesh as it is now. What didn't change costs a comparison.
+    pub(super) fn compile(&mut self, snapshot: &Snapshot) -> Arc<PolicySet> {
+        let mut objects = self.read.clone();
+        // The mesh's own objects come last: of two with one key the last counts.
+        objects.extend(inventory(snapshot));
+        self.compiler.sync(objects);
+        self.compiler.publish()
+    }
+}
+
+/// The namespaces and workloads that policies are about, and the mesh's DNS responder as the pod that policies
+/// written for a cluster expect: what allows or denies `k8s-app: kube-dns` there does it here.
+fn inventory(snapshot: &Snapshot) -> impl Iterator<Item = Object> {
+    let namespace = |(name, labels): (&String, &LabelMap)| Object::Namespace {
+        name: name.as_str().into(),
+        labels: labels.clone(),
+    };
+    let responder = Subject {
+        name: WorkloadName::new("kube-system", "kube-dns"),
+        labels: BTreeMap::from([("k8s-app".to_owned(), "kube-dns".to_owned())]),
+        account: "default".into(),
+        addresses: snapshot.dns.clone(),
+        ports: Vec::new(),
+        node_addresses: Vec::new(),
+    };
+    let cluster = Object::Namespace { name: "kube-system".into(), labels: LabelMap::new() };
+    std::iter::once(cluster)
+        .chain(snapshot.namespaces.iter().map(namespace))
+        .chain(snapshot.workloads.values().map(|workload| Object::Workload(subject(workload))))
+        .chain(std::iter::once(Object::Workload(responder)))
+}
+
+fn subject(workload: &Workload) -> Subject {
+    let ports = workload.ports.iter().map(|port| ContainerPort {
+        name: port.name.as_deref().map(Into::into),
+        number: port.number,
+        protocol: port.protocol,
+    });
+    Subject {
+        name: workload.name.clone(),
+        labels: workload.labels.clone(),
+        account: workload.identity.service_account().into(),
+        addresses: workload.addresses.clone(),
+        ports: ports.collect(),
+        node_addresses: Vec::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use adit_flow::{FourTuple, Protocol};
+    use adit_policy::{Flow, Trace};
+
+    use super::*;
+
+    const MESH: &str = "
+apiVersion: adit.dev/v1alpha1
+kind: Mesh
+name: demo
+namespaces: [{name: shop}]
+workloads:
+- {name: web, namespace: shop, labels: {app: web}, command: [sleep, '9']}
+- {name: api, namespace: shop, labels: {app: api}, command: [sleep, '9']}
+";
+
+    const DENY_ALL_BUT_DNS: &str = "
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: dns-only, namespace: shop}
+spec:
+  podSelector: {matchLabels: {app: web}}
+  policyTypes: [Egress]
+  egress:
+  - to:
+    - namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: kube-system}}
+      podSelector: {matchLabels: {k8s-app: kube-dns}}
+    ports: [{protocol: UDP, port: 53}]
+";
+
+    fn snapshot() -> Snapshot {
+        let loaded = adit_control::parse("demo.yaml".as_ref(), MESH).unwrap_or_else(|report| panic!("{report:?}"));
+        let view = adit_control::View { node: None, ready: &|_| true, joined: &[], generation: 1 };
+        adit_control::build(&loaded.mesh, view)
+    }
+
+    fn file(text: &str) -> PolicyText {
+        PolicyText { path: "policy.yaml".into(), text: text.to_owned() }
+    }
+
+    fn egress(set: &PolicySet, snapshot: &Snapshot, to: std::net::SocketAddr, protocol: Protocol) -> bool {
+        let web = &snapshot.workloads[&WorkloadName::new("shop", "web")];
+        let from = std::net::SocketAddr::new(web.address_like(to.ip()).unwrap(), 40_000);
+        set.egress(&Flow::plain(FourTuple::new(from, to), protocol), Trace::Off).is_allowed()
+    }
+
+    #[test]
+    fn a_cluster_policy_for_dns_means_the_responder() {
+        let snapshot = snapshot();
+        let mut policies = Policies::new();
+        policies.read(&[file(DENY_ALL_BUT_DNS)]).unwrap();
+        let set = policies.compile(&snapshot);
+        let dns = std::net::SocketAddr::new(snapshot.dns[0], 53);
+        let api = snapshot.workloads[&WorkloadName::new("shop", "api")].addresses[0];
+        assert!(egress(&set, &snapshot, dns, Protocol::Udp));
+        assert!(!egress(&set, &snapshot, dns, Protocol::Tcp));
+        assert!(!egress(&set, &snapshot, (api, 80).into(), Protocol::Tcp));
+    }
+
+    #[test]
+    fn a_file_that_is_no_yaml_changes_nothing() {
+        let snapshot = snapshot();
+        let mut policies = Policies::new();
+        policies.read(&[file(DENY_ALL_BUT_DNS)]).unwrap();
+        assert!(policies.read(&[file("kind: [")]).is_err());
+        let set = policies.compile(&snapshot);
+        let api = snapshot.workloads[&WorkloadName::new("shop", "api")].addresses[0];
+        assert!(!egress(&set, &snapshot, (api, 80).into(), Protocol::Tcp), "the policy is in force");
+    }
+}
