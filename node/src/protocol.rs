@@ -39,6 +39,9 @@ pub const MAX_FILES: usize = 16;
 /// Bytes of all those files' contents together, at most.
 pub const MAX_FILE_BYTES: usize = 48 * 1024;
 
+/// Bytes of the path of such a file, at most.
+pub const MAX_PATH: usize = 512;
+
 /// Names in one answer to [`Request::List`], at most.
 pub const MAX_LIST: usize = 200;
 
@@ -401,7 +404,7 @@ impl PodAddress {
 
 impl PodFile {
     fn read(reader: &mut Reader<'_>) -> Result<Self, InvalidMessage> {
-        let path = reader.text("path", MAX_TEXT)?;
+        let path = reader.text("path", MAX_PATH)?;
         let plain = path.strip_prefix('/').is_some_and(|rest| {
             !rest.contains('\0') && rest.split('/').all(|part| !matches!(part, "" | "." | ".."))
         });
@@ -492,6 +495,12 @@ fn cut(text: &str, limit: usize) -> &str {
 
 /// Bytes of one warning, at most: a path, the kernel's words and ours.
 const MAX_WARNING: usize = 512;
+
+/// The largest request is one to make a pod; 64 bytes are more than its fixed fields take.
+const _: () = assert!(
+    64 + MAX_NAME + MAX_HOSTNAME + MAX_ADDRESSES * 18 + MAX_FILES * (2 + MAX_PATH + 4) + MAX_FILE_BYTES
+        <= MAX_MESSAGE
+);
 
 mod kind {
     pub(super) const CREATE_POD: u8 = 1;

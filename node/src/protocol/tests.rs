@@ -120,7 +120,7 @@ fn a_full_list_and_a_full_spec_fit_a_message() {
     let mut spec = spec();
     spec.files = vec![
         PodFile {
-            path: format!("/{}", "p".repeat(100)),
+            path: format!("/{}", "p".repeat(MAX_PATH - 1)),
             content: vec![0; MAX_FILE_BYTES / 16]
         };
         16
