@@ -25,9 +25,7 @@ pub use codec::{LINE_LIMIT, LineBuffer, LineTooLong};
 pub use flows::{FlowHub, FlowReader, Missed, Next};
 pub use message::{
     AgentRequest, EndpointPattern, Fault, FlowLine, FlowQuery, InvalidPattern, JoinRequest, JoinTicket,
-    JoinedWorkload, MeshUpdate, PolicyText, PsReport, PsRow, Reply, SupervisorRequest, SvidStatus,
-    VERSION, WorkloadState, codes,
+    JoinedWorkload, MeshUpdate, PolicyText, PsReport, PsRow, Reply, SupervisorRequest, SvidStatus, VERSION,
+    WorkloadState, codes,
 };
-pub use server::{
-    CONNECTION_LIMIT, Handler, SupervisorHandler, bind, serve, serve_supervisor,
-};
+pub use server::{CONNECTION_LIMIT, Handler, SupervisorHandler, bind, serve, serve_supervisor};

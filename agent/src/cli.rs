@@ -154,14 +154,24 @@ fn code_in(message: &str) -> Option<&str> {
 }
 
 fn report_style() -> adit_control::Style {
-    let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty()) || !io::stderr().is_terminal();
-    if plain { adit_control::Style::Plain } else { adit_control::Style::Color }
+    let plain =
+        std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty()) || !io::stderr().is_terminal();
+    if plain {
+        adit_control::Style::Plain
+    } else {
+        adit_control::Style::Color
+    }
 }
 
 /// A runtime for a command that asks: it has one thread, and nothing of it is left afterwards.
 fn block_on<T>(future: impl Future<Output = Result<T, CliError>>) -> Result<T, CliError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    runtime.map_err(|source| CliError::System { step: "making a runtime", source })?.block_on(future)
+    runtime
+        .map_err(|source| CliError::System {
+            step: "making a runtime",
+            source,
+        })?
+        .block_on(future)
 }
 
 /// Prints `value` as indented JSON.
@@ -185,7 +195,10 @@ mod tests {
 
     #[test]
     fn the_most_particular_code_is_the_one_to_explain() {
-        assert_eq!(code_in("[ADIT-A004] the helper: [ADIT-N001] no"), Some("ADIT-N001"));
+        assert_eq!(
+            code_in("[ADIT-A004] the helper: [ADIT-N001] no"),
+            Some("ADIT-N001")
+        );
         assert_eq!(code_in("no code"), None);
     }
 }

@@ -20,7 +20,9 @@ pub struct Explanation {
 /// The explanation of `code`, written as in messages (`ADIT-A001`), in lower case, or without `ADIT-`.
 pub fn find(code: &str) -> Option<Explanation> {
     let wanted = code.trim().to_ascii_uppercase();
-    all().into_iter().find(|entry| entry.code == wanted || entry.code.strip_prefix("ADIT-") == Some(&wanted))
+    all()
+        .into_iter()
+        .find(|entry| entry.code == wanted || entry.code.strip_prefix("ADIT-") == Some(&wanted))
 }
 
 /// Every code, in order.
@@ -209,9 +211,16 @@ mod tests {
     #[test]
     fn every_code_is_there_once_and_says_everything() {
         let all = all();
-        assert!(all.windows(2).all(|pair| pair[0].code < pair[1].code), "a code is there twice");
+        assert!(
+            all.windows(2).all(|pair| pair[0].code < pair[1].code),
+            "a code is there twice"
+        );
         for code in all {
-            assert!(![code.summary, code.cause, code.fix].contains(&""), "{}", code.code);
+            assert!(
+                ![code.summary, code.cause, code.fix].contains(&""),
+                "{}",
+                code.code
+            );
             assert_eq!(find(&code.code.to_ascii_lowercase()), Some(code.clone()));
             assert_eq!(find(&code.code[5..]), Some(code));
         }
@@ -224,7 +233,11 @@ mod tests {
         collect(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut used);
         let unexplained: Vec<_> = used.iter().filter(|code| find(code).is_none()).collect();
         assert!(unexplained.is_empty(), "{unexplained:?}");
-        let unused: Vec<_> = AGENT.iter().filter(|code| !used.contains(code.code)).map(|code| code.code).collect();
+        let unused: Vec<_> = AGENT
+            .iter()
+            .filter(|code| !used.contains(code.code))
+            .map(|code| code.code)
+            .collect();
         assert!(unused.is_empty(), "{unused:?}");
     }
 
@@ -236,8 +249,14 @@ mod tests {
                 collect(&path, used);
             } else if !path.ends_with("explain.rs") {
                 let text = std::fs::read_to_string(&path).unwrap();
-                let codes = text.match_indices("ADIT-A").filter_map(|(at, _)| text.get(at..at + 9));
-                used.extend(codes.filter(|code| code[6..].bytes().all(|byte| byte.is_ascii_digit())).map(str::to_owned));
+                let codes = text
+                    .match_indices("ADIT-A")
+                    .filter_map(|(at, _)| text.get(at..at + 9));
+                used.extend(
+                    codes
+                        .filter(|code| code[6..].bytes().all(|byte| byte.is_ascii_digit()))
+                        .map(str::to_owned),
+                );
             }
         }
     }

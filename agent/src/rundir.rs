@@ -28,14 +28,23 @@ const PAUSE: Duration = Duration::from_millis(20);
 const LOCK: &str = "lock";
 const HELPER_LOCK: &str = "node.lock";
 /// Everything that a mesh puts into its folder: nothing else is ever removed from it.
-const NAMES: [&str; 6] = ["agent.log", "agent.sock", "node.sock", HELPER_LOCK, "supervisor.sock", LOCK];
+const NAMES: [&str; 6] = [
+    "agent.log",
+    "agent.sock",
+    "node.sock",
+    HELPER_LOCK,
+    "supervisor.sock",
+    LOCK,
+];
 
 /// Why there is no run directory, or none to be found.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RunDirError {
     /// A mesh of that name is running.
-    #[error("[ADIT-A001] mesh {mesh:?} is running already; `adit ps {mesh}` shows it, `adit down {mesh}` stops it")]
+    #[error(
+        "[ADIT-A001] mesh {mesh:?} is running already; `adit ps {mesh}` shows it, `adit down {mesh}` stops it"
+    )]
     AlreadyRuns {
         /// The mesh.
         mesh: String,
@@ -124,9 +133,17 @@ pub struct RunDir {
 impl Base {
     /// The base from the environment: `ADIT_RUN_DIR`, or `adit` in `XDG_RUNTIME_DIR`, or `/tmp/adit-UID`.
     pub fn from_env(variable: impl Fn(&str) -> Option<OsString>, uid: u32) -> Self {
-        let set = |name| variable(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+        let set = |name| {
+            variable(name)
+                .filter(|value| !value.is_empty())
+                .map(PathBuf::from)
+        };
         // The XDG specification tells to ignore a relative path.
-        let runtime = || set("XDG_RUNTIME_DIR").filter(|path| path.is_absolute()).map(|path| path.join("adit"));
+        let runtime = || {
+            set("XDG_RUNTIME_DIR")
+                .filter(|path| path.is_absolute())
+                .map(|path| path.join("adit"))
+        };
         let base = set("ADIT_RUN_DIR").or_else(runtime);
         Self(base.unwrap_or_else(|| format!("/tmp/adit-{uid}").into()))
     }
@@ -161,14 +178,22 @@ impl Base {
         let mut running = self.running()?;
         match mesh {
             Some(mesh) if running.iter().any(|name| name == mesh) => Ok(self.paths(mesh)),
-            Some(mesh) => Err(RunDirError::Unknown { mesh: mesh.to_owned(), running }),
+            Some(mesh) => Err(RunDirError::Unknown {
+                mesh: mesh.to_owned(),
+                running,
+            }),
             None if running.len() > 1 => Err(RunDirError::Ambiguous { running }),
-            None => running.pop().map(|name| self.paths(&name)).ok_or(RunDirError::NoneRuns),
+            None => running
+                .pop()
+                .map(|name| self.paths(&name))
+                .ok_or(RunDirError::NoneRuns),
         }
     }
 
     fn paths(&self, mesh: &str) -> RunPaths {
-        RunPaths { dir: self.0.join(mesh) }
+        RunPaths {
+            dir: self.0.join(mesh),
+        }
     }
 }
 
@@ -212,14 +237,18 @@ impl RunPaths {
         let file = open_lock(&path).map_err(failed("opening", &path))?;
         match try_lock(&file).map_err(failed("locking", &path))? {
             true => Ok(file),
-            false => Err(RunDirError::HelperLingers { path: self.dir.clone() }),
+            false => Err(RunDirError::HelperLingers {
+                path: self.dir.clone(),
+            }),
         }
     }
 
     fn is_live(&self) -> bool {
         let path = self.dir.join(LOCK);
         let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-        let Ok(file) = rustix::fs::open(&path, flags, Mode::empty()) else { return false };
+        let Ok(file) = rustix::fs::open(&path, flags, Mode::empty()) else {
+            return false;
+        };
         rustix::fs::flock(&file, FlockOperation::NonBlockingLockShared) == Err(Errno::WOULDBLOCK)
     }
 }
@@ -235,7 +264,10 @@ impl RunDir {
         let paths = base.paths(mesh);
         let excess = (paths.dir.as_os_str().len() + 1 + LONGEST_NAME.len()).saturating_sub(SOCKET_PATH_LIMIT);
         if excess > 0 {
-            return Err(RunDirError::TooLong { path: paths.dir, excess });
+            return Err(RunDirError::TooLong {
+                path: paths.dir,
+                excess,
+            });
         }
         make_private(&base.0)?;
         let (mut looked_at, mut lingered) = (Duration::ZERO, Duration::ZERO);
@@ -252,7 +284,9 @@ impl RunDir {
                 Taken::ByHelper => lingered += PAUSE,
             }
             if looked_at > LOOKERS_LINGER {
-                return Err(RunDirError::AlreadyRuns { mesh: mesh.to_owned() });
+                return Err(RunDirError::AlreadyRuns {
+                    mesh: mesh.to_owned(),
+                });
             }
             if lingered > HELPER_LINGERS {
                 return Err(RunDirError::HelperLingers { path: paths.dir });
@@ -286,14 +320,19 @@ impl RunDir {
         if !try_lock(&lock).map_err(failed("locking", &path))? {
             return Ok(Taken::BySupervisor);
         }
-        let Some(helper) = unless_gone(open_lock(&helper_path)).map_err(failed("opening", &helper_path))? else {
+        let Some(helper) = unless_gone(open_lock(&helper_path)).map_err(failed("opening", &helper_path))?
+        else {
             return Ok(Taken::Removed);
         };
         if !try_lock(&helper).map_err(failed("locking", &helper_path))? {
             return Ok(Taken::ByHelper);
         }
         let still_there = is_file_at(&lock, &path) && is_file_at(&helper, &helper_path);
-        Ok(if still_there { Taken::Yes(lock) } else { Taken::Removed })
+        Ok(if still_there {
+            Taken::Yes(lock)
+        } else {
+            Taken::Removed
+        })
     }
 }
 
@@ -306,7 +345,11 @@ enum Taken {
 }
 
 fn others(running: &[String]) -> String {
-    if running.is_empty() { String::new() } else { format!("; running: {}", running.join(", ")) }
+    if running.is_empty() {
+        String::new()
+    } else {
+        format!("; running: {}", running.join(", "))
+    }
 }
 
 fn uid() -> u32 {
@@ -337,7 +380,11 @@ fn check_private(path: &Path) -> Result<(), RunDirError> {
     } else {
         return Ok(());
     };
-    Err(RunDirError::NotPrivate { path: path.to_owned(), uid: uid(), problem })
+    Err(RunDirError::NotPrivate {
+        path: path.to_owned(),
+        uid: uid(),
+        problem,
+    })
 }
 
 /// A folder with anything else in it isn't a run directory, whoever pointed us there.
@@ -346,7 +393,10 @@ fn check_ours(dir: &Path) -> Result<(), RunDirError> {
         let name = entry.map_err(failed("reading", dir))?.file_name();
         if !NAMES.iter().any(|known| name == *known) {
             let found = name.to_string_lossy().into_owned();
-            return Err(RunDirError::NotOurs { path: dir.to_owned(), found });
+            return Err(RunDirError::NotOurs {
+                path: dir.to_owned(),
+                found,
+            });
         }
     }
     Ok(())
@@ -375,7 +425,9 @@ fn try_lock(file: &File) -> io::Result<bool> {
 }
 
 fn is_file_at(file: &File, path: &Path) -> bool {
-    let (Ok(ours), Ok(there)) = (file.metadata(), fs::symlink_metadata(path)) else { return false };
+    let (Ok(ours), Ok(there)) = (file.metadata(), fs::symlink_metadata(path)) else {
+        return false;
+    };
     (ours.dev(), ours.ino()) == (there.dev(), there.ino())
 }
 
@@ -403,7 +455,11 @@ mod tests {
     impl Folder {
         fn new() -> Self {
             static NEXT: AtomicU32 = AtomicU32::new(0);
-            let name = format!("adit-rundir-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+            let name = format!(
+                "adit-rundir-{}-{}",
+                std::process::id(),
+                NEXT.fetch_add(1, Ordering::Relaxed)
+            );
             let path = std::env::temp_dir().join(name);
             fs::DirBuilder::new().mode(0o700).create(&path).unwrap();
             Self(path)
@@ -422,7 +478,10 @@ mod tests {
 
     fn base(variables: &[(&str, &str)]) -> PathBuf {
         let lookup = |name: &str| {
-            variables.iter().find(|(key, _)| *key == name).map(|(_, value)| OsString::from(value))
+            variables
+                .iter()
+                .find(|(key, _)| *key == name)
+                .map(|(_, value)| OsString::from(value))
         };
         Base::from_env(lookup, 1000).0
     }
@@ -430,9 +489,18 @@ mod tests {
     #[test]
     fn the_environment_chooses_the_base() {
         assert_eq!(base(&[]), Path::new("/tmp/adit-1000"));
-        assert_eq!(base(&[("XDG_RUNTIME_DIR", "/run/user/1000")]), Path::new("/run/user/1000/adit"));
-        assert_eq!(base(&[("XDG_RUNTIME_DIR", "relative")]), Path::new("/tmp/adit-1000"));
-        assert_eq!(base(&[("XDG_RUNTIME_DIR", "/run/x"), ("ADIT_RUN_DIR", "/y")]), Path::new("/y"));
+        assert_eq!(
+            base(&[("XDG_RUNTIME_DIR", "/run/user/1000")]),
+            Path::new("/run/user/1000/adit")
+        );
+        assert_eq!(
+            base(&[("XDG_RUNTIME_DIR", "relative")]),
+            Path::new("/tmp/adit-1000")
+        );
+        assert_eq!(
+            base(&[("XDG_RUNTIME_DIR", "/run/x"), ("ADIT_RUN_DIR", "/y")]),
+            Path::new("/y")
+        );
     }
 
     #[test]
@@ -442,7 +510,10 @@ mod tests {
         let first = RunDir::create(&base, "shop").unwrap();
         let dir = first.paths().dir().to_owned();
         assert_eq!(fs::metadata(&dir).unwrap().permissions().mode() & 0o7777, 0o700);
-        assert!(matches!(RunDir::create(&base, "shop"), Err(RunDirError::AlreadyRuns { .. })));
+        assert!(matches!(
+            RunDir::create(&base, "shop"),
+            Err(RunDirError::AlreadyRuns { .. })
+        ));
         assert_eq!(base.running().unwrap(), ["shop"]);
         fs::write(first.paths().agent_socket(), "").unwrap();
         drop(first); // killed: the lock is gone, the folder is not
@@ -479,7 +550,9 @@ mod tests {
         let shop = RunDir::create(&base, "shop").unwrap();
         assert_eq!(base.find(None).unwrap(), *shop.paths());
         let _bank = RunDir::create(&base, "bank").unwrap();
-        assert!(matches!(base.find(None), Err(RunDirError::Ambiguous { running }) if running == ["bank", "shop"]));
+        assert!(
+            matches!(base.find(None), Err(RunDirError::Ambiguous { running }) if running == ["bank", "shop"])
+        );
         assert_eq!(base.find(Some("shop")).unwrap(), *shop.paths());
         assert!(matches!(base.find(Some("zoo")), Err(RunDirError::Unknown { .. })));
     }
@@ -490,24 +563,36 @@ mod tests {
         let open = Base(folder.0.join("open"));
         fs::create_dir(&open.0).unwrap();
         fs::set_permissions(&open.0, fs::Permissions::from_mode(0o755)).unwrap();
-        assert!(matches!(RunDir::create(&open, "shop"), Err(RunDirError::NotPrivate { .. })));
+        assert!(matches!(
+            RunDir::create(&open, "shop"),
+            Err(RunDirError::NotPrivate { .. })
+        ));
 
         let linked = Base(folder.0.join("linked"));
         std::os::unix::fs::symlink(&folder.0, &linked.0).unwrap();
-        assert!(matches!(RunDir::create(&linked, "shop"), Err(RunDirError::NotPrivate { .. })));
+        assert!(matches!(
+            RunDir::create(&linked, "shop"),
+            Err(RunDirError::NotPrivate { .. })
+        ));
 
         let base = folder.base();
         make_private(&base.0).unwrap();
         make_private(&base.0.join("documents")).unwrap();
         fs::write(base.0.join("documents/thesis.tex"), "years of work").unwrap();
-        assert!(matches!(RunDir::create(&base, "documents"), Err(RunDirError::NotOurs { .. })));
+        assert!(matches!(
+            RunDir::create(&base, "documents"),
+            Err(RunDirError::NotOurs { .. })
+        ));
         assert!(base.0.join("documents/thesis.tex").exists());
     }
 
     #[test]
     fn a_path_too_long_for_a_socket_is_refused_before_anything_is_made() {
         let base = Base(PathBuf::from("/tmp").join("x".repeat(90)));
-        assert!(matches!(RunDir::create(&base, "shop"), Err(RunDirError::TooLong { excess: 9, .. })));
+        assert!(matches!(
+            RunDir::create(&base, "shop"),
+            Err(RunDirError::TooLong { excess: 9, .. })
+        ));
         assert!(!base.0.exists());
     }
 }

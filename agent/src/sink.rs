@@ -38,10 +38,12 @@ impl LineSink {
         let (done, finished) = sync_channel(1);
         let dropped = Arc::new(AtomicU64::new(0));
         let counter = Arc::clone(&dropped);
-        std::thread::Builder::new().name("lines".to_owned()).spawn(move || {
-            write_lines(&lines, &counter, writer);
-            let _ = done.send(());
-        })?;
+        std::thread::Builder::new()
+            .name("lines".to_owned())
+            .spawn(move || {
+                write_lines(&lines, &counter, writer);
+                let _ = done.send(());
+            })?;
         Ok((Self { queue, dropped }, SinkThread { finished }))
     }
 
@@ -97,7 +99,10 @@ fn write_lines(lines: &Receiver<Vec<u8>>, dropped: &AtomicU64, writer: impl Writ
 }
 
 fn tell(writer: &mut impl Write, count: u64) -> io::Result<()> {
-    writeln!(writer, "adit: {count} lines were dropped here: they came faster than they were read")
+    writeln!(
+        writer,
+        "adit: {count} lines were dropped here: they came faster than they were read"
+    )
 }
 
 impl<'a> MakeWriter<'a> for LineSink {
@@ -167,7 +172,10 @@ mod tests {
         assert!(thread.finish(Duration::from_secs(60)));
         let text = String::from_utf8(written.lock().unwrap().clone()).unwrap();
         assert_eq!(text.matches("line ").count() as u64, 100 - dropped, "{text}");
-        assert!(text.contains(&format!("adit: {dropped} lines were dropped here")), "{text}");
+        assert!(
+            text.contains(&format!("adit: {dropped} lines were dropped here")),
+            "{text}"
+        );
     }
 
     #[test]

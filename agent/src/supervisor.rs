@@ -166,7 +166,8 @@ pub fn up(options: Options) -> Result<u8, UpError> {
     let printer = match options.foreground {
         true => None,
         false => Some(
-            LineSink::start(sink::QUEUE_LIMIT, io::stdout()).map_err(system("starting the thread that prints"))?,
+            LineSink::start(sink::QUEUE_LIMIT, io::stdout())
+                .map_err(system("starting the thread that prints"))?,
         ),
     };
     let (notices, printer) = notices(&options, printer);
@@ -187,22 +188,48 @@ pub fn up(options: Options) -> Result<u8, UpError> {
 }
 
 fn notices(options: &Options, printer: Option<(LineSink, SinkThread)>) -> (Notices, Option<SinkThread>) {
-    let Some((sink, thread)) = printer else { return (Notices::kept(), None) };
-    let width = display_names(options).iter().map(|(_, shown)| shown.len()).max().unwrap_or(0).max("agent".len());
-    (Notices::Shown { sink, width, coloured: output::coloured() }, Some(thread))
+    let Some((sink, thread)) = printer else {
+        return (Notices::kept(), None);
+    };
+    let width = display_names(options)
+        .iter()
+        .map(|(_, shown)| shown.len())
+        .max()
+        .unwrap_or(0)
+        .max("agent".len());
+    (
+        Notices::Shown {
+            sink,
+            width,
+            coloured: output::coloured(),
+        },
+        Some(thread),
+    )
 }
 
 /// Each local replica and how it is called before its lines: without the namespace where there is only one.
 fn display_names(options: &Options) -> Vec<(WorkloadName, String)> {
     let Source { mesh, node, .. } = &options.source;
-    let names: Vec<_> = mesh.replicas_on(node.as_deref()).map(|replica| replica.name).collect();
+    let names: Vec<_> = mesh
+        .replicas_on(node.as_deref())
+        .map(|replica| replica.name)
+        .collect();
     let namespaces: BTreeSet<_> = names.iter().map(|name| &name.namespace).collect();
-    let shown = |name: &WorkloadName| if namespaces.len() == 1 { name.name.clone() } else { name.to_string() };
+    let shown = |name: &WorkloadName| {
+        if namespaces.len() == 1 {
+            name.name.clone()
+        } else {
+            name.to_string()
+        }
+    };
     names.iter().map(|name| (name.clone(), shown(name))).collect()
 }
 
 async fn supervise(options: Options, run_dir: &RunDir, notices: &Notices) -> Result<u8, UpError> {
-    let mut signals = Signals::new().map_err(|source| UpError::System { step: "watching for signals", source })?;
+    let mut signals = Signals::new().map_err(|source| UpError::System {
+        step: "watching for signals",
+        source,
+    })?;
     check_once(&options)?;
     let (helper_process, helper) = helper::start(run_dir.paths(), &options.tun_device, notices).await?;
     let mut supervisor = Supervisor::start(options, run_dir, notices.clone(), helper_process, helper)?;
@@ -212,13 +239,22 @@ async fn supervise(options: Options, run_dir: &RunDir, notices: &Notices) -> Res
 }
 
 fn check_once(options: &Options) -> Result<(), UpError> {
-    let Some(wanted) = &options.once else { return Ok(()) };
+    let Some(wanted) = &options.once else {
+        return Ok(());
+    };
     let names = display_names(options);
     if names.iter().any(|(name, _)| name == wanted) {
         return Ok(());
     }
-    let known = names.iter().map(|(name, _)| name.to_string()).collect::<Vec<_>>().join(", ");
-    Err(UpError::UnknownOnce { wanted: wanted.clone(), known })
+    let known = names
+        .iter()
+        .map(|(name, _)| name.to_string())
+        .collect::<Vec<_>>()
+        .join(", ");
+    Err(UpError::UnknownOnce {
+        wanted: wanted.clone(),
+        known,
+    })
 }
 
 /// Everything that runs.
@@ -268,22 +304,37 @@ impl Supervisor {
             notices: notices.clone(),
         };
         let agent = tokio::task::spawn_local(keeper.run());
-        let listener = admin::bind(&paths.supervisor_socket())
-            .map_err(|source| UpError::System { step: "binding the supervisor's socket", source })?;
-        tokio::spawn(admin::serve_supervisor(listener, Arc::new(Door::new(reports.clone(), stop.clone()))));
+        let listener = admin::bind(&paths.supervisor_socket()).map_err(|source| UpError::System {
+            step: "binding the supervisor's socket",
+            source,
+        })?;
+        tokio::spawn(admin::serve_supervisor(
+            listener,
+            Arc::new(Door::new(reports.clone(), stop.clone())),
+        ));
         let mut replicas = JoinSet::new();
         let snapshot = table.snapshot();
         for (index, (name, shown)) in display_names(&options).into_iter().enumerate() {
-            let spec = options.source.mesh.replicas().find(|replica| replica.name == name);
+            let spec = options
+                .source
+                .mesh
+                .replicas()
+                .find(|replica| replica.name == name);
             let spec = spec.expect("the names are those of the mesh's replicas").spec;
             let console = match &notices {
                 Notices::Kept(_) => Console::Ours,
-                Notices::Shown { sink, width, coloured } => {
-                    Console::Lines { prefix: Prefix::new(&shown, *width, index, *coloured), sink: sink.clone() }
-                }
+                Notices::Shown {
+                    sink,
+                    width,
+                    coloured,
+                } => Console::Lines {
+                    prefix: Prefix::new(&shown, *width, index, *coloured),
+                    sink: sink.clone(),
+                },
             };
             let replica = Replica {
-                pod: pods::spec(&snapshot, &name).expect("the snapshot has every replica"),
+                pod: table.pod(&name).expect("the table has every replica"),
+                spec: pods::spec(&snapshot, &name).expect("the snapshot has every replica"),
                 argv: spec.command.iter().chain(&spec.args).cloned().collect(),
                 env: spec.env.clone(),
                 directory: spec.working_dir.clone(),
@@ -301,7 +352,6 @@ impl Supervisor {
                 stop: stop.clone(),
                 events: reports.clone(),
                 notices: notices.clone(),
-                name,
             };
             replicas.spawn_local(replica.run());
         }
@@ -376,32 +426,27 @@ impl Supervisor {
     fn on_ask(&mut self, ask: Ask) {
         match ask {
             Ask::Down { .. } => unreachable!("taken before"),
-            Ask::Join { request, answer } => {
-                let name = request.name.clone();
-                match self.table.join(request, Instant::now()) {
-                    Ok(()) => {
-                        self.desired.send_replace(self.table.desired());
-                        let joining = members::Joining {
-                            pod: pods::spec(&self.table.snapshot(), &name).expect("it has just joined"),
-                            name,
-                            paths: self.paths.clone(),
-                            helper: self.helper.clone(),
-                            applied: self.applied.clone(),
-                            reports: self.reports.clone(),
-                        };
-                        tokio::task::spawn_local(joining.run(answer));
-                    }
-                    Err(error) => {
-                        let _ = answer.send(Err(members::refusal(&error)));
-                    }
-                }
-            }
-            Ask::Leave { name } => {
-                if self.table.leave(&name) {
+            Ask::Join { request, answer } => match self.table.join(request, Instant::now()) {
+                Ok(pod) => {
                     self.desired.send_replace(self.table.desired());
-                    let helper = self.helper.clone();
-                    // One that is gone already, or a helper that is, is as good as forgotten.
-                    tokio::task::spawn_local(async move { drop(helper.delete_pod(name.to_string()).await) });
+                    let joining = members::Joining {
+                        spec: pods::spec(&self.table.snapshot(), &pod.name).expect("it has just joined"),
+                        pod,
+                        paths: self.paths.clone(),
+                        helper: self.helper.clone(),
+                        applied: self.applied.clone(),
+                        reports: self.reports.clone(),
+                    };
+                    tokio::task::spawn_local(joining.run(answer));
+                }
+                Err(error) => {
+                    let _ = answer.send(Err(members::refusal(&error)));
+                }
+            },
+            Ask::Leave { pod } => {
+                if self.table.leave(&pod) {
+                    self.desired.send_replace(self.table.desired());
+                    self.helper.forget_pod(pod.name.to_string());
                 }
             }
             Ask::Ps { answer } => {
@@ -422,7 +467,15 @@ impl Supervisor {
 
     /// Ends everything: programs, then the agent, then the helper. Another signal, and it happens at once.
     async fn stop(self, signals: &mut Signals) {
-        let Self { mut replicas, agent, mut helper_process, stop_programs, stop_agent, foreground, .. } = self;
+        let Self {
+            mut replicas,
+            agent,
+            mut helper_process,
+            stop_programs,
+            stop_agent,
+            foreground,
+            ..
+        } = self;
         stop_programs.send_replace(Stop::Gently);
         let in_order = async {
             while replicas.join_next().await.is_some() {}
@@ -448,7 +501,9 @@ impl Supervisor {
 }
 
 fn helper_died(ended: io::Result<ExitStatus>) -> UpError {
-    UpError::HelperDied { how: ended.map_or_else(|error| error.to_string(), process::in_words) }
+    UpError::HelperDied {
+        how: ended.map_or_else(|error| error.to_string(), process::in_words),
+    }
 }
 
 /// The signals that tell us to stop.

@@ -157,7 +157,9 @@ impl FlowStream {
     /// # Errors
     /// Any [`ClientError`]. A refusal arrives as the first line.
     pub async fn next(&mut self) -> Result<Option<FlowLine>, ClientError> {
-        let Some(line) = self.0.line().await? else { return Ok(None) };
+        let Some(line) = self.0.line().await? else {
+            return Ok(None);
+        };
         match serde_json::from_slice(&line) {
             Ok(flow) => Ok(Some(flow)),
             // A refusal isn't a flow line; an `ok` would be malformed.
@@ -192,7 +194,10 @@ impl SupervisorClient {
     /// Any [`ClientError`].
     pub async fn join(mut self, request: JoinRequest) -> Result<Joined, ClientError> {
         let ticket = self.0.call(SupervisorRequest::Join(request)).await?;
-        Ok(Joined { ticket, connection: self.0 })
+        Ok(Joined {
+            ticket,
+            connection: self.0,
+        })
     }
 
     /// What runs.
@@ -228,16 +233,25 @@ struct Connection {
 
 impl Connection {
     async fn open(path: &Path) -> Result<Self, ClientError> {
-        let failed = |source| ClientError::Connect { path: path.to_owned(), source };
+        let failed = |source| ClientError::Connect {
+            path: path.to_owned(),
+            source,
+        };
         let stream = UnixStream::connect(path).await.map_err(failed)?;
-        Ok(Self { path: path.to_owned(), stream, lines: LineBuffer::new(LINE_LIMIT) })
+        Ok(Self {
+            path: path.to_owned(),
+            stream,
+            lines: LineBuffer::new(LINE_LIMIT),
+        })
     }
 
     async fn call<T: DeserializeOwned>(&mut self, request: impl Serialize) -> Result<T, ClientError> {
         self.send(request).await?;
         match self.line().await? {
             Some(line) => self.answer(&line),
-            None => Err(ClientError::Closed { path: self.path.clone() }),
+            None => Err(ClientError::Closed {
+                path: self.path.clone(),
+            }),
         }
     }
 
@@ -259,7 +273,11 @@ impl Connection {
 
     async fn line(&mut self) -> Result<Option<Vec<u8>>, ClientError> {
         loop {
-            if let Some(line) = self.lines.next_line().map_err(|error: LineTooLong| self.malformed(&error))? {
+            if let Some(line) = self
+                .lines
+                .next_line()
+                .map_err(|error: LineTooLong| self.malformed(&error))?
+            {
                 return Ok(Some(line));
             }
             let mut chunk = [0; CHUNK];
@@ -272,11 +290,17 @@ impl Connection {
     }
 
     fn malformed(&self, error: &dyn std::error::Error) -> ClientError {
-        ClientError::Malformed { path: self.path.clone(), detail: error.to_string() }
+        ClientError::Malformed {
+            path: self.path.clone(),
+            detail: error.to_string(),
+        }
     }
 
     fn broken(&self, source: io::Error) -> ClientError {
-        ClientError::Io { path: self.path.clone(), source }
+        ClientError::Io {
+            path: self.path.clone(),
+            source,
+        }
     }
 }
 

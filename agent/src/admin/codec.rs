@@ -32,7 +32,12 @@ pub struct LineBuffer {
 impl LineBuffer {
     /// An empty buffer for lines of `limit` bytes at most.
     pub fn new(limit: usize) -> Self {
-        Self { bytes: Vec::new(), start: 0, searched: 0, limit }
+        Self {
+            bytes: Vec::new(),
+            start: 0,
+            searched: 0,
+            limit,
+        }
     }
 
     /// Takes bytes that arrived.
@@ -66,12 +71,16 @@ impl LineBuffer {
 
 /// A request as one line, its end included.
 pub(super) fn encode<T: Serialize>(body: T) -> Vec<u8> {
-    line(&Envelope { version: VERSION, body })
+    line(&Envelope {
+        version: VERSION,
+        body,
+    })
 }
 
 /// Any message as one line, its end included.
 pub(super) fn line<T: Serialize>(message: &T) -> Vec<u8> {
-    let mut bytes = serde_json::to_vec(message).expect("the messages have text keys and no failing serialisers");
+    let mut bytes =
+        serde_json::to_vec(message).expect("the messages have text keys and no failing serialisers");
     bytes.push(b'\n');
     bytes
 }
@@ -85,13 +94,16 @@ pub(super) fn decode<T: DeserializeOwned>(line: &[u8]) -> Result<T, Fault> {
     struct VersionOnly {
         version: u32,
     }
-    let malformed = |error: serde_json::Error| Fault::new(codes::MALFORMED, format!("not a request: {error}"));
+    let malformed =
+        |error: serde_json::Error| Fault::new(codes::MALFORMED, format!("not a request: {error}"));
     let VersionOnly { version } = serde_json::from_slice(line).map_err(malformed)?;
     if version != VERSION {
         let message = format!("expected version {VERSION} of the control protocol, got {version}");
         return Err(Fault::new(codes::VERSION, message));
     }
-    Ok(serde_json::from_slice::<Envelope<T>>(line).map_err(malformed)?.body)
+    Ok(serde_json::from_slice::<Envelope<T>>(line)
+        .map_err(malformed)?
+        .body)
 }
 
 #[cfg(test)]

@@ -53,8 +53,17 @@ pub struct FlowReader {
 impl FlowHub {
     /// A hub that keeps the latest `limit` records, at least one.
     pub fn new(limit: usize) -> Arc<Self> {
-        let ring = Ring { records: VecDeque::new(), tail: 0, limit: limit.max(1), closed: false };
-        Arc::new(Self { ring: Mutex::new(ring), more: Notify::new(), missed: AtomicU64::new(0) })
+        let ring = Ring {
+            records: VecDeque::new(),
+            tail: 0,
+            limit: limit.max(1),
+            closed: false,
+        };
+        Arc::new(Self {
+            ring: Mutex::new(ring),
+            more: Notify::new(),
+            missed: AtomicU64::new(0),
+        })
     }
 
     /// Appends a record; the oldest goes if the ring is full. Takes a lock for a few instructions, never waits
@@ -79,7 +88,10 @@ impl FlowHub {
 
     /// A reader that begins with the oldest record kept.
     pub fn reader(self: &Arc<Self>) -> FlowReader {
-        FlowReader { hub: Arc::clone(self), position: self.ring().tail }
+        FlowReader {
+            hub: Arc::clone(self),
+            position: self.ring().tail,
+        }
     }
 
     /// How many records all readers together missed.
@@ -134,7 +146,10 @@ mod tests {
     use super::*;
 
     fn numbered(number: u64) -> FlowRecord {
-        FlowRecord { bytes_sent: number, ..record("shop/a", "shop/b") }
+        FlowRecord {
+            bytes_sent: number,
+            ..record("shop/a", "shop/b")
+        }
     }
 
     fn drain(reader: &mut FlowReader) -> Vec<String> {

@@ -309,7 +309,10 @@ pub enum WorkloadState {
 impl Fault {
     /// A fault with its code and its words.
     pub fn new(code: impl Into<String>, message: impl Into<String>) -> Self {
-        Self { code: code.into(), message: message.into() }
+        Self {
+            code: code.into(),
+            message: message.into(),
+        }
     }
 }
 
@@ -335,7 +338,10 @@ impl FlowQuery {
         let to = |pattern: &EndpointPattern| {
             pattern.matches(&record.destination)
                 || pattern.contains(record.original_destination.ip())
-                || record.service.as_ref().is_some_and(|service| pattern.names(service))
+                || record
+                    .service
+                    .as_ref()
+                    .is_some_and(|service| pattern.names(service))
         };
         self.from.as_ref().is_none_or(from)
             && self.to.as_ref().is_none_or(to)
@@ -345,7 +351,11 @@ impl FlowQuery {
 
 impl EndpointPattern {
     fn matches(&self, peer: &Peer) -> bool {
-        self.contains(peer.addr.ip()) || peer.workload.as_ref().is_some_and(|workload| self.names(workload))
+        self.contains(peer.addr.ip())
+            || peer
+                .workload
+                .as_ref()
+                .is_some_and(|workload| self.names(workload))
     }
 
     fn contains(&self, address: IpAddr) -> bool {
@@ -366,7 +376,9 @@ impl EndpointPattern {
 
 /// Whether `name` is `wanted` itself or one of its numbered replicas.
 fn is_replica_of(name: &str, wanted: &str) -> bool {
-    let Some(rest) = name.strip_prefix(wanted) else { return false };
+    let Some(rest) = name.strip_prefix(wanted) else {
+        return false;
+    };
     let numbered = |number: &str| !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit());
     rest.is_empty() || rest.strip_prefix('-').is_some_and(numbered)
 }
@@ -462,7 +474,11 @@ pub(super) mod tests {
 
     fn query(from: Option<&str>, to: Option<&str>) -> FlowQuery {
         let pattern = |text: &str| text.parse().unwrap();
-        FlowQuery { from: from.map(pattern), to: to.map(pattern), ..FlowQuery::default() }
+        FlowQuery {
+            from: from.map(pattern),
+            to: to.map(pattern),
+            ..FlowQuery::default()
+        }
     }
 
     #[test]
@@ -490,7 +506,10 @@ pub(super) mod tests {
 
     #[test]
     fn the_verdict_filters() {
-        let deny = FlowQuery { verdict: Some(VerdictKind::Deny), ..FlowQuery::default() };
+        let deny = FlowQuery {
+            verdict: Some(VerdictKind::Deny),
+            ..FlowQuery::default()
+        };
         assert!(!deny.matches(&record("shop/debug", "shop/web-0")));
     }
 
@@ -510,7 +529,10 @@ pub(super) mod tests {
             generation: 7,
             path: "shop.yaml".into(),
             text: "name: shop\n".into(),
-            policies: vec![PolicyText { path: "p.yaml".into(), text: "{}".into() }],
+            policies: vec![PolicyText {
+                path: "p.yaml".into(),
+                text: "{}".into(),
+            }],
             node: None,
             ready: [WorkloadName::new("shop", "web-0")].into(),
             joined: vec![JoinedWorkload {
@@ -527,7 +549,11 @@ pub(super) mod tests {
             AgentRequest::Identity,
         ] {
             let json = serde_json::to_string(&request).unwrap();
-            assert_eq!(serde_json::from_str::<AgentRequest>(&json).unwrap(), request, "{json}");
+            assert_eq!(
+                serde_json::from_str::<AgentRequest>(&json).unwrap(),
+                request,
+                "{json}"
+            );
         }
     }
 }

@@ -51,7 +51,10 @@ pub trait SupervisorHandler: Send + Sync + 'static {
     /// Begins to stop everything.
     fn down(&self) -> impl Future<Output = Result<(), Fault>> + Send;
     /// Makes a pod for someone who joins.
-    fn join(&self, request: JoinRequest) -> impl Future<Output = Result<(JoinTicket, Self::Member), Fault>> + Send;
+    fn join(
+        &self,
+        request: JoinRequest,
+    ) -> impl Future<Output = Result<(JoinTicket, Self::Member), Fault>> + Send;
     /// What runs.
     fn ps(&self) -> impl Future<Output = Result<PsReport, Fault>> + Send;
     /// Completes when the mesh stops: the connections of those who joined are closed then, and so they know.
@@ -71,12 +74,18 @@ pub fn bind(path: &Path) -> io::Result<UnixListener> {
 
 /// Serves the agent's socket until the future is dropped. Run it in a task of its own.
 pub async fn serve(listener: UnixListener, handler: Arc<impl Handler>) {
-    accept(listener, move |connection| agent_connection(connection, Arc::clone(&handler))).await;
+    accept(listener, move |connection| {
+        agent_connection(connection, Arc::clone(&handler))
+    })
+    .await;
 }
 
 /// Serves the supervisor's socket until the future is dropped. Run it in a task of its own.
 pub async fn serve_supervisor(listener: UnixListener, handler: Arc<impl SupervisorHandler>) {
-    accept(listener, move |connection| supervisor_connection(connection, Arc::clone(&handler))).await;
+    accept(listener, move |connection| {
+        supervisor_connection(connection, Arc::clone(&handler))
+    })
+    .await;
 }
 
 async fn agent_connection(mut connection: Connection, handler: Arc<impl Handler>) -> io::Result<()> {
@@ -95,7 +104,10 @@ async fn agent_connection(mut connection: Connection, handler: Arc<impl Handler>
     Ok(())
 }
 
-async fn supervisor_connection(mut connection: Connection, handler: Arc<impl SupervisorHandler>) -> io::Result<()> {
+async fn supervisor_connection(
+    mut connection: Connection,
+    handler: Arc<impl SupervisorHandler>,
+) -> io::Result<()> {
     // A member is one as long as its connection lasts: the kernel closes a killed client's.
     while let Some(request) = connection.request::<SupervisorRequest>().await? {
         match request {
@@ -135,7 +147,9 @@ async fn stream_flows(mut connection: Connection, hub: &Arc<FlowHub>, query: &Fl
             Next::Closed => return Ok(()),
             Next::Missed(Missed(count)) => connection.send(&FlowLine::Missed(count)).await?,
             Next::Record(record) if query.matches(&record) => {
-                connection.send(&FlowLine::Flow(Box::new((*record).clone()))).await?;
+                connection
+                    .send(&FlowLine::Flow(Box::new((*record).clone())))
+                    .await?;
             }
             Next::Record(_) => tokio::task::consume_budget().await,
         }
@@ -165,7 +179,10 @@ where
                 let message = format!("this socket belongs to uid {owner} and the peer is uid {uid}");
                 Some(Fault::new(codes::NOT_PERMITTED, message))
             }
-            (_, Err(error)) => Some(Fault::new(codes::NOT_PERMITTED, format!("who the peer is: {error}"))),
+            (_, Err(error)) => Some(Fault::new(
+                codes::NOT_PERMITTED,
+                format!("who the peer is: {error}"),
+            )),
             (Err(_), _) => {
                 let message = format!("{CONNECTION_LIMIT} connections are open; close one");
                 Some(Fault::new(codes::BUSY, message))
@@ -194,7 +211,10 @@ struct Connection {
 
 impl Connection {
     fn new(stream: UnixStream) -> Self {
-        Self { stream, lines: LineBuffer::new(LINE_LIMIT) }
+        Self {
+            stream,
+            lines: LineBuffer::new(LINE_LIMIT),
+        }
     }
 
     /// The next request; `None` when the client is done. A line that is no request is answered here.
@@ -213,7 +233,8 @@ impl Connection {
                     }
                 }
                 Err(error) => {
-                    self.reply::<()>(Err(Fault::new(codes::TOO_LONG, error.to_string()))).await?;
+                    self.reply::<()>(Err(Fault::new(codes::TOO_LONG, error.to_string())))
+                        .await?;
                     return Ok(None);
                 }
             }
@@ -241,7 +262,9 @@ impl Connection {
 
     /// Says why and hangs up. Whatever doesn't fit the socket's buffer at once is lost: nobody waits for a stranger.
     fn refuse(&self, fault: &Fault) {
-        let _ = self.stream.try_write(&codec::line(&Reply::<()>::Error(fault.clone())));
+        let _ = self
+            .stream
+            .try_write(&codec::line(&Reply::<()>::Error(fault.clone())));
     }
 }
 

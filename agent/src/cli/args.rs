@@ -158,7 +158,12 @@ pub(super) struct Run {
     #[command(flatten)]
     pub(super) tun: TunDevice,
     /// The program and its arguments
-    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "COMMAND")]
+    #[arg(
+        required = true,
+        trailing_var_arg = true,
+        allow_hyphen_values = true,
+        value_name = "COMMAND"
+    )]
     pub(super) argv: Vec<String>,
 }
 
@@ -293,14 +298,27 @@ mod tests {
 
     #[test]
     fn a_programs_own_options_stay_its_own() {
-        let Command::Run(run) = parse("adit run -- curl -sS --json x").unwrap().command else { panic!() };
-        assert_eq!(run.argv, ["curl", "-sS", "--json", "x"]);
-        let Command::Run(run) = parse("adit run ls --mesh").unwrap().command else { panic!() };
-        assert_eq!((run.argv, run.mesh), (vec!["ls".to_owned(), "--mesh".to_owned()], None));
-        let Command::Run(run) = parse("adit run --mesh shop --as shop/me --label a=b -- sh").unwrap().command else {
+        let Command::Run(run) = parse("adit run -- curl -sS --json x").unwrap().command else {
             panic!()
         };
-        assert_eq!((run.mesh.as_deref(), run.labels), (Some("shop"), vec![("a".to_owned(), "b".to_owned())]));
+        assert_eq!(run.argv, ["curl", "-sS", "--json", "x"]);
+        let Command::Run(run) = parse("adit run ls --mesh").unwrap().command else {
+            panic!()
+        };
+        assert_eq!(
+            (run.argv, run.mesh),
+            (vec!["ls".to_owned(), "--mesh".to_owned()], None)
+        );
+        let Command::Run(run) = parse("adit run --mesh shop --as shop/me --label a=b -- sh")
+            .unwrap()
+            .command
+        else {
+            panic!()
+        };
+        assert_eq!(
+            (run.mesh.as_deref(), run.labels),
+            (Some("shop"), vec![("a".to_owned(), "b".to_owned())])
+        );
     }
 
     #[test]

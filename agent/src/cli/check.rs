@@ -8,7 +8,9 @@ use super::{CliError, print, print_json};
 
 /// Tries everything out and tells. Must be called in a process with one thread.
 pub(super) fn check(args: &Check) -> Result<u8, CliError> {
-    let findings = probe::run(&Options { tun_device: args.tun.path.clone() })?;
+    let findings = probe::run(&Options {
+        tun_device: args.tun.path.clone(),
+    })?;
     match args.json {
         true => print_json(&findings.iter().map(as_json).collect::<Vec<_>>())?,
         false => print(&findings.iter().map(as_text).collect::<String>())?,
@@ -23,7 +25,13 @@ fn as_text(finding: &Finding) -> String {
         Status::Warn => '‼',
         Status::Fail => '×',
     };
-    let Finding { code, what, reason, fix, .. } = finding;
+    let Finding {
+        code,
+        what,
+        reason,
+        fix,
+        ..
+    } = finding;
     let line = format!("{mark} {what} [{code}]: {reason}\n");
     match fix {
         Some(fix) => format!("{line}    fix: {fix}\n"),

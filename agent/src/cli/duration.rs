@@ -15,7 +15,9 @@ pub(super) struct InvalidDuration {
 /// Anything else, and what is beyond a year.
 pub(super) fn parse(text: &str) -> Result<Duration, InvalidDuration> {
     let invalid = || InvalidDuration { got: text.to_owned() };
-    let digits = text.find(|character: char| !character.is_ascii_digit()).ok_or_else(invalid)?;
+    let digits = text
+        .find(|character: char| !character.is_ascii_digit())
+        .ok_or_else(invalid)?;
     let number: u64 = text[..digits].parse().map_err(|_| invalid())?;
     let millis = match &text[digits..] {
         "ms" => 1,
@@ -24,7 +26,10 @@ pub(super) fn parse(text: &str) -> Result<Duration, InvalidDuration> {
         "h" => 3_600_000,
         _ => return Err(invalid()),
     };
-    let millis = number.checked_mul(millis).filter(|&millis| millis <= YEAR).ok_or_else(invalid)?;
+    let millis = number
+        .checked_mul(millis)
+        .filter(|&millis| millis <= YEAR)
+        .ok_or_else(invalid)?;
     Ok(Duration::from_millis(millis))
 }
 
@@ -36,10 +41,26 @@ mod tests {
 
     #[test]
     fn units_are_understood_and_anything_else_is_not() {
-        for (text, millis) in [("500ms", 500), ("10s", 10_000), ("5m", 300_000), ("1h", 3_600_000), ("0s", 0)] {
+        for (text, millis) in [
+            ("500ms", 500),
+            ("10s", 10_000),
+            ("5m", 300_000),
+            ("1h", 3_600_000),
+            ("0s", 0),
+        ] {
             assert_eq!(parse(text), Ok(Duration::from_millis(millis)));
         }
-        for bad in ["", "10", "s", "1d", "-1s", "1.5s", "99999999999999999999s", "18446744073709551615h", "10000h"] {
+        for bad in [
+            "",
+            "10",
+            "s",
+            "1d",
+            "-1s",
+            "1.5s",
+            "99999999999999999999s",
+            "18446744073709551615h",
+            "10000h",
+        ] {
             assert!(parse(bad).is_err(), "{bad:?} was taken");
         }
     }

@@ -10,7 +10,11 @@ pub(super) fn explain(args: &Explain) -> Result<u8, CliError> {
         let all = explain::all();
         match args.json {
             true => print_json(&all)?,
-            false => print(&all.iter().map(|entry| format!("{}  {}\n", entry.code, entry.summary)).collect::<String>())?,
+            false => print(
+                &all.iter()
+                    .map(|entry| format!("{}  {}\n", entry.code, entry.summary))
+                    .collect::<String>(),
+            )?,
         }
         return Ok(0);
     };
@@ -23,6 +27,11 @@ pub(super) fn explain(args: &Explain) -> Result<u8, CliError> {
 }
 
 fn as_text(entry: &Explanation) -> String {
-    let Explanation { code, summary, cause, fix } = entry;
+    let Explanation {
+        code,
+        summary,
+        cause,
+        fix,
+    } = entry;
     format!("{code}: {summary}\n\n  why: {cause}\n  fix: {fix}\n")
 }

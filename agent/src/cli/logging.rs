@@ -19,7 +19,8 @@ pub(super) const VARIABLE: &str = "ADIT_LOG";
 pub(super) fn start() {
     let stderr = io::stderr();
     // Elsewhere the flag would be shared: a terminal is its shell's too.
-    let pipe = rustix::fs::fstat(&stderr).is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Fifo);
+    let pipe =
+        rustix::fs::fstat(&stderr).is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Fifo);
     if pipe && let Ok(flags) = rustix::fs::fcntl_getfl(&stderr) {
         // Refused, lines may wait for the supervisor, which reads them always.
         let _ = rustix::fs::fcntl_setfl(&stderr, flags | OFlags::NONBLOCK);
@@ -45,7 +46,11 @@ struct State<W> {
 
 impl<W: Write> Lines<W> {
     fn new(writer: W) -> Self {
-        Self(Mutex::new(State { writer, dropped: 0, torn: false }))
+        Self(Mutex::new(State {
+            writer,
+            dropped: 0,
+            torn: false,
+        }))
     }
 }
 
@@ -56,7 +61,11 @@ impl<W: Write> State<W> {
             before.push('\n');
         }
         if self.dropped > 0 {
-            let _ = writeln!(before, "{} log lines were dropped here: they came faster than they were read", self.dropped);
+            let _ = writeln!(
+                before,
+                "{} log lines were dropped here: they came faster than they were read",
+                self.dropped
+            );
         }
         let bytes = [before.as_bytes(), line].concat();
         match self.writer.write(&bytes) {
@@ -122,7 +131,10 @@ mod tests {
 
     #[test]
     fn a_full_pipe_costs_lines_which_are_counted() {
-        let lines = Lines::new(Pipe { room: 8, taken: Vec::new() });
+        let lines = Lines::new(Pipe {
+            room: 8,
+            taken: Vec::new(),
+        });
         let write = |line: &str| (&lines).write_all(line.as_bytes()).unwrap();
         write("one\n");
         write("two and more\n"); // torn
@@ -131,6 +143,9 @@ mod tests {
         write("four\n");
         write("five\n");
         let text = String::from_utf8(lines.0.lock().unwrap().writer.taken.clone()).unwrap();
-        assert_eq!(text, "one\ntwo \n2 log lines were dropped here: they came faster than they were read\nfour\nfive\n");
+        assert_eq!(
+            text,
+            "one\ntwo \n2 log lines were dropped here: they came faster than they were read\nfour\nfive\n"
+        );
     }
 }

@@ -4,9 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use adit_control::{
-    ApiVersion, Kind, MeshFile, NamespaceFile, RestartPolicy, WorkloadFile,
-};
+use adit_control::{ApiVersion, Kind, MeshFile, NamespaceFile, RestartPolicy, WorkloadFile};
 use adit_flow::WorkloadName;
 use adit_node::enter;
 
@@ -36,19 +34,29 @@ fn join(args: &Run, mesh: &str, name: WorkloadName) -> Result<u8, CliError> {
     let joined = block_on(async {
         let client = SupervisorClient::connect(&paths.supervisor_socket()).await?;
         let joined = client.join(request).await?;
-        joined.into_lifeline().map_err(|source| CliError::System { step: "keeping the connection", source })
+        joined.into_lifeline().map_err(|source| CliError::System {
+            step: "keeping the connection",
+            source,
+        })
     })?;
     let (ticket, lifeline) = joined;
     let argv = args.argv.iter().map(Into::into).collect();
-    let options = enter::Options { lifeline: Some(lifeline), terminal: enter::Terminal::Keep };
+    let options = enter::Options {
+        lifeline: Some(lifeline),
+        terminal: enter::Terminal::Keep,
+    };
     inner::run_in_pod(&ticket.node_socket, &ticket.pod, None, argv, options)
 }
 
 /// A mesh with this program as its only workload.
 fn alone(args: Run) -> Result<u8, CliError> {
-    let directory = std::env::current_dir()
-        .map_err(|source| CliError::System { step: "finding the working directory", source })?;
-    let name = args.name.unwrap_or_else(|| WorkloadName::new("default", label(&args.argv[0])));
+    let directory = std::env::current_dir().map_err(|source| CliError::System {
+        step: "finding the working directory",
+        source,
+    })?;
+    let name = args
+        .name
+        .unwrap_or_else(|| WorkloadName::new("default", label(&args.argv[0])));
     let mesh_name = format!("run-{}", std::process::id());
     let file = mesh_file(mesh_name, &name, args.argv);
     let text = serde_json::to_string_pretty(&file).expect("the mesh file's types have text keys");
@@ -56,7 +64,12 @@ fn alone(args: Run) -> Result<u8, CliError> {
     let path = directory.join("adit-run.yaml");
     let loaded = adit_control::parse(&path, &text).map_err(|report| CliError::Mesh(Box::new(report)))?;
     Ok(supervisor::up(Options {
-        source: Source { path, text, mesh: Arc::new(loaded.mesh), node: None },
+        source: Source {
+            path,
+            text,
+            mesh: Arc::new(loaded.mesh),
+            node: None,
+        },
         base: Base::of_process(),
         tun_device: args.tun.path,
         agent: AgentArguments::default(),
@@ -74,7 +87,10 @@ fn mesh_file(mesh_name: String, name: &WorkloadName, argv: Vec<String>) -> MeshF
         trust_domain: None,
         addresses: None,
         nodes: Vec::new(),
-        namespaces: vec![NamespaceFile { name: name.namespace.clone(), labels: Default::default() }],
+        namespaces: vec![NamespaceFile {
+            name: name.namespace.clone(),
+            labels: Default::default(),
+        }],
         workloads: vec![WorkloadFile {
             name: name.name.clone(),
             namespace: name.namespace.clone(),
@@ -97,11 +113,24 @@ fn mesh_file(mesh_name: String, name: &WorkloadName, argv: Vec<String>) -> MeshF
 
 /// A DNS label out of a program's name, which may be anything.
 fn label(program: &str) -> String {
-    let file_name = Path::new(program).file_name().map(|name| name.to_string_lossy()).unwrap_or_default();
-    let allowed = |character: char| if character.is_ascii_alphanumeric() { character.to_ascii_lowercase() } else { '-' };
+    let file_name = Path::new(program)
+        .file_name()
+        .map(|name| name.to_string_lossy())
+        .unwrap_or_default();
+    let allowed = |character: char| {
+        if character.is_ascii_alphanumeric() {
+            character.to_ascii_lowercase()
+        } else {
+            '-'
+        }
+    };
     let label: String = file_name.chars().map(allowed).take(40).collect();
     let label = label.trim_matches('-');
-    if label.is_empty() { "program".to_owned() } else { label.to_owned() }
+    if label.is_empty() {
+        "program".to_owned()
+    } else {
+        label.to_owned()
+    }
 }
 
 /// How long the program may take to end after SIGTERM.
@@ -113,9 +142,21 @@ mod tests {
 
     #[test]
     fn programs_of_any_name_make_a_mesh() {
-        for program in ["curl", "/usr/bin/python3.11", "./My Program", "-", "..", "ü", &"x".repeat(300)] {
+        for program in [
+            "curl",
+            "/usr/bin/python3.11",
+            "./My Program",
+            "-",
+            "..",
+            "ü",
+            &"x".repeat(300),
+        ] {
             let name = WorkloadName::new("default", label(program));
-            let file = mesh_file("run-1".into(), &name, vec![program.to_owned(), "{{: - [".to_owned()]);
+            let file = mesh_file(
+                "run-1".into(),
+                &name,
+                vec![program.to_owned(), "{{: - [".to_owned()],
+            );
             let text = serde_json::to_string_pretty(&file).unwrap();
             let loaded = adit_control::parse(Path::new("/x/adit-run.yaml"), &text);
             let mesh = loaded.unwrap_or_else(|report| panic!("{program}: {report}")).mesh;

@@ -11,7 +11,12 @@ use crate::rundir::Base;
 /// Stops a mesh, and returns when it is gone.
 pub(super) fn down(args: &Mesh) -> Result<u8, CliError> {
     let paths = Base::of_process().find(args.mesh.as_deref())?;
-    block_on(async { Ok(SupervisorClient::connect(&paths.supervisor_socket()).await?.down().await?) })?;
+    block_on(async {
+        Ok(SupervisorClient::connect(&paths.supervisor_socket())
+            .await?
+            .down()
+            .await?)
+    })?;
     Ok(0)
 }
 
@@ -20,11 +25,20 @@ pub(super) fn ps(args: &Ps) -> Result<u8, CliError> {
     let base = Base::of_process();
     let meshes = match &args.mesh {
         Some(mesh) => vec![base.find(Some(mesh))?],
-        None => base.running()?.iter().map(|mesh| base.find(Some(mesh))).collect::<Result<_, _>>()?,
+        None => base
+            .running()?
+            .iter()
+            .map(|mesh| base.find(Some(mesh)))
+            .collect::<Result<_, _>>()?,
     };
     let mut reports = Vec::new();
     for paths in meshes {
-        let report = async { Ok(SupervisorClient::connect(&paths.supervisor_socket()).await?.ps().await?) };
+        let report = async {
+            Ok(SupervisorClient::connect(&paths.supervisor_socket())
+                .await?
+                .ps()
+                .await?)
+        };
         reports.push(block_on(report)?);
     }
     match args.json {
@@ -36,15 +50,33 @@ pub(super) fn ps(args: &Ps) -> Result<u8, CliError> {
 }
 
 fn ps_text(report: &PsReport) -> String {
-    let node = report.node.as_ref().map(|node| format!(" on node {node}")).unwrap_or_default();
+    let node = report
+        .node
+        .as_ref()
+        .map(|node| format!(" on node {node}"))
+        .unwrap_or_default();
     let agent = match (report.agent_pid, report.agent_restarts) {
         (None, _) => "no agent: it is being started".to_owned(),
         (Some(pid), 0) => format!("agent {pid}"),
-        (Some(pid), restarts) => format!("agent {pid}, started again {restarts} times"),
+        (Some(pid), restarts) => format!("agent {pid} after {restarts} restarts"),
     };
     let rows: Vec<_> = report.workloads.iter().map(ps_cells).collect();
-    let header = ["NAME", "STATE", "READY", "RESTARTS", "AGE", "PID", "ADDRESSES", "LAST EXIT"];
-    format!("mesh {}{node}: supervisor {}, {agent}\n{}", report.mesh, report.supervisor_pid, render(header, &rows))
+    let header = [
+        "NAME",
+        "STATE",
+        "READY",
+        "RESTARTS",
+        "AGE",
+        "PID",
+        "ADDRESSES",
+        "LAST EXIT",
+    ];
+    format!(
+        "mesh {}{node}: supervisor {}, {agent}\n{}",
+        report.mesh,
+        report.supervisor_pid,
+        render(header, &rows)
+    )
 }
 
 fn ps_cells(row: &PsRow) -> [String; 8] {
@@ -78,13 +110,24 @@ fn ps_cells(row: &PsRow) -> [String; 8] {
 /// Shows the certificates that the agent holds.
 pub(super) fn identity(args: &Show) -> Result<u8, CliError> {
     let paths = Base::of_process().find(args.mesh.mesh.as_deref())?;
-    let svids = block_on(async { Ok(AgentClient::connect(&paths.agent_socket()).await?.identity().await?) })?;
+    let svids = block_on(async {
+        Ok(AgentClient::connect(&paths.agent_socket())
+            .await?
+            .identity()
+            .await?)
+    })?;
     match args.json {
         true => print_json(&svids)?,
         false => {
-            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+            let now = SystemTime::now()
+                .duration_since(UNIX_EPOCH)
+                .unwrap_or_default()
+                .as_secs();
             let rows: Vec<_> = svids.iter().map(|svid| identity_cells(svid, now)).collect();
-            print(&render(["IDENTITY", "SERIAL", "VALID", "ROTATIONS", "WORKLOADS", "RENEWAL"], &rows))?;
+            print(&render(
+                ["IDENTITY", "SERIAL", "VALID", "ROTATIONS", "WORKLOADS", "RENEWAL"],
+                &rows,
+            ))?;
         }
     }
     Ok(0)
@@ -132,7 +175,11 @@ mod tests {
             agent_restarts: 0,
             workloads: vec![
                 row("web", WorkloadState::Running { pid: 9 }, None),
-                row("db", WorkloadState::CrashLoop { retry_in_seconds: 4 }, Some("status 1")),
+                row(
+                    "db",
+                    WorkloadState::CrashLoop { retry_in_seconds: 4 },
+                    Some("status 1"),
+                ),
             ],
         };
         assert_eq!(
@@ -155,6 +202,9 @@ mod tests {
             workloads: Vec::new(),
             renewal_error: None,
         };
-        assert_eq!([50, 150, 250].map(|now| identity_cells(&svid, now)[2].clone()), ["in 50s", "50s more", "expired 50s ago"]);
+        assert_eq!(
+            [50, 150, 250].map(|now| identity_cells(&svid, now)[2].clone()),
+            ["in 50s", "50s more", "expired 50s ago"]
+        );
     }
 }

@@ -4,11 +4,18 @@
 pub(super) fn render<const N: usize>(header: [&str; N], rows: &[[String; N]]) -> String {
     let header = header.map(str::to_owned);
     let width = |column: usize| {
-        rows.iter().chain([&header]).map(|row| row[column].chars().count()).max().unwrap_or(0)
+        rows.iter()
+            .chain([&header])
+            .map(|row| row[column].chars().count())
+            .max()
+            .unwrap_or(0)
     };
     let widths: Vec<usize> = (0..N).map(width).collect();
     let line = |row: &[String; N]| {
-        let cells = row.iter().zip(&widths).map(|(cell, &width)| format!("{cell:width$}"));
+        let cells = row
+            .iter()
+            .zip(&widths)
+            .map(|(cell, &width)| format!("{cell:width$}"));
         let line = cells.collect::<Vec<_>>().join("  ");
         format!("{}\n", line.trim_end())
     };
@@ -31,12 +38,21 @@ mod tests {
 
     #[test]
     fn columns_line_up_and_no_line_has_spaces_at_its_end() {
-        let rows = [["shop/web".to_owned(), String::new()], ["db".to_owned(), "ready".to_owned()]];
-        assert_eq!(render(["NAME", "STATE"], &rows), "NAME      STATE\nshop/web\ndb        ready\n");
+        let rows = [
+            ["shop/web".to_owned(), String::new()],
+            ["db".to_owned(), "ready".to_owned()],
+        ];
+        assert_eq!(
+            render(["NAME", "STATE"], &rows),
+            "NAME      STATE\nshop/web\ndb        ready\n"
+        );
     }
 
     #[test]
     fn ages_are_short() {
-        assert_eq!([0, 119, 120, 7200, 200_000].map(age), ["0s", "119s", "2m", "2h", "2d"]);
+        assert_eq!(
+            [0, 119, 120, 7200, 200_000].map(age),
+            ["0s", "119s", "2m", "2h", "2d"]
+        );
     }
 }

@@ -8,14 +8,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use adit_flow::WorkloadName;
 use tokio::sync::{mpsc, watch};
 
-use super::{Event, Stop, stopping};
 use super::notice::Notices;
 use super::process::{self, AgentArguments, Kept};
 use super::restart::Backoff;
-use super::table::Desired;
+use super::table::{Desired, Pod};
+use super::{Event, Stop, stopping};
 use crate::admin::{AgentClient, ClientError, Fault};
 use crate::rundir::RunPaths;
 
@@ -25,9 +24,9 @@ pub(super) struct Applied {
     /// The generation that it holds; 0 before the first.
     pub(super) generation: u64,
     /// The pods that it serves.
-    pub(super) served: BTreeSet<WorkloadName>,
+    pub(super) served: BTreeSet<Pod>,
     /// The pods that it couldn't serve, and why.
-    pub(super) refused: BTreeMap<WorkloadName, Fault>,
+    pub(super) refused: BTreeMap<Pod, Fault>,
     /// Its process.
     pub(super) pid: Option<u32>,
     /// How often it was started again.
@@ -36,7 +35,7 @@ pub(super) struct Applied {
 
 impl Applied {
     /// Whether the agent serves the pod or has refused to.
-    pub(super) fn knows(&self, pod: &WorkloadName) -> bool {
+    pub(super) fn knows(&self, pod: &Pod) -> bool {
         self.served.contains(pod) || self.refused.contains_key(pod)
     }
 }
@@ -67,8 +66,11 @@ impl AgentKeeper {
     /// Runs agents until told to stop, or until there is no hope: then the last event is [`Event::AgentFailed`].
     pub(super) async fn run(mut self) {
         let mut backoff = Backoff::new();
+        let mut ever_started = false;
         for attempt in 0.. {
             let started = Instant::now();
+            // A killed agent leaves its socket behind, where the next can't bind.
+            let _ = std::fs::remove_file(self.paths.agent_socket());
             let mut agent = match Kept::start(process::agent(&self.paths, &self.arguments)) {
                 Ok(agent) => agent,
                 Err(error) => return self.give_up(format!("starting the agent: {error}")),
@@ -77,10 +79,14 @@ impl AgentKeeper {
                 self.notices.follow("agent", stderr);
             }
             self.applied.send_modify(|applied| {
-                *applied = Applied { pid: agent.pid(), restarts: attempt, ..Applied::default() };
+                *applied = Applied {
+                    pid: agent.pid(),
+                    restarts: attempt,
+                    ..Applied::default()
+                };
             });
             let end = self.serve(&mut agent).await;
-            let had_started = self.applied.borrow().generation > 0;
+            ever_started |= self.applied.borrow().generation > 0;
             self.applied.send_modify(|applied| applied.pid = None);
             let how = match end {
                 End::Stopping => return self.drain(agent).await,
@@ -94,7 +100,7 @@ impl AgentKeeper {
                     format!("could not be reached ({error})")
                 }
             };
-            if !had_started {
+            if !ever_started {
                 return self.give_up(format!("the agent {how} before it took the mesh"));
             }
             if attempt + 1 == ATTEMPTS {
@@ -150,27 +156,35 @@ impl AgentKeeper {
     }
 
     /// An agent that once took the mesh and refuses a later one keeps the last: that is told, and we go on.
-    async fn send_difference(&mut self, client: &mut AgentClient, desired: &Desired) -> Result<(), ClientError> {
+    async fn send_difference(
+        &mut self,
+        client: &mut AgentClient,
+        desired: &Desired,
+    ) -> Result<(), ClientError> {
         let mut applied = self.applied.borrow().clone();
         let gone: Vec<_> = applied.served.difference(&desired.pods).cloned().collect();
         for pod in gone {
-            client.remove_pod(pod.clone()).await?;
+            client.remove_pod(pod.name.clone()).await?;
             applied.served.remove(&pod);
         }
         applied.refused.retain(|pod, _| desired.pods.contains(pod));
         if applied.generation != desired.update.generation {
             match client.set_mesh((*desired.update).clone()).await {
                 Err(ClientError::Refused(fault)) if applied.generation > 0 => {
-                    self.notices.say(&format!("the agent goes on with the mesh as it was: {fault}"));
+                    self.notices
+                        .say(&format!("the agent goes on with the mesh as it was: {fault}"));
                 }
                 result => result?,
             }
             applied.generation = desired.update.generation;
         }
         let new = desired.pods.iter().filter(|pod| !applied.served.contains(*pod));
-        let new: Vec<_> = new.filter(|pod| !applied.refused.contains_key(*pod)).cloned().collect();
+        let new: Vec<_> = new
+            .filter(|pod| !applied.refused.contains_key(*pod))
+            .cloned()
+            .collect();
         for pod in new {
-            match client.add_pod(pod.clone()).await {
+            match client.add_pod(pod.name.clone()).await {
                 Ok(()) => drop(applied.served.insert(pod)),
                 Err(ClientError::Refused(fault)) => drop(applied.refused.insert(pod, fault)),
                 Err(error) => return Err(error),

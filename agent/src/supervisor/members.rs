@@ -1,13 +1,12 @@
 //! Those who ask on the supervisor's socket, and those who join the mesh through it.
 
 use adit_control::JoinError;
-use adit_flow::WorkloadName;
 use adit_node::protocol::PodSpec;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::agent_keeper::Applied;
 use super::helper::Helper;
-use super::table::Change;
+use super::table::{Change, Pod};
 use super::{Event, Stop, stopping};
 use crate::admin::{Fault, JoinRequest, JoinTicket, PsReport, SupervisorHandler};
 use crate::rundir::RunPaths;
@@ -15,10 +14,19 @@ use crate::rundir::RunPaths;
 /// What is asked of the task that owns the state.
 #[derive(Debug)]
 pub(super) enum Ask {
-    Down { answer: oneshot::Sender<()> },
-    Join { request: JoinRequest, answer: oneshot::Sender<Result<JoinTicket, Fault>> },
-    Leave { name: WorkloadName },
-    Ps { answer: oneshot::Sender<PsReport> },
+    Down {
+        answer: oneshot::Sender<()>,
+    },
+    Join {
+        request: JoinRequest,
+        answer: oneshot::Sender<Result<(JoinTicket, Pod), Fault>>,
+    },
+    Leave {
+        pod: Pod,
+    },
+    Ps {
+        answer: oneshot::Sender<PsReport>,
+    },
 }
 
 /// Carries questions from the socket to the state's owner.
@@ -29,13 +37,15 @@ pub(super) struct Door {
 
 /// Whoever holds it is in the mesh.
 pub(super) struct Member {
-    name: WorkloadName,
+    pod: Pod,
     reports: mpsc::UnboundedSender<Event>,
 }
 
 impl Drop for Member {
     fn drop(&mut self) {
-        let _ = self.reports.send(Event::Asked(Ask::Leave { name: self.name.clone() }));
+        let _ = self.reports.send(Event::Asked(Ask::Leave {
+            pod: self.pod.clone(),
+        }));
     }
 }
 
@@ -47,7 +57,9 @@ impl Door {
     async fn ask<T>(&self, ask: impl FnOnce(oneshot::Sender<T>) -> Ask) -> Result<T, Fault> {
         let stopping = || Fault::new("ADIT-A009", "the mesh is stopping");
         let (answer, answered) = oneshot::channel();
-        self.reports.send(Event::Asked(ask(answer))).map_err(|_| stopping())?;
+        self.reports
+            .send(Event::Asked(ask(answer)))
+            .map_err(|_| stopping())?;
         answered.await.map_err(|_| stopping())
     }
 }
@@ -60,9 +72,14 @@ impl SupervisorHandler for Door {
     }
 
     async fn join(&self, request: JoinRequest) -> Result<(JoinTicket, Member), Fault> {
-        let name = request.name.clone();
-        let ticket = self.ask(|answer| Ask::Join { request, answer }).await??;
-        Ok((ticket, Member { name, reports: self.reports.clone() }))
+        let (ticket, pod) = self.ask(|answer| Ask::Join { request, answer }).await??;
+        Ok((
+            ticket,
+            Member {
+                pod,
+                reports: self.reports.clone(),
+            },
+        ))
     }
 
     async fn ps(&self) -> Result<PsReport, Fault> {
@@ -76,8 +93,8 @@ impl SupervisorHandler for Door {
 
 /// Someone whose pod is being made.
 pub(super) struct Joining {
-    pub(super) name: WorkloadName,
-    pub(super) pod: PodSpec,
+    pub(super) pod: Pod,
+    pub(super) spec: PodSpec,
     pub(super) paths: RunPaths,
     pub(super) helper: Helper,
     pub(super) applied: watch::Receiver<Applied>,
@@ -86,32 +103,41 @@ pub(super) struct Joining {
 
 impl Joining {
     /// Makes the pod, waits until the agent serves it, and answers. Whoever doesn't get in leaves again.
-    pub(super) async fn run(mut self, answer: oneshot::Sender<Result<JoinTicket, Fault>>) {
+    pub(super) async fn run(mut self, answer: oneshot::Sender<Result<(JoinTicket, Pod), Fault>>) {
         let outcome = self.make().await;
         let failed = outcome.is_err();
         // The asker may be gone: then there is nobody whose leaving would be noticed.
         if answer.send(outcome).is_err() || failed {
-            let _ = self.reports.send(Event::Asked(Ask::Leave { name: self.name }));
+            let _ = self.reports.send(Event::Asked(Ask::Leave { pod: self.pod }));
         }
     }
 
-    async fn make(&mut self) -> Result<JoinTicket, Fault> {
-        let info = self.helper.create_pod(self.pod.clone()).await;
+    async fn make(&mut self) -> Result<(JoinTicket, Pod), Fault> {
+        let info = self.helper.create_pod(self.spec.clone()).await;
         let info = info.map_err(|error| Fault::new(error.code().to_string(), error.to_string()))?;
         for warning in info.warnings {
             let _ = self.reports.send(Event::Warning(warning));
         }
-        let name = self.name.clone();
-        let _ = self.reports.send(Event::Changed { name, change: Change::PodMade });
-        self.applied.wait_for(|applied| applied.knows(&self.name)).await.map_or_else(
-            |_| Err(Fault::new("ADIT-A009", "the mesh is stopping")),
-            |applied| applied.refused.get(&self.name).map_or(Ok(()), |fault| Err(fault.clone())),
-        )?;
-        Ok(JoinTicket {
+        let (name, change) = (self.pod.name.clone(), Change::PodMade(self.pod.clone()));
+        let _ = self.reports.send(Event::Changed { name, change });
+        self.applied
+            .wait_for(|applied| applied.knows(&self.pod))
+            .await
+            .map_or_else(
+                |_| Err(Fault::new("ADIT-A009", "the mesh is stopping")),
+                |applied| {
+                    applied
+                        .refused
+                        .get(&self.pod)
+                        .map_or(Ok(()), |fault| Err(fault.clone()))
+                },
+            )?;
+        let ticket = JoinTicket {
             node_socket: self.paths.node_socket(),
-            pod: self.pod.name.clone(),
-            addresses: self.pod.addresses.iter().map(|address| address.ip).collect(),
-        })
+            pod: self.spec.name.clone(),
+            addresses: self.spec.addresses.iter().map(|address| address.ip).collect(),
+        };
+        Ok((ticket, self.pod.clone()))
     }
 }
 

@@ -46,7 +46,11 @@ impl Notices {
     /// The lines kept back, oldest first.
     pub(super) fn take_kept(&self) -> Vec<String> {
         match self {
-            Self::Kept(lines) => lines.lock().unwrap_or_else(PoisonError::into_inner).drain(..).collect(),
+            Self::Kept(lines) => lines
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .drain(..)
+                .collect(),
             Self::Shown { .. } => Vec::new(),
         }
     }
@@ -60,7 +64,11 @@ impl Notices {
                 }
                 lines.push_back(format!("{who}: {line}"));
             }
-            Self::Shown { sink, width, coloured } => {
+            Self::Shown {
+                sink,
+                width,
+                coloured,
+            } => {
                 sink.send(Prefix::of_adit(who, *width, *coloured).line(line.as_bytes()));
             }
         }

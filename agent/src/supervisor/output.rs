@@ -20,7 +20,11 @@ pub(super) struct LineCutter {
 
 impl LineCutter {
     pub(super) fn new(limit: usize) -> Self {
-        Self { held: Vec::new(), limit, in_line: false }
+        Self {
+            held: Vec::new(),
+            limit,
+            in_line: false,
+        }
     }
 
     /// Takes bytes; gives each line or piece that is complete, without its end, to `emit`.
@@ -82,7 +86,11 @@ impl Prefix {
 
     /// A part of adit itself as it stands before its lines: bold where workloads are coloured.
     pub(super) fn of_adit(who: &str, width: usize, coloured: bool) -> Self {
-        let text = if coloured { format!("\x1b[1m{who:width$} |\x1b[0m ") } else { format!("{who:width$} | ") };
+        let text = if coloured {
+            format!("\x1b[1m{who:width$} |\x1b[0m ")
+        } else {
+            format!("{who:width$} | ")
+        };
         Self(text.into_bytes())
     }
 
@@ -140,20 +148,32 @@ mod tests {
 
     #[test]
     fn lines_are_put_together_and_the_last_needs_no_end() {
-        assert_eq!(cut(100, &[b"one\ntw", b"o\r\n\nthr", b"ee"]), ["one", "two", "", "three"]);
+        assert_eq!(
+            cut(100, &[b"one\ntw", b"o\r\n\nthr", b"ee"]),
+            ["one", "two", "", "three"]
+        );
     }
 
     #[test]
     fn long_lines_come_in_pieces_without_an_empty_one() {
-        assert_eq!(cut(3, &[b"abcdefg\nxyz\n\nabcd"]), ["abc", "def", "g", "xyz", "", "abc", "d"]);
+        assert_eq!(
+            cut(3, &[b"abcdefg\nxyz\n\nabcd"]),
+            ["abc", "def", "g", "xyz", "", "abc", "d"]
+        );
         assert_eq!(cut(3, &[b"abcdef", b"\n", b"x"]), ["abc", "def", "x"]);
         assert_eq!(cut(1, &[b"ab\r\nc\n"]), ["a", "b", "c"]);
     }
 
     #[test]
     fn prefixes_line_up_and_carry_colour_only_when_asked() {
-        assert_eq!(Prefix::new("web", 6, 0, false).line(b"hello"), b"web    | hello\n");
-        assert_eq!(Prefix::new("web", 3, 1, true).line(b"x"), b"\x1b[33mweb |\x1b[0m x\n");
+        assert_eq!(
+            Prefix::new("web", 6, 0, false).line(b"hello"),
+            b"web    | hello\n"
+        );
+        assert_eq!(
+            Prefix::new("web", 3, 1, true).line(b"x"),
+            b"\x1b[33mweb |\x1b[0m x\n"
+        );
     }
 
     #[tokio::test]

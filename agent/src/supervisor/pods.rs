@@ -15,7 +15,10 @@ const MTU: u16 = 65520;
 /// The pod of `name`; `None` if the snapshot has no such workload.
 pub(super) fn spec(snapshot: &Snapshot, name: &WorkloadName) -> Option<PodSpec> {
     let workload = snapshot.workloads.get(name)?;
-    let address = |&ip: &IpAddr| PodAddress { ip, prefix: if ip.is_ipv4() { 32 } else { 128 } };
+    let address = |&ip: &IpAddr| PodAddress {
+        ip,
+        prefix: if ip.is_ipv4() { 32 } else { 128 },
+    };
     Some(PodSpec {
         name: name.to_string(),
         hostname: name.name.chars().take(MAX_HOSTNAME).collect(),
@@ -29,10 +32,16 @@ pub(super) fn spec(snapshot: &Snapshot, name: &WorkloadName) -> Option<PodSpec> 
 fn files(workload: &Workload, dns: &[IpAddr]) -> Vec<PodFile> {
     // A system without the file goes by the C library's default, which is what an empty one means too.
     let nsswitch = std::fs::read_to_string("/etc/nsswitch.conf").unwrap_or_default();
-    let file = |path: &str, text: String| PodFile { path: path.to_owned(), content: text.into_bytes() };
+    let file = |path: &str, text: String| PodFile {
+        path: path.to_owned(),
+        content: text.into_bytes(),
+    };
     vec![
         file("/etc/hosts", dns::hosts(workload)),
         file("/etc/nsswitch.conf", dns::nsswitch(&nsswitch)),
-        file("/etc/resolv.conf", dns::resolv_conf(&workload.name.namespace, dns)),
+        file(
+            "/etc/resolv.conf",
+            dns::resolv_conf(&workload.name.namespace, dns),
+        ),
     ]
 }

@@ -30,7 +30,11 @@ impl Readiness {
 
     /// Takes what a check found; `Some` when that changed anything.
     pub(super) fn on_check(&mut self, passed: bool) -> Option<bool> {
-        let (row, other) = if passed { (&mut self.passed, &mut self.failed) } else { (&mut self.failed, &mut self.passed) };
+        let (row, other) = if passed {
+            (&mut self.passed, &mut self.failed)
+        } else {
+            (&mut self.failed, &mut self.passed)
+        };
         *row = row.saturating_add(1);
         *other = 0;
         let ready = match passed {
@@ -124,7 +128,10 @@ pub fn check_http(address: SocketAddr, path: &str, timeout: Duration) -> Result<
         Some(status) => Err(CheckError::Status { address, status }),
         None => {
             head.truncate(80);
-            Err(CheckError::NotHttp { address, got: String::from_utf8_lossy(&head).into_owned() })
+            Err(CheckError::NotHttp {
+                address,
+                got: String::from_utf8_lossy(&head).into_owned(),
+            })
         }
     }
 }
@@ -171,12 +178,28 @@ mod tests {
     #[test]
     fn thresholds_count_checks_in_a_row() {
         let mut readiness = Readiness::new(&probe(2, 3));
-        let checks = [false, true, false, true, true, false, false, true, false, false, false, true, true];
+        let checks = [
+            false, true, false, true, true, false, false, true, false, false, false, true, true,
+        ];
         let changes: Vec<_> = checks.iter().map(|&passed| readiness.on_check(passed)).collect();
         let none = None::<bool>;
         assert_eq!(
             changes,
-            [none, none, none, none, Some(true), none, none, none, none, none, Some(false), none, Some(true)]
+            [
+                none,
+                none,
+                none,
+                none,
+                Some(true),
+                none,
+                none,
+                none,
+                none,
+                none,
+                Some(false),
+                none,
+                Some(true)
+            ]
         );
     }
 
@@ -184,7 +207,15 @@ mod tests {
     fn status_lines_are_read_as_the_rfc_has_them() {
         assert_eq!(status(b"HTTP/1.1 200 OK\r\nServer: x\r\n"), Some(200));
         assert_eq!(status(b"HTTP/1.0 404\r\n"), Some(404));
-        for bad in ["", "SSH-2.0-x\r\n", "HTTP/1.1 20 OK", "HTTP/1.1 2000 OK", "HTTP/2 200", "HTTP/1.1", "HTTP/1.1 +12 x"] {
+        for bad in [
+            "",
+            "SSH-2.0-x\r\n",
+            "HTTP/1.1 20 OK",
+            "HTTP/1.1 2000 OK",
+            "HTTP/2 200",
+            "HTTP/1.1",
+            "HTTP/1.1 +12 x",
+        ] {
             assert_eq!(status(bad.as_bytes()), None, "{bad:?}");
         }
     }
@@ -210,14 +241,20 @@ mod tests {
             let result = check_http(address, "/healthz?x=1", Duration::from_secs(30));
             assert_eq!(result.is_ok(), passes, "{answer:?}: {result:?}");
             let request = server.join().unwrap();
-            assert!(request.starts_with("GET /healthz?x=1 HTTP/1.1\r\nHost: 127.0.0.1:"), "{request}");
+            assert!(
+                request.starts_with("GET /healthz?x=1 HTTP/1.1\r\nHost: 127.0.0.1:"),
+                "{request}"
+            );
         }
     }
 
     #[test]
     fn nobody_listening_fails_the_check() {
         let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        assert!(matches!(check_tcp(address, Duration::from_secs(30)), Err(CheckError::Connect { .. })));
+        assert!(matches!(
+            check_tcp(address, Duration::from_secs(30)),
+            Err(CheckError::Connect { .. })
+        ));
     }
 
     proptest! {

@@ -8,9 +8,9 @@ use std::ffi::OsStr;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
-use std::os::unix::process::ExitStatusExt as _;
 use std::time::Duration;
 
 use rustix::pipe::{PipeFlags, pipe_with};
@@ -40,7 +40,11 @@ pub(super) struct Kept {
 /// The node helper's command.
 pub(super) fn node(paths: &RunPaths, tun_device: &Path) -> Command {
     let mut command = adit("node");
-    command.arg("--run-dir").arg(paths.dir()).arg("--tun-device").arg(tun_device);
+    command
+        .arg("--run-dir")
+        .arg(paths.dir())
+        .arg("--tun-device")
+        .arg(tun_device);
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
     command
 }
@@ -71,7 +75,13 @@ pub(super) fn enter<S: AsRef<OsStr>>(
     argv: impl IntoIterator<Item = S>,
 ) -> Command {
     let mut command = adit("enter");
-    command.arg("--run-dir").arg(paths.dir()).arg("--pod").arg(pod).arg("--directory").arg(directory);
+    command
+        .arg("--run-dir")
+        .arg(paths.dir())
+        .arg("--pod")
+        .arg(pod)
+        .arg("--directory")
+        .arg(directory);
     if on_terminal {
         command.arg("--terminal");
     }
@@ -94,7 +104,10 @@ impl Kept {
     pub(super) fn start(mut command: Command) -> io::Result<Self> {
         let (read, write) = pipe_with(PipeFlags::CLOEXEC)?;
         let child = command.stdin(Stdio::from(read)).process_group(0).spawn()?;
-        Ok(Self { child, lifeline: Some(write) })
+        Ok(Self {
+            child,
+            lifeline: Some(write),
+        })
     }
 
     /// Starts `command` on our own terminal and in our own job. Its lifeline is its own affair.
@@ -102,7 +115,10 @@ impl Kept {
     /// # Errors
     /// What the kernel says.
     pub(super) fn start_on_terminal(mut command: Command) -> io::Result<Self> {
-        Ok(Self { child: command.spawn()?, lifeline: None })
+        Ok(Self {
+            child: command.spawn()?,
+            lifeline: None,
+        })
     }
 
     /// The process id, while it runs.
@@ -111,7 +127,12 @@ impl Kept {
     }
 
     /// Its standard output and error, those that are piped and weren't taken before.
-    pub(super) fn streams(&mut self) -> (Option<tokio::process::ChildStdout>, Option<tokio::process::ChildStderr>) {
+    pub(super) fn streams(
+        &mut self,
+    ) -> (
+        Option<tokio::process::ChildStdout>,
+        Option<tokio::process::ChildStderr>,
+    ) {
         (self.child.stdout.take(), self.child.stderr.take())
     }
 
@@ -160,7 +181,10 @@ pub(super) fn in_words(status: ExitStatus) -> String {
 
 /// The exit code that a shell gives for it: the program's own, or 128 and the signal's number.
 pub(super) fn shell_code(status: ExitStatus) -> u8 {
-    let code = status.code().or_else(|| status.signal().map(|signal| 128 + signal)).unwrap_or(1);
+    let code = status
+        .code()
+        .or_else(|| status.signal().map(|signal| 128 + signal))
+        .unwrap_or(1);
     u8::try_from(code).unwrap_or(1)
 }
 
@@ -171,8 +195,14 @@ mod tests {
     #[test]
     fn endings_read_as_a_shell_tells_them() {
         let status = ExitStatus::from_raw;
-        assert_eq!((in_words(status(3 << 8)).as_str(), shell_code(status(3 << 8))), ("status 3", 3));
-        assert_eq!((in_words(status(9)).as_str(), shell_code(status(9))), ("signal 9", 137));
+        assert_eq!(
+            (in_words(status(3 << 8)).as_str(), shell_code(status(3 << 8))),
+            ("status 3", 3)
+        );
+        assert_eq!(
+            (in_words(status(9)).as_str(), shell_code(status(9))),
+            ("signal 9", 137)
+        );
     }
 
     #[tokio::test]

@@ -5,7 +5,6 @@ use std::process::{ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use adit_control::{Probe, ProbeAction, RestartPolicy};
-use adit_flow::WorkloadName;
 use adit_node::protocol::PodSpec;
 use rustix::process::Signal;
 use tokio::process::Command;
@@ -19,15 +18,15 @@ use super::output::{self, Prefix};
 use super::probe::Readiness;
 use super::process::Kept;
 use super::restart::{self, Backoff};
-use super::table::Change;
+use super::table::{Change, Pod};
 use super::{Event, Stop, process, stopping};
 use crate::rundir::RunPaths;
 use crate::sink::LineSink;
 
 /// A replica and everything it takes to run it.
 pub(super) struct Replica {
-    pub(super) name: WorkloadName,
-    pub(super) pod: PodSpec,
+    pub(super) pod: Pod,
+    pub(super) spec: PodSpec,
     /// The program and its arguments; never empty.
     pub(super) argv: Vec<String>,
     /// Environment variables besides our own.
@@ -50,10 +49,7 @@ pub(super) struct Replica {
 #[derive(Clone, Debug)]
 pub(super) enum Console {
     /// Input from nowhere; output line by line, named, into the sink.
-    Lines {
-        prefix: Prefix,
-        sink: LineSink,
-    },
+    Lines { prefix: Prefix, sink: LineSink },
     /// The terminal, or whatever ours are.
     Ours,
 }
@@ -73,7 +69,10 @@ impl Replica {
             () = stopping(&stop, Stop::Gently) => return,
         };
         if let Err(reason) = made {
-            return self.tell(Event::PodFailed { name: self.name.clone(), reason });
+            return self.tell(Event::PodFailed {
+                name: self.pod.name.clone(),
+                reason,
+            });
         }
         let mut backoff = Backoff::new();
         loop {
@@ -83,7 +82,10 @@ impl Replica {
                 Ok(Run::Stopped(status)) => return self.finish(status),
                 Err(error) => {
                     let reason = format!("starting `adit enter`: {error}");
-                    return self.tell(Event::PodFailed { name: self.name.clone(), reason });
+                    return self.tell(Event::PodFailed {
+                        name: self.pod.name.clone(),
+                        reason,
+                    });
                 }
             };
             if !restart::starts_again(self.restart, status.success()) {
@@ -91,9 +93,11 @@ impl Replica {
             }
             let pause = backoff.after(started.elapsed());
             self.exited(status, Some(pause));
-            let name = &self.name;
+            let name = &self.pod.name;
             let (how, seconds) = (process::in_words(status), pause.as_secs());
-            self.notices.say(&format!("{name} ended with {how}; it is started again in {seconds} s"));
+            self.notices.say(&format!(
+                "{name} ended with {how}; it is started again in {seconds} s"
+            ));
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
                 () = stopping(&stop, Stop::Gently) => return self.finish(status),
@@ -103,22 +107,27 @@ impl Replica {
 
     /// Makes the pod and waits until the agent serves it.
     async fn make_pod(&mut self) -> Result<(), String> {
-        let info = self.helper.create_pod(self.pod.clone()).await;
+        let info = self.helper.create_pod(self.spec.clone()).await;
         let info = info.map_err(|error| format!("[{}] {error}", error.code()))?;
         for warning in info.warnings {
             self.tell(Event::Warning(warning));
         }
-        self.change(Change::PodMade);
-        let name = &self.name;
-        match self.applied.wait_for(|applied| applied.knows(name)).await {
-            Ok(applied) => applied.refused.get(name).map_or(Ok(()), |fault| Err(fault.to_string())),
+        self.change(Change::PodMade(self.pod.clone()));
+        let pod = &self.pod;
+        match self.applied.wait_for(|applied| applied.knows(pod)).await {
+            Ok(applied) => applied
+                .refused
+                .get(pod)
+                .map_or(Ok(()), |fault| Err(fault.to_string())),
             Err(_) => Err("the agent is gone".to_owned()),
         }
     }
 
     async fn run_once(&self) -> std::io::Result<Run> {
         let (mut program, printers) = self.start()?;
-        self.change(Change::Started { pid: program.pid().unwrap_or(0) });
+        self.change(Change::Started {
+            pid: program.pid().unwrap_or(0),
+        });
         let run = tokio::select! {
             status = program.wait() => Run::Ended(status?),
             () = stopping(&self.stop, Stop::Gently) => {
@@ -151,14 +160,16 @@ impl Replica {
     }
 
     fn command(&self, argv: &[String], on_terminal: bool) -> Command {
-        let mut command = process::enter(&self.paths, &self.pod.name, &self.directory, on_terminal, argv);
+        let mut command = process::enter(&self.paths, &self.spec.name, &self.directory, on_terminal, argv);
         command.envs(self.env.iter().map(|(key, value)| (key, value)));
         command
     }
 
     /// Runs the readiness checks, if there are any. Never ends.
     async fn check_again_and_again(&self) {
-        let Some(probe) = &self.probe else { return std::future::pending().await };
+        let Some(probe) = &self.probe else {
+            return std::future::pending().await;
+        };
         let mut readiness = Readiness::new(probe);
         tokio::time::sleep(probe.initial_delay).await;
         let mut period = tokio::time::interval(probe.period);
@@ -190,7 +201,9 @@ impl Replica {
         };
         let mut command = self.command(&argv, false);
         command.stdout(Stdio::null()).stderr(Stdio::null());
-        let Ok(mut check) = Kept::start(command) else { return false };
+        let Ok(mut check) = Kept::start(command) else {
+            return false;
+        };
         match check.wait_for(probe.timeout + ENTERING).await {
             Some(status) => status.is_ok_and(|status| status.success()),
             None => {
@@ -202,8 +215,12 @@ impl Replica {
 
     /// This program as the one that checks a port of the pod's own address, as its peers will use it.
     fn prober(&self, kind: &str, port: u16) -> Option<Vec<String>> {
-        let adit = std::env::current_exe().ok()?.into_os_string().into_string().ok()?;
-        let address = std::net::SocketAddr::new(self.pod.addresses.first()?.ip, port);
+        let adit = std::env::current_exe()
+            .ok()?
+            .into_os_string()
+            .into_string()
+            .ok()?;
+        let address = std::net::SocketAddr::new(self.spec.addresses.first()?.ip, port);
         let timeout = self.probe.as_ref()?.timeout.as_secs();
         Some(vec![
             adit,
@@ -217,16 +234,26 @@ impl Replica {
 
     fn finish(&self, status: ExitStatus) {
         self.exited(status, None);
-        self.tell(Event::Finished { name: self.name.clone(), code: process::shell_code(status) });
+        self.tell(Event::Finished {
+            name: self.pod.name.clone(),
+            code: process::shell_code(status),
+        });
     }
 
     fn exited(&self, status: ExitStatus, retry_in: Option<Duration>) {
         let how = process::in_words(status);
-        self.change(Change::Exited { how, succeeded: status.success(), retry_in });
+        self.change(Change::Exited {
+            how,
+            succeeded: status.success(),
+            retry_in,
+        });
     }
 
     fn change(&self, change: Change) {
-        self.tell(Event::Changed { name: self.name.clone(), change });
+        self.tell(Event::Changed {
+            name: self.pod.name.clone(),
+            change,
+        });
     }
 
     fn tell(&self, event: Event) {

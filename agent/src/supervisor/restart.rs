@@ -61,7 +61,10 @@ mod tests {
             (RestartPolicy::OnFailure, false, true),
             (RestartPolicy::Never, false, false),
         ] {
-            assert_eq!((starts_again(policy, true), starts_again(policy, false)), (after_success, after_failure));
+            assert_eq!(
+                (starts_again(policy, true), starts_again(policy, false)),
+                (after_success, after_failure)
+            );
         }
     }
 }

@@ -10,9 +10,7 @@ use std::time::{Duration, Instant};
 use adit_control::{JoinError, Joined, Mesh, Snapshot, View};
 use adit_flow::WorkloadName;
 
-use crate::admin::{
-    JoinRequest, JoinedWorkload, MeshUpdate, PolicyText, PsReport, PsRow, WorkloadState,
-};
+use crate::admin::{JoinRequest, JoinedWorkload, MeshUpdate, PolicyText, PsReport, PsRow, WorkloadState};
 
 /// The mesh as it was read, and which part of it runs here.
 #[derive(Clone, Debug)]
@@ -31,7 +29,16 @@ pub struct Source {
 #[derive(Clone, Debug)]
 pub(super) struct Desired {
     pub(super) update: Arc<MeshUpdate>,
-    pub(super) pods: Arc<BTreeSet<WorkloadName>>,
+    pub(super) pods: Arc<BTreeSet<Pod>>,
+}
+
+/// One pod, apart from others that have its name at other times: somebody may leave and join again before the agent
+/// was told of either.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Pod {
+    pub(super) name: WorkloadName,
+    /// The generation of the table in which its workload appeared.
+    pub(super) born: u64,
 }
 
 /// What happened to a workload.
@@ -46,7 +53,7 @@ pub(super) enum Change {
         retry_in: Option<Duration>,
     },
     /// The helper made its pod.
-    PodMade,
+    PodMade(Pod),
     /// A readiness check changed its state.
     Ready(bool),
     /// Its program was started.
@@ -63,6 +70,7 @@ struct Row {
     probed: bool,
     life: Life,
     since: Instant,
+    born: u64,
     has_pod: bool,
     ready: bool,
     starts: u32,
@@ -101,10 +109,13 @@ impl Table {
                 addresses: source.mesh.allocation.workload(&replica.name).to_vec(),
                 probed: replica.spec.readiness.is_some(),
                 life: match &replica.spec.node {
-                    Some(node) if Some(node) != source.node.as_ref() => Life::Elsewhere { node: node.clone() },
+                    Some(node) if Some(node) != source.node.as_ref() => {
+                        Life::Elsewhere { node: node.clone() }
+                    }
                     _ => Life::Pending,
                 },
                 since: now,
+                born: 1,
                 has_pod: false,
                 // Nobody tells us of other nodes' replicas: whoever connects finds out.
                 ready: replica.spec.node.is_some() && replica.spec.node != source.node,
@@ -115,15 +126,25 @@ impl Table {
                 name: replica.name,
             })
             .collect();
-        Self { source, generation: 1, rows }
+        Self {
+            source,
+            generation: 1,
+            rows,
+        }
     }
 
     /// Takes a change in. Whether the agent has to know.
     pub(super) fn on_change(&mut self, name: &WorkloadName, change: Change, now: Instant) -> bool {
-        let Some(row) = self.rows.iter_mut().find(|row| row.name == *name) else { return false };
+        let Some(row) = self.rows.iter_mut().find(|row| row.name == *name) else {
+            return false;
+        };
         let before = (row.ready, row.has_pod);
         match change {
-            Change::Exited { how, succeeded, retry_in } => {
+            Change::Exited {
+                how,
+                succeeded,
+                retry_in,
+            } => {
                 row.ready = false;
                 row.last_exit = Some(how);
                 row.enter(
@@ -135,7 +156,11 @@ impl Table {
                     now,
                 );
             }
-            Change::PodMade => row.has_pod = true,
+            Change::PodMade(pod) => {
+                row.has_pod |= pod.born == row.born;
+                // Its program is another's to start: with its pod it is as ready as we can tell.
+                row.ready |= row.has_pod && row.joined.is_some();
+            }
             Change::Ready(ready) => row.ready = ready && matches!(row.life, Life::Running { .. }),
             Change::Started { pid } => {
                 row.ready = !row.probed;
@@ -156,7 +181,7 @@ impl Table {
     ///
     /// # Errors
     /// See [`JoinError`].
-    pub(super) fn join(&mut self, request: JoinRequest, now: Instant) -> Result<(), JoinError> {
+    pub(super) fn join(&mut self, request: JoinRequest, now: Instant) -> Result<Pod, JoinError> {
         let before = self.joined();
         let request = adit_control::JoinRequest {
             name: request.name,
@@ -164,28 +189,36 @@ impl Table {
             labels: request.labels,
             ports: Vec::new(),
         };
-        let joined = self.source.mesh.join(self.source.node.as_deref(), &before, request)?;
+        let joined = self
+            .source
+            .mesh
+            .join(self.source.node.as_deref(), &before, request)?;
+        self.generation += 1;
+        let pod = Pod {
+            name: joined.name.clone(),
+            born: self.generation,
+        };
         self.rows.push(Row {
             name: joined.name.clone(),
             addresses: joined.addresses.clone(),
             probed: false,
             life: Life::Joined,
             since: now,
+            born: pod.born,
             has_pod: false,
-            ready: true,
+            ready: false,
             starts: 0,
             last_exit: None,
             service_account: joined.identity.service_account().to_owned(),
             joined: Some(joined),
         });
-        self.generation += 1;
-        Ok(())
+        Ok(pod)
     }
 
     /// Removes a workload that joined; nothing happens for any other. Whether the agent has to know.
-    pub(super) fn leave(&mut self, name: &WorkloadName) -> bool {
+    pub(super) fn leave(&mut self, pod: &Pod) -> bool {
         let before = self.rows.len();
-        self.rows.retain(|row| row.name != *name || row.joined.is_none());
+        self.rows.retain(|row| row.joined.is_none() || row.pod() != *pod);
         let left = self.rows.len() != before;
         self.generation += u64::from(left);
         left
@@ -207,13 +240,26 @@ impl Table {
             generation: self.generation,
             path: self.source.path.clone(),
             text: self.source.text.clone(),
-            policies: policies.map(|file| PolicyText { path: file.path.clone(), text: file.text.clone() }).collect(),
+            policies: policies
+                .map(|file| PolicyText {
+                    path: file.path.clone(),
+                    text: file.text.clone(),
+                })
+                .collect(),
             node: self.source.node.clone(),
-            ready: self.rows.iter().filter(|row| row.ready).map(|row| row.name.clone()).collect(),
+            ready: self
+                .rows
+                .iter()
+                .filter(|row| row.ready)
+                .map(|row| row.name.clone())
+                .collect(),
             joined: joined.collect(),
         };
-        let pods = self.rows.iter().filter(|row| row.has_pod).map(|row| row.name.clone());
-        Desired { update: Arc::new(update), pods: Arc::new(pods.collect()) }
+        let pods = self.rows.iter().filter(|row| row.has_pod).map(Row::pod);
+        Desired {
+            update: Arc::new(update),
+            pods: Arc::new(pods.collect()),
+        }
     }
 
     /// What `adit ps` shows, without the processes.
@@ -237,6 +283,11 @@ impl Table {
         }
     }
 
+    /// The pod that `name` has or will have.
+    pub(super) fn pod(&self, name: &WorkloadName) -> Option<Pod> {
+        self.rows.iter().find(|row| row.name == *name).map(Row::pod)
+    }
+
     /// The mesh as workloads see it, for what doesn't depend on readiness.
     pub(super) fn snapshot(&self) -> Snapshot {
         let view = View {
@@ -254,6 +305,13 @@ impl Table {
 }
 
 impl Row {
+    fn pod(&self) -> Pod {
+        Pod {
+            name: self.name.clone(),
+            born: self.born,
+        }
+    }
+
     fn enter(&mut self, life: Life, now: Instant) {
         self.life = life;
         self.since = now;
@@ -264,9 +322,9 @@ impl Life {
     fn state(&self, now: Instant) -> WorkloadState {
         match self {
             Self::Completed => WorkloadState::Completed,
-            Self::CrashLoop { until } => {
-                WorkloadState::CrashLoop { retry_in_seconds: until.saturating_duration_since(now).as_secs() }
-            }
+            Self::CrashLoop { until } => WorkloadState::CrashLoop {
+                retry_in_seconds: until.saturating_duration_since(now).as_secs(),
+            },
             Self::Elsewhere { node } => WorkloadState::Elsewhere { node: node.clone() },
             Self::Failed => WorkloadState::Failed,
             Self::Joined => WorkloadState::Joined,
@@ -297,7 +355,15 @@ workloads:
     fn table(now: Instant) -> Table {
         let path = Path::new("/mesh.yaml");
         let mesh = Arc::new(adit_control::parse(path, MESH).unwrap().mesh);
-        Table::new(Source { path: path.into(), text: MESH.into(), mesh, node: None }, now)
+        Table::new(
+            Source {
+                path: path.into(),
+                text: MESH.into(),
+                mesh,
+                node: None,
+            },
+            now,
+        )
     }
 
     fn name(text: &str) -> WorkloadName {
@@ -305,7 +371,13 @@ workloads:
     }
 
     fn ready(table: &Table) -> Vec<String> {
-        table.desired().update.ready.iter().map(ToString::to_string).collect()
+        table
+            .desired()
+            .update
+            .ready
+            .iter()
+            .map(ToString::to_string)
+            .collect()
     }
 
     #[test]
@@ -344,26 +416,45 @@ workloads:
         let now = Instant::now();
         let mut table = table(now);
         let first = table.desired().update.generation;
-        assert!(table.on_change(&name("shop/db"), Change::PodMade, now));
-        assert!(!table.on_change(&name("shop/db"), Change::PodMade, now));
+        let pod = table.pod(&name("shop/db")).unwrap();
+        assert!(table.on_change(&pod.name, Change::PodMade(pod.clone()), now));
+        assert!(!table.on_change(&pod.name, Change::PodMade(pod.clone()), now));
         assert_eq!(table.desired().update.generation, first + 1);
-        assert_eq!(*table.desired().pods, [name("shop/db")].into());
+        assert_eq!(*table.desired().pods, [pod].into());
     }
 
     #[test]
     fn joining_gives_an_address_and_leaving_takes_it_back() {
         let now = Instant::now();
         let mut table = table(now);
-        let request =
-            || JoinRequest { name: name("shop/debug"), labels: BTreeMap::new(), service_account: None };
-        table.join(request(), now).unwrap();
-        let addresses = table.snapshot().workloads[&name("shop/debug")].addresses.clone();
+        let request = || JoinRequest {
+            name: name("shop/debug"),
+            labels: BTreeMap::new(),
+            service_account: None,
+        };
+        let first = table.join(request(), now).unwrap();
+        let addresses = table.snapshot().workloads[&first.name].addresses.clone();
         assert_eq!(addresses.len(), 2);
-        assert!(matches!(table.join(request(), now), Err(JoinError::NameTaken { .. })));
+        assert!(matches!(
+            table.join(request(), now),
+            Err(JoinError::NameTaken { .. })
+        ));
         assert_eq!(table.desired().update.joined[0].addresses, addresses);
-        assert!(!table.leave(&name("shop/db")), "workloads of the file stay");
-        assert!(table.leave(&name("shop/debug")));
-        table.join(request(), now).unwrap();
+        assert!(
+            !table.leave(&table.pod(&name("shop/db")).unwrap()),
+            "workloads of the file stay"
+        );
+        assert!(table.leave(&first));
+        let second = table.join(request(), now).unwrap();
         assert_eq!(table.desired().update.joined[0].addresses, addresses);
+        assert_ne!(first, second);
+        assert!(!table.leave(&first), "who left can't leave for who came after");
+        table.on_change(&first.name, Change::PodMade(first.clone()), now);
+        assert!(table.desired().pods.is_empty(), "nor have a pod for them");
+        table.on_change(&second.name, Change::PodMade(second.clone()), now);
+        assert_eq!(
+            (table.desired().pods.len(), ready(&table)),
+            (1, vec!["shop/debug".to_owned()])
+        );
     }
 }

@@ -14,7 +14,11 @@ struct Folder(PathBuf);
 impl Folder {
     fn new() -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
-        let name = format!("adit-admin-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        let name = format!(
+            "adit-admin-{}-{}",
+            std::process::id(),
+            NEXT.fetch_add(1, Ordering::Relaxed)
+        );
         let path = std::env::temp_dir().join(name);
         std::fs::create_dir(&path).unwrap();
         Self(path)
@@ -74,7 +78,10 @@ impl Handler for Agent {
 }
 
 fn agent(folder: &Folder) -> Arc<Agent> {
-    let agent = Arc::new(Agent { calls: Mutex::default(), flows: FlowHub::new(4) });
+    let agent = Arc::new(Agent {
+        calls: Mutex::default(),
+        flows: FlowHub::new(4),
+    });
     tokio::spawn(serve(bind(&folder.socket()).unwrap(), Arc::clone(&agent)));
     agent
 }
@@ -85,21 +92,33 @@ async fn requests_reach_the_handler_in_order_and_refusals_come_back() {
     let agent = agent(&folder);
     let mut client = AgentClient::connect(&folder.socket()).await.unwrap();
     client.add_pod(WorkloadName::new("shop", "web")).await.unwrap();
-    let refused = client.add_pod(WorkloadName::new("shop", "bad")).await.unwrap_err();
+    let refused = client
+        .add_pod(WorkloadName::new("shop", "bad"))
+        .await
+        .unwrap_err();
     assert_eq!(refused.to_string(), "[ADIT-X001] no");
     client.drain(5).await.unwrap();
     client.remove_pod(WorkloadName::new("shop", "web")).await.unwrap();
     assert_eq!(client.counters().await.unwrap()["flows"], 7);
     assert_eq!(client.dump().await.unwrap()["a"], 1);
-    assert_eq!(*agent.calls.lock().unwrap(), ["add shop/web", "drain 5", "remove shop/web"]);
+    assert_eq!(
+        *agent.calls.lock().unwrap(),
+        ["add shop/web", "drain 5", "remove shop/web"]
+    );
 }
 
 #[tokio::test]
 async fn the_socket_is_for_its_owner_only() {
     let folder = Folder::new();
     let _listener = bind(&folder.socket()).unwrap();
-    assert_eq!(std::fs::metadata(folder.socket()).unwrap().permissions().mode() & 0o777, 0o600);
-    assert_eq!(bind(&folder.socket()).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+    assert_eq!(
+        std::fs::metadata(folder.socket()).unwrap().permissions().mode() & 0o777,
+        0o600
+    );
+    assert_eq!(
+        bind(&folder.socket()).unwrap_err().kind(),
+        io::ErrorKind::AddrInUse
+    );
 }
 
 #[tokio::test]
@@ -109,16 +128,32 @@ async fn kept_records_come_at_once_and_new_ones_follow() {
     agent.flows.publish(record("shop/a", "shop/b"));
     agent.flows.publish(record("shop/x", "shop/b"));
     let connect = || AgentClient::connect(&*Box::leak(Box::new(folder.socket())));
-    let query = FlowQuery { from: Some("a".parse().unwrap()), ..FlowQuery::default() };
+    let query = FlowQuery {
+        from: Some("a".parse().unwrap()),
+        ..FlowQuery::default()
+    };
     let mut kept = connect().await.unwrap().flows(query.clone()).await.unwrap();
     assert!(matches!(kept.next().await.unwrap(), Some(FlowLine::Flow(_))));
     assert_eq!(kept.next().await.unwrap(), None);
 
-    let mut followed = connect().await.unwrap().flows(FlowQuery { follow: true, ..query }).await.unwrap();
+    let mut followed = connect()
+        .await
+        .unwrap()
+        .flows(FlowQuery {
+            follow: true,
+            ..query
+        })
+        .await
+        .unwrap();
     assert!(matches!(followed.next().await.unwrap(), Some(FlowLine::Flow(_))));
     agent.flows.publish(record("shop/x", "shop/b"));
-    agent.flows.publish(FlowRecord { bytes_sent: 42, ..record("shop/a", "shop/b") });
-    let Some(FlowLine::Flow(flow)) = followed.next().await.unwrap() else { panic!("no flow") };
+    agent.flows.publish(FlowRecord {
+        bytes_sent: 42,
+        ..record("shop/a", "shop/b")
+    });
+    let Some(FlowLine::Flow(flow)) = followed.next().await.unwrap() else {
+        panic!("no flow")
+    };
     assert_eq!(flow.bytes_sent, 42);
     agent.flows.close();
     assert_eq!(followed.next().await.unwrap(), None);
@@ -136,7 +171,10 @@ async fn a_connection_too_many_is_told_so_and_the_rest_live_on() {
     }
     let mut late = AgentClient::connect(&folder.socket()).await.unwrap();
     let refused = late.identity().await.unwrap_err();
-    assert!(matches!(&refused, ClientError::Refused(fault) if fault.code == codes::BUSY), "{refused}");
+    assert!(
+        matches!(&refused, ClientError::Refused(fault) if fault.code == codes::BUSY),
+        "{refused}"
+    );
     clients[0].identity().await.unwrap();
 }
 
@@ -150,7 +188,12 @@ async fn bytes_that_are_no_request_are_answered_and_harm_nobody() {
     let mut answers = String::new();
     raw.read_to_string(&mut answers).await.unwrap();
     assert_eq!(answers.matches(codes::MALFORMED).count(), 3, "{answers}");
-    AgentClient::connect(&folder.socket()).await.unwrap().identity().await.unwrap();
+    AgentClient::connect(&folder.socket())
+        .await
+        .unwrap()
+        .identity()
+        .await
+        .unwrap();
 }
 
 struct Supervisor {
@@ -191,8 +234,14 @@ impl SupervisorHandler for Supervisor {
 async fn members_leave_with_their_connection_and_are_told_of_the_end() {
     let folder = Folder::new();
     let left = Arc::new(tokio::sync::Notify::new());
-    let supervisor = Arc::new(Supervisor { left: Arc::clone(&left), stopping: tokio::sync::Notify::new() });
-    tokio::spawn(serve_supervisor(bind(&folder.socket()).unwrap(), Arc::clone(&supervisor)));
+    let supervisor = Arc::new(Supervisor {
+        left: Arc::clone(&left),
+        stopping: tokio::sync::Notify::new(),
+    });
+    tokio::spawn(serve_supervisor(
+        bind(&folder.socket()).unwrap(),
+        Arc::clone(&supervisor),
+    ));
     let request = JoinRequest {
         name: WorkloadName::new("shop", "debug"),
         labels: BTreeMap::new(),
