@@ -20,7 +20,7 @@ pub(super) fn up(args: Up) -> Result<u8, CliError> {
         .map(|wanted| resolve(&source, wanted))
         .transpose()?;
     let node = source.mesh.choose_node(source.node.as_deref())?;
-    let listen = args.listen.or(node.map(|node| node.hbone));
+    let listen = args.listen.or_else(|| node.map(|node| node.hbone));
     Ok(supervisor::up(Options {
         base: Base::of_process(),
         tun_device: args.tun.path,
