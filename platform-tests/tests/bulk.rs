@@ -1,0 +1,161 @@
+//! Large transfers in both directions, and what is on the wire between two agents.
+
+use adit_flow::Direction;
+use adit_platform_tests::load::Stream;
+use adit_platform_tests::{
+    Mesh, MeshSpec, RecordingRelay, Sandbox, UpOptions, Workload, configured, free_port,
+};
+
+const PORT: u16 = 7000;
+
+fn transfer(mesh: &Mesh<'_>, load: &str, reverse: bool) -> Stream {
+    let bytes = configured("ADIT_TEST_BULK_BYTES", 1 << 30).to_string();
+    let mut argv = vec![load, "stream", "server:7000", "--bytes", &bytes];
+    argv.extend(reverse.then_some("--reverse"));
+    let found: Stream = mesh.run_as("test/client", argv).json();
+    eprintln!("reverse {reverse}: {:.2} Gbit/s", found.bits_per_second[0] / 1e9);
+    assert_eq!(found.bytes.to_string(), bytes);
+    assert_eq!(found.sent_hashes, found.received_hashes);
+    assert_ne!(found.sent_hashes[0], 0);
+    found
+}
+
+#[test]
+fn within_one_agent() {
+    let sandbox = Sandbox::new();
+    let mesh = sandbox.up(MeshSpec::new("bulk").workload(Workload::load_server(&sandbox, "server", PORT)));
+    mesh.wait_ready();
+    for reverse in [false, true] {
+        let found = transfer(&mesh, &sandbox.load(), reverse);
+        let record = mesh.wait_hbone(Direction::Outbound, "test/client", "test/server", PORT);
+        let most = record.bytes_sent.max(record.bytes_received);
+        assert!(
+            most >= found.bytes,
+            "the record counts {most} of {} bytes",
+            found.bytes
+        );
+    }
+}
+
+#[test]
+fn between_two_agents_with_nothing_but_tls_on_the_wire() {
+    let sandbox = Sandbox::new();
+    let ports = [free_port(), free_port()];
+    let listen = ports.map(|port| format!("127.0.0.1:{port}").parse().unwrap());
+    // What a test's plaintext has, and what names and headers of HBONE would have if they weren't encrypted.
+    let relays = listen.map(|address| RecordingRelay::start(address, b"spiffe://test.local"));
+    let spec = MeshSpec::new("wire")
+        .node("a", &relays[0].address.to_string())
+        .node("b", &relays[1].address.to_string())
+        .workload(Workload::load_server(&sandbox, "server", PORT).on("b"));
+    let state = sandbox.folder("state").to_string_lossy().into_owned();
+    let up = |node: &str, listen| {
+        let arguments = vec!["--state-dir".to_owned(), state.clone()];
+        sandbox.up_with(
+            &spec,
+            UpOptions {
+                node: Some((node.to_owned(), listen)),
+                arguments,
+            },
+        )
+    };
+    let far = up("b", listen[1]);
+    far.wait_ready();
+    let near = up("a", listen[0]);
+    near.wait_ready();
+    for reverse in [false, true] {
+        transfer(&near, &sandbox.load(), reverse);
+    }
+    let seen = relays[1].seen();
+    eprintln!("{seen:?}");
+    assert!(
+        seen.connections >= 1 && seen.records > 0,
+        "nothing went between the agents: {seen:?}"
+    );
+    let carried = 2 * configured("ADIT_TEST_BULK_BYTES", 1 << 30);
+    assert!(
+        seen.bytes > carried,
+        "only {} of {carried} bytes went between the agents",
+        seen.bytes
+    );
+    assert_eq!((seen.violations, seen.markers), (Vec::new(), 0));
+    let outbound = near.wait_hbone(Direction::Outbound, "test/client", "test/server", PORT);
+    assert!(outbound.wire_port.is_some(), "{outbound}");
+    let inbound = far.wait_hbone(Direction::Inbound, "test/client", "test/server", PORT);
+    let identity = |identity: &Option<String>| identity.clone().unwrap_or_default();
+    assert_eq!(
+        identity(&inbound.source.identity),
+        "spiffe://test.local/ns/test/sa/default",
+        "{inbound}"
+    );
+    assert_eq!(
+        identity(&outbound.destination.identity),
+        "spiffe://test.local/ns/test/sa/server",
+        "{outbound}"
+    );
+    assert_eq!(
+        inbound.source.addr, outbound.source.addr,
+        "the server's side sees another client"
+    );
+}
+
+#[test]
+fn a_path_that_breaks_is_a_reset() {
+    let sandbox = Sandbox::new();
+    let ports = [free_port(), free_port()];
+    let listen = ports.map(|port| format!("127.0.0.1:{port}").parse().unwrap());
+    let relay = RecordingRelay::start(listen[1], b"");
+    let spec = MeshSpec::new("cut")
+        .node("a", &listen[0].to_string())
+        .node("b", &relay.address.to_string())
+        .workload(Workload::load_server(&sandbox, "server", PORT).on("b"));
+    let state = sandbox.folder("state").to_string_lossy().into_owned();
+    let up = |node: &str, listen| {
+        let arguments = vec!["--state-dir".to_owned(), state.clone()];
+        sandbox.up_with(
+            &spec,
+            UpOptions {
+                node: Some((node.to_owned(), listen)),
+                arguments,
+            },
+        )
+    };
+    let far = up("b", listen[1]);
+    far.wait_ready();
+    let near = up("a", listen[0]);
+    near.wait_ready();
+    let load = sandbox.load();
+    let limit = std::time::Duration::from_secs(30);
+    let client = near.spawn_as(
+        "test/client",
+        [
+            &load,
+            "stream",
+            "server:7000",
+            "--seconds",
+            "60",
+            "--reverse",
+            "--unchecked",
+        ],
+    );
+    adit_platform_tests::wait_until(
+        "the stream to begin",
+        limit,
+        || (relay.seen().bytes > 10 << 20).then_some(()),
+        || format!("{:?}\n{}\n{}", relay.seen(), near.logs(), far.logs()),
+    );
+    relay.cut();
+    let done = client.finish(limit);
+    assert_ne!(
+        done.code(),
+        0,
+        "a truncated stream was taken for a whole one: {done}"
+    );
+    assert!(done.stderr().contains("reset"), "expected a reset: {done}");
+    let record = near.wait_flow("of the cut stream", |flow| flow.destination.addr.port() == PORT);
+    assert_eq!(
+        (record.close, record.closed_by),
+        (adit_flow::CloseReason::PeerLost, adit_flow::Closer::Network),
+        "{record}"
+    );
+}
