@@ -154,28 +154,25 @@ impl Error {
 ///
 /// # Errors
 /// [`Error`] when it could not start, or when the kernel refuses to let it wait for events. A client's or a pod's
-/// trouble is never one. The run directory is removed in every case.
+/// trouble is never one. The run directory is removed in every case but one: when it isn't what it should be.
 pub fn run(options: Options) -> Result<(), Error> {
-    // Absolute, because the helper doesn't stay where it was started.
-    let remove = options
-        .remove_on_exit
-        .clone()
-        .map(|path| std::path::absolute(&path).unwrap_or(path));
-    let outcome = start(options).and_then(|mut server| server.serve());
+    let run_directory = check_run_directory(&options.socket, options.remove_on_exit.as_deref())?;
+    let remove = options.remove_on_exit.is_some().then(|| run_directory.clone());
+    let started = start(options, run_directory).map(|mut server| (server.serve(), server));
     if let Some(directory) = remove {
-        // Nobody is left to tell when this fails; the supervisor that told us to may have done it itself.
+        // Before the pods go, with whom the kernel takes its time: some 40 ms for each TUN device. When it fails nobody
+        // is left to tell; the supervisor that told us to may have done it itself.
         let _ = fs::remove_dir_all(directory);
     }
-    outcome
+    started?.0
 }
 
-fn start(options: Options) -> Result<Server, Error> {
+fn start(options: Options, run_directory: PathBuf) -> Result<Server, Error> {
     let system = |step| move |source| Error::System { step, source };
     if !sys::single_threaded().map_err(system("counting threads in /proc/self/task"))? {
         return Err(Error::Threads);
     }
     let watch = server::Watch::new(options.lifeline).map_err(system("watching for signals"))?;
-    let run_directory = check_run_directory(&options.socket, options.remove_on_exit.as_deref())?;
     raise_descriptor_limit();
     own_user_namespace()?;
     watch

@@ -462,6 +462,10 @@ fn a_run_directory_open_to_others_is_refused(world: &World) -> Outcome {
     let text = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1));
     assert!(text.contains("mode 0750, expected 0700 (ADIT-N008)"), "{text}");
+    assert!(
+        fs::exists(world.run_directory()).unwrap(),
+        "what is not ours alone is not ours to remove"
+    );
     Outcome::Passed
 }
 
