@@ -56,8 +56,15 @@ pub(crate) struct Live {
     /// In TIME-WAIT, and the pod's FIN was acknowledged. The engine's own timer must not run any more: at its end
     /// it would throw away what nobody has read yet.
     pub(crate) is_parked: bool,
-    /// Since when the engine has bytes to send and no timer for them.
-    pub(crate) stalled_since: Option<Tick>,
+    /// The engine has something to bring to the pod and asks for no answer.
+    pub(crate) stall: Option<Stall>,
+}
+
+/// Since when a flow stalls, and for how long that's borne.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Stall {
+    since: Tick,
+    patience: Duration,
 }
 
 /// Sizes of a flow's rings, in bytes.
@@ -127,7 +134,7 @@ impl Live {
             first_fin: None,
             fin_reported: false,
             is_parked: false,
-            stalled_since: None,
+            stall: None,
         }
     }
 
@@ -170,6 +177,14 @@ impl Live {
             self.state(),
             State::CloseWait | State::Closing | State::LastAck | State::TimeWait
         )
+    }
+
+    /// Whether `segment` has data behind the pod's FIN, where there can be none (RFC 9293 §3.10.7.4, seventh). smoltcp would
+    /// take it in.
+    pub(crate) fn lies_beyond_fin(&self, segment: &Segment) -> bool {
+        let fin = self.receive_next().wrapping_sub(1);
+        let data_end = segment.seq.wrapping_add(segment.data_len);
+        segment.data_len > 0 && self.has_peer_fin() && tcp::before(fin, data_end)
     }
 
     /// Next sequence number that is expected (RCV.NXT).
@@ -275,28 +290,40 @@ impl Live {
     ///
     /// smoltcp can forget its timer: if the window closes over bytes in flight (because it shrank, or because an older
     /// segment came late: it takes the window of any, without the order of RFC 9293 §3.10.7.4), the retransmission that's due
-    /// finds no window, and nothing starts the probes. The stack probes instead.
+    /// finds no window, and nothing starts the probes. Or it starts them, with nothing left to put into them, so that they
+    /// ask for no answer. The stack probes instead: soon if the engine is idle, late if it has its own idea.
     pub(crate) fn on_engine_timer(&mut self, now: Tick, at: Option<Tick>) {
         let has_something = !self.is_sent_out() || self.owes_fin();
-        if at.is_some() || !has_something {
-            self.stalled_since = None;
-        } else {
-            self.stalled_since.get_or_insert(now);
-        }
+        let patience = match at {
+            None => Some(PROBE_SOON),
+            Some(_) if self.unanswered_since.is_none() => Some(PROBE_LATE),
+            Some(_) => None,
+        };
+        self.stall = patience.filter(|_| has_something).map(|patience| {
+            let since = self.stall.map_or(now, |stall| stall.since);
+            Stall { since, patience }
+        });
     }
 
     /// When to probe the window in the engine's place.
     pub(crate) fn probe_deadline(&self) -> Option<Tick> {
-        self.stalled_since.map(|since| after(since, PROBE_INTERVAL))
+        self.stall.map(|stall| after(stall.since, stall.patience))
     }
 
     /// Number and acknowledgement of a probe: one that the pod has acknowledged, so that it answers with its window.
     pub(crate) fn probe(&mut self, now: Tick) -> (u32, u32, u16) {
-        self.stalled_since = Some(now);
+        self.stall = Some(Stall {
+            since: now,
+            patience: PROBE_SOON,
+        });
         self.unanswered_since.get_or_insert(now);
         let unacknowledged = self.written_end.wrapping_sub(self.socket().send_queue() as u32);
         let splice = self.splice();
-        (unacknowledged.wrapping_sub(1), splice.receive_next, splice.window_field())
+        (
+            unacknowledged.wrapping_sub(1),
+            splice.receive_next,
+            splice.window_field(),
+        )
     }
 
     /// Whether the state is one that [`splice`](crate::splice) can build.
@@ -319,4 +346,7 @@ impl Live {
 }
 
 /// As the first retransmission (RFC 9293 §3.8.6.1).
-const PROBE_INTERVAL: Duration = Duration::from_secs(1);
+const PROBE_SOON: Duration = Duration::from_secs(1);
+
+/// Beyond the first of the engine's own probes.
+const PROBE_LATE: Duration = Duration::from_secs(30);

@@ -375,6 +375,8 @@ impl Netstack {
                     self.reset(slot, CloseReason::Reset, ClosedBy::Agent);
                 } else {
                     self.close_write(now, slot);
+                    // From now on it has a timer of its own, even if nothing else changed.
+                    self.mark_dirty(slot);
                 }
             }
         }

@@ -132,6 +132,9 @@ impl Netstack {
         let Stage::Live(live) = &mut flow.stage else {
             return Err(DropReason::NoFlow);
         };
+        if live.lies_beyond_fin(segment) {
+            return Err(DropReason::Malformed);
+        }
         let before = live.state();
         live.before_ingress(now, segment);
         let answered = if packet.extended {

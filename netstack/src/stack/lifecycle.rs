@@ -345,8 +345,12 @@ impl Netstack {
     }
 
     fn probe_window(&mut self, now: Tick, slot: u32) {
-        let Some(flow) = self.table.get_mut(slot) else { return };
-        let Stage::Live(live) = &mut flow.stage else { return };
+        let Some(flow) = self.table.get_mut(slot) else {
+            return;
+        };
+        let Stage::Live(live) = &mut flow.stage else {
+            return;
+        };
         let (seq, ack, window) = live.probe(now);
         let probe = flow.template(seq, ack, ACK, window);
         self.answer_with(probe);
