@@ -45,6 +45,9 @@ pub struct Options {
     pub ready: Option<OwnedFd>,
     /// A folder to remove with all that is in it when the helper ends: the socket's own, or none.
     pub remove_on_exit: Option<PathBuf>,
+    /// A folder above the socket's to hide from programs in its stead: one that holds all of a user's run directories,
+    /// so that a program in one mesh cannot reach the helper of another.
+    pub hide: Option<PathBuf>,
     /// The TUN device node.
     pub tun_device: PathBuf,
     /// Bounds.
@@ -52,7 +55,8 @@ pub struct Options {
 }
 
 impl Options {
-    /// The usual choices: [`DEFAULT_TUN_DEVICE`], the default bounds, nobody to tell and nothing to remove.
+    /// The usual choices: [`DEFAULT_TUN_DEVICE`], the default bounds, nobody to tell, nothing to remove, and only the
+    /// socket's folder to hide.
     #[must_use]
     pub fn new(socket: PathBuf, lifeline: OwnedFd) -> Self {
         Self {
@@ -60,6 +64,7 @@ impl Options {
             lifeline,
             ready: None,
             remove_on_exit: None,
+            hide: None,
             tun_device: DEFAULT_TUN_DEVICE.into(),
             limits: Limits::default(),
         }
@@ -173,6 +178,10 @@ fn start(options: Options, run_directory: PathBuf) -> Result<Server, Error> {
         return Err(Error::Threads);
     }
     let watch = server::Watch::new(options.lifeline).map_err(system("watching for signals"))?;
+    let hidden = match &options.hide {
+        Some(folder) => check_hidden(folder, &run_directory)?,
+        None => run_directory,
+    };
     raise_descriptor_limit();
     own_user_namespace()?;
     watch
@@ -199,7 +208,7 @@ fn start(options: Options, run_directory: PathBuf) -> Result<Server, Error> {
         user,
         options.limits,
         options.tun_device,
-        run_directory,
+        hidden,
     ))
 }
 
@@ -241,6 +250,22 @@ fn check_run_directory(socket: &Path, remove: Option<&Path>) -> Result<PathBuf, 
         return Err(wrong("the folder to remove is another than the socket's".into()));
     }
     fs::canonicalize(directory).map_err(|error| wrong(error.to_string()))
+}
+
+/// The folder to hide, which must have the run directory in it or be it.
+fn check_hidden(folder: &Path, run_directory: &Path) -> Result<PathBuf, Error> {
+    let wrong = |problem: String| Error::RunDirectory {
+        path: folder.to_owned(),
+        problem,
+    };
+    let hidden = fs::canonicalize(folder).map_err(|error| wrong(error.to_string()))?;
+    if !run_directory.starts_with(&hidden) || hidden == Path::new("/") {
+        return Err(wrong(format!(
+            "is to be hidden, but {} is not below it",
+            run_directory.display()
+        )));
+    }
+    Ok(hidden)
 }
 
 /// As many descriptors as the user may have: each pod needs a handful.

@@ -30,8 +30,8 @@ const RESOLVER_SOCKETS: [&str; 2] = ["/run/nscd", "/var/run/nscd"];
 pub(crate) struct Environment<'a> {
     /// The TUN device node.
     pub tun_device: &'a Path,
-    /// The helper's run directory, which programs in the pod must not reach: the helper's socket is in it.
-    pub run_directory: &'a Path,
+    /// A folder that programs in the pod must not reach: the helper's socket is in it.
+    pub hidden: &'a Path,
 }
 
 /// A pod as its maker sees it.
@@ -89,7 +89,7 @@ pub(crate) fn build(spec: &PodSpec, environment: &Environment<'_>) -> Result<Bui
     })?;
     let ipv6 = configure_kernel(&mut warnings);
     let tun = make_interfaces(spec, environment.tun_device, ipv6)?;
-    make_mounts(spec, environment.run_directory, &mut warnings)?;
+    make_mounts(spec, environment.hidden, &mut warnings)?;
     let open = |kind| sys::open_namespace(kind).map_err(BuildError::Open);
     let namespaces = [open("net")?, open("mnt")?, open("uts")?, open("ipc")?];
     let info = PodInfo {
@@ -178,7 +178,7 @@ fn make_interfaces(spec: &PodSpec, device: &Path, ipv6: bool) -> Result<Tun, Bui
     Ok(tun)
 }
 
-fn make_mounts(spec: &PodSpec, run_directory: &Path, warnings: &mut Vec<String>) -> Result<(), BuildError> {
+fn make_mounts(spec: &PodSpec, hidden: &Path, warnings: &mut Vec<String>) -> Result<(), BuildError> {
     let failed = |step: String| {
         move |source: rustix::io::Errno| BuildError::Mount {
             step,
@@ -197,7 +197,7 @@ fn make_mounts(spec: &PodSpec, run_directory: &Path, warnings: &mut Vec<String>)
         rustix::mount::mount("tmpfs", place, "tmpfs", flags, c"size=1m,mode=0755")
             .map_err(failed(format!("hiding {}", place.display())))
     };
-    hide(run_directory)?;
+    hide(hidden)?;
     for place in RESOLVER_SOCKETS.map(Path::new) {
         if place.is_dir()
             && !fs::symlink_metadata("/var/run")
@@ -207,7 +207,7 @@ fn make_mounts(spec: &PodSpec, run_directory: &Path, warnings: &mut Vec<String>)
         }
     }
     for (number, file) in spec.files.iter().enumerate() {
-        lay(file, &run_directory.join(number.to_string()), warnings)?;
+        lay(file, &hidden.join(number.to_string()), warnings)?;
     }
     Ok(())
 }

@@ -110,7 +110,8 @@ pub(super) struct Server {
     user: OwnedFd,
     limits: Limits,
     tun_device: PathBuf,
-    run_directory: PathBuf,
+    /// Where the socket is, or above: what programs in pods must not see.
+    hidden: PathBuf,
     clients: Vec<SeqPacket>,
     pods: BTreeMap<String, Pod>,
     counters: Counters,
@@ -126,7 +127,7 @@ impl Server {
         user: OwnedFd,
         limits: Limits,
         tun_device: PathBuf,
-        run_directory: PathBuf,
+        hidden: PathBuf,
     ) -> Self {
         Self {
             listener,
@@ -134,7 +135,7 @@ impl Server {
             user,
             limits,
             tun_device,
-            run_directory,
+            hidden,
             clients: Vec::new(),
             pods: BTreeMap::new(),
             counters: Counters::default(),
@@ -344,7 +345,7 @@ impl Server {
         })?;
         let environment = Environment {
             tun_device: &self.tun_device,
-            run_directory: &self.run_directory,
+            hidden: &self.hidden,
         };
         let child = sys::fork_child(|| build_in_child(spec, &environment, &theirs))
             .map_err(|error| failed("starting a process", error))?;

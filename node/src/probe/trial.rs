@@ -155,7 +155,7 @@ fn attempt(options: &Options, parent: &SeqPacket) -> u8 {
     let hidden = std::env::temp_dir();
     let environment = Environment {
         tun_device: &options.tun_device,
-        run_directory: &hidden,
+        hidden: &hidden,
     };
     let reply = match pod::build(&trial_spec(), &environment) {
         Ok(built) => Reply::Created(built.info),

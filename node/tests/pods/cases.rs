@@ -318,9 +318,15 @@ fn files_and_names_are_the_pods(world: &World) -> Outcome {
 fn the_helper_is_out_of_a_programs_reach(world: &World) -> Outcome {
     world.start(&[]).create_pod(&pod("a", 2)).unwrap();
     let run = world.run_directory();
-    let run = run.to_str().unwrap();
-    assert_eq!(world.output_of("a", &["ls", "-A", run]), "");
+    assert_eq!(world.output_of("a", &["ls", "-A", run.to_str().unwrap()]), "");
     assert!(fs::exists(world.socket()).unwrap());
+
+    // And with it, if so told, its neighbours.
+    let other = World::new();
+    let above = other.run_directory().parent().unwrap().to_owned();
+    let above = above.to_str().unwrap();
+    other.start(&["--hide", above]).create_pod(&pod("a", 2)).unwrap();
+    assert_eq!(other.output_of("a", &["ls", "-A", above]), "");
     Outcome::Passed
 }
 

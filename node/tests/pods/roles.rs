@@ -56,6 +56,7 @@ fn node(arguments: &[String]) -> ExitCode {
     options.ready = Some(io::stdout().as_fd().try_clone_to_owned().unwrap());
     options.remove_on_exit = flag(arguments, "--remove").then(|| socket.parent().unwrap().to_owned());
     options.tun_device = option(arguments, "--tun").unwrap().into();
+    options.hide = option(arguments, "--hide").map(Into::into);
     if let Some(pods) = option(arguments, "--pods") {
         options.limits.pods = pods.parse().unwrap();
     }
