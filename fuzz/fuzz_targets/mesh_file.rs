@@ -20,7 +20,15 @@ fuzz_target!(|text: &str| {
         }
     };
     loaded.warnings.render(Style::Plain);
-    build(&loaded.mesh, View { node: None, ready: &|_| true, joined: &[], generation: 0 });
+    build(
+        &loaded.mesh,
+        View {
+            node: None,
+            ready: &|_| true,
+            joined: &[],
+            generation: 0,
+        },
+    );
     let file = decode(path, text).expect("what can be parsed can be decoded");
     let again = parse(path, &file.to_json()).unwrap_or_else(|report| panic!("{report}"));
     assert_eq!(again.mesh, loaded.mesh);
