@@ -5,7 +5,7 @@ use std::io;
 use std::ops::Bound;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use adit_link::{ReceiveError, SeqListener, SeqPacket};
 use nix::sys::signal::Signal;
@@ -21,6 +21,9 @@ use crate::sys;
 
 /// The signal that the kernel sends us when our parent ends: one that nobody else has a reason to send.
 const PARENT_DIED: Signal = Signal::SIGUSR2;
+
+/// How long connections wait when one cannot be taken.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
 
 /// Descriptors in front of the clients' in the set that is polled.
 const FIRST_CLIENT: usize = 3;
@@ -186,9 +189,15 @@ impl Server {
 
     /// Takes one connection a turn, so that a storm of them doesn't starve the rest.
     fn accept(&mut self) {
-        // Out of descriptors or a client that gave up: nothing to serve, and the next turn tries again.
-        let Ok(client) = self.listener.accept() else {
-            return;
+        let client = match self.listener.accept() {
+            Ok(client) => client,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+            Err(_) => {
+                // Out of descriptors, most likely: the connection stays in the queue, and asking for it again at once
+                // would be all that the helper does.
+                std::thread::sleep(ACCEPT_PAUSE);
+                return;
+            }
         };
         // In our user namespace the caller is uid 0, as we are; everybody else is the overflow uid.
         let ours = rustix::process::geteuid().as_raw();

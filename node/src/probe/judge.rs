@@ -1,6 +1,6 @@
 //! From what happened, and what the kernel says of itself, to findings with a fix. Pure, but for [`Machine::read`].
 
-use std::fs;
+use std::{fs, io};
 
 use rustix::process::Resource;
 
@@ -10,6 +10,9 @@ use crate::codes::Code;
 
 /// Descriptors below which a mesh of any size runs out.
 const FEW_DESCRIPTORS: u64 = 4096;
+
+/// `ENOSPC`: how the kernel says that a limit on namespaces is reached.
+const NO_SPACE: i32 = 28;
 
 /// What the kernel says of itself. `None` where it doesn't know the setting.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -104,8 +107,9 @@ fn user_namespace(machine: &Machine, trials: &Trials) -> Finding {
         };
     };
     let refused = |reason: &str| made(Status::Fail, &format!("{refusal}; {reason}"));
-    if machine.max_user_namespaces == Some(0) {
-        return refused("user.max_user_namespaces is 0")
+    let full = refusal.contains(&io::Error::from_raw_os_error(NO_SPACE).to_string());
+    if let Some(limit) = machine.max_user_namespaces.filter(|limit| *limit == 0 || full) {
+        return refused(&format!("user.max_user_namespaces is {limit}, which is too few"))
             .with_fix("sudo sysctl user.max_user_namespaces=15000");
     }
     if machine.unprivileged_userns_clone == Some(0) {
@@ -373,6 +377,27 @@ mod tests {
                 "{finding:?}"
             );
         }
+    }
+
+    #[test]
+    fn a_limit_that_is_reached_is_told_from_one_that_is_unknown() {
+        let full = io::Error::from_raw_os_error(NO_SPACE).to_string();
+        let trials = Trials {
+            nested_user: Some(Err(full)),
+            ..good_trials()
+        };
+        let findings = judged(
+            &Machine {
+                max_user_namespaces: Some(7),
+                ..good_machine()
+            },
+            &trials,
+        );
+        assert!(
+            of(&findings, Code::CHECK_USER_NAMESPACE)
+                .reason
+                .contains("max_user_namespaces is 7")
+        );
     }
 
     #[test]

@@ -59,6 +59,10 @@ pub(crate) const ALL: &[Case] = &[
         a_run_directory_open_to_others_is_refused,
     ),
     ("the_probe_finds_nothing_missing", the_probe_finds_nothing_missing),
+    (
+        "what_the_kernel_refuses_has_a_code",
+        what_the_kernel_refuses_has_a_code,
+    ),
 ];
 
 fn packets_leave_through_the_tun_queue(world: &World) -> Outcome {
@@ -495,5 +499,37 @@ fn the_probe_finds_nothing_missing(world: &World) -> Outcome {
         .unwrap();
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(text.contains("ADIT-N103 Fail"), "{text}");
+    Outcome::Passed
+}
+
+/// The limits of a user namespace count for what is made below it, so the refusals are the kernel's own.
+fn what_the_kernel_refuses_has_a_code(world: &World) -> Outcome {
+    let here = std::env::current_exe().unwrap();
+    let under = |limit: &str, role: &str| {
+        let script = format!("echo 0 > /proc/sys/user/{limit}; exec \"$@\"");
+        let output = Command::new("unshare")
+            .args(["-Ur", "sh", "-c", &script, "sh"])
+            .arg(&here)
+            .args([role, "--socket"])
+            .arg(world.socket())
+            .arg("--tun")
+            .arg(&world.tun)
+            .stdin(Stdio::null())
+            .output()
+            .unwrap();
+        String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned()
+    };
+    let text = under("max_user_namespaces", "as-probe");
+    assert!(text.contains("ADIT-N101 Fail"), "{text}");
+    assert!(text.contains("max_user_namespaces is 0"), "{text}");
+    let text = under("max_net_namespaces", "as-probe");
+    assert!(
+        text.contains("ADIT-N102 Fail") && text.contains("(ADIT-N003)"),
+        "{text}"
+    );
+    let text = under("max_pid_namespaces", "as-probe");
+    assert!(text.contains("ADIT-N107 Fail"), "{text}");
+    let text = under("max_user_namespaces", "as-node");
+    assert!(text.contains("(ADIT-N001)"), "{text}");
     Outcome::Passed
 }
