@@ -106,6 +106,8 @@ impl Stream {
 impl SendHalf {
     /// Waits until the peer's window has room, and says how many bytes may be sent. At least 1.
     ///
+    /// The room is this stream's until the next [`send`](Self::send): ask when there is something to send.
+    ///
     /// # Errors
     /// The stream or its tunnel ended.
     pub async fn ready(&mut self) -> Result<usize, StreamError> {
@@ -170,7 +172,14 @@ impl SendHalf {
         if self.finished {
             return Err(StreamError::Finished);
         }
-        let outcome = self.shared.lock().send_data(bytes, end);
+        let outcome = {
+            let mut send = self.shared.lock();
+            let outcome = send.send_data(bytes, end);
+            // Room that was reserved and not used belongs to the connection's window: a few streams that fell idle
+            // with it would stall all others where the peer's window is small.
+            send.reserve_capacity(0);
+            outcome
+        };
         outcome.map_err(|error| self.shared.why_inactive(&error))
     }
 }

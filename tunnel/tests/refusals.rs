@@ -597,3 +597,67 @@ fn a_key_of_another_certificate_makes_no_credentials() {
     let mixed = Svid::new(web.chain().to_vec(), db.key().clone_key()).unwrap();
     assert!(Credentials::new(&mixed, Arc::clone(&mesh.bundle)).is_err());
 }
+
+/// A peer as stock ones are: its connection window is that of one stream.
+struct NarrowPeer(Arc<rustls::ServerConfig>);
+
+impl adit_tunnel::Dial for NarrowPeer {
+    type Io = DuplexStream;
+
+    async fn dial(&self, _: &adit_tunnel::Destination) -> std::io::Result<DuplexStream> {
+        let (ours, theirs) = tokio::io::duplex(64 << 10);
+        let acceptor = tokio_rustls::TlsAcceptor::from(Arc::clone(&self.0));
+        tokio::spawn(async move {
+            let tls = acceptor.accept(theirs).await.unwrap();
+            let mut builder = h2::server::Builder::new();
+            builder
+                .initial_window_size(1 << 20)
+                .initial_connection_window_size(1 << 20);
+            let mut connection = builder.handshake::<_, Bytes>(tls).await.unwrap();
+            let mut streams = Vec::new();
+            while let Some(Ok((request, mut respond))) = connection.accept().await {
+                let send = respond.send_response(http::Response::new(()), false).unwrap();
+                // Kept open, and never read.
+                streams.push((request.into_body(), send));
+            }
+        });
+        Ok(ours)
+    }
+}
+
+#[tokio::test]
+async fn a_stream_that_fell_idle_holds_nothing_of_the_peers_connection_window() {
+    let rig = Rig::new();
+    let (chain, key) = proof(&rig.mesh.ca.issue(&id("web"), SystemTime::now(), HOUR).unwrap()).unwrap();
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let mut config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(chain, key)
+        .unwrap();
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    let pool = adit_tunnel::Pool::new(PoolConfig::default(), NarrowPeer(Arc::new(config)));
+    let connect = adit_tunnel::Connect::new(web_addr(), client_addr());
+    let mut idle = Vec::new();
+    for _ in 0..20 {
+        let (mut send, recv) = pool
+            .open(&rig.destination, &rig.credentials, &connect)
+            .await
+            .unwrap()
+            .split();
+        send_all(&mut send, Bytes::from_static(b"x")).await.unwrap();
+        idle.push((send, recv));
+    }
+    let (mut send, _recv) = pool
+        .open(&rig.destination, &rig.credentials, &connect)
+        .await
+        .unwrap()
+        .split();
+    let sending = send_all(&mut send, pattern(1 << 19, 1));
+    tokio::time::timeout(Duration::from_secs(20), sending)
+        .await
+        .expect("the window is free")
+        .unwrap();
+    assert_eq!(pool.stats().tunnels, 1);
+}
