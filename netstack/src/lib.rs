@@ -11,7 +11,7 @@
 //! # Order of calls
 //! After anything that may have an effect (`handle_*`, a command) drain [`Netstack::poll_event`] and
 //! [`Netstack::poll_transmit`] until both give `None`; then sleep until [`Netstack::poll_timeout`] or the next input. Many
-//! frames may be handed in before draining: answers are merged then.
+//! frames may be handed in before draining: answers are merged then. `poll_transmit` raises no events, so it may come last.
 //!
 //! # Bounds
 //! Every queue, table and ring is bounded by [`Config`]; what happens when one is full is said there and counted in

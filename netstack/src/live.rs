@@ -53,6 +53,8 @@ pub(crate) struct Live {
     pub(crate) first_fin: Option<crate::event::ClosedBy>,
     /// Whether `RemoteFin` was raised.
     pub(crate) fin_reported: bool,
+    /// Whether the clean end was reported, ahead of TIME-WAIT's own.
+    pub(crate) end_reported: bool,
     /// In TIME-WAIT, and the pod's FIN was acknowledged. The engine's own timer must not run any more: at its end
     /// it would throw away what nobody has read yet.
     pub(crate) is_parked: bool,
@@ -133,6 +135,7 @@ impl Live {
             shutdown: false,
             first_fin: None,
             fin_reported: false,
+            end_reported: false,
             is_parked: false,
             stall: None,
         }

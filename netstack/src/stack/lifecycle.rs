@@ -92,6 +92,12 @@ impl Netstack {
             news.remote_fin = true;
         }
         let by = live.first_fin.unwrap_or(ClosedBy::Pod);
+        // The answer to the pod's FIN is still to be sent, but it decides nothing that the owner could want to know.
+        if live.state() == State::TimeWait && is_read_out && !live.end_reported {
+            live.end_reported = true;
+            news.closed = Some((CloseReason::Fin, by));
+            self.counters.on_closed(CloseReason::Fin);
+        }
         let has_news = !news.is_empty();
         if *is_released {
             *news = crate::flow::News::default();
@@ -120,12 +126,11 @@ impl Netstack {
         if live.socket().can_recv() {
             return;
         }
-        let (by, rings) = (live.first_fin.unwrap_or(ClosedBy::Agent), live.rings);
+        let rings = live.rings;
         let window = live.splice().window_field();
         let (send_next, receive_next) = (live.send_next, live.receive_next());
         let expires_at = after(now, self.config.time_wait);
         self.free_rings(rings);
-        self.counters.on_closed(CloseReason::Fin);
         let id = self.table.id(slot);
         let Some(flow) = self.table.get_mut(slot) else {
             return;
@@ -136,10 +141,6 @@ impl Netstack {
             window,
             expires_at,
         });
-        if !flow.is_released {
-            flow.news.closed = Some((CloseReason::Fin, by));
-            self.mark_ready(slot);
-        }
         self.remember_time_wait(id);
         self.deadlines.disarm(slot);
     }
@@ -248,14 +249,19 @@ impl Netstack {
             Stage::Held(_) => (false, None),
             Stage::TimeWait(_) | Stage::Ended => return,
         };
-        if established {
+        let is_told = matches!(&flow.stage, Stage::Live(live) if live.end_reported);
+        if is_told {
+            // It had come to its clean end; this only cuts TIME-WAIT short.
+        } else if established {
             self.counters.on_closed(reason);
         } else if flow.news.refused.is_none() {
             self.counters.handshakes_aborted += 1;
         }
         flow.stage = Stage::Ended;
-        flow.news.closed = Some((reason, by));
-        if reason != CloseReason::Fin {
+        if !is_told {
+            flow.news.closed = Some((reason, by));
+        }
+        if reason != CloseReason::Fin && !is_told {
             // What was not read is gone, so there's nothing to announce but the end.
             flow.news.readable = false;
             flow.news.writable = false;
