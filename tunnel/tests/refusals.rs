@@ -639,25 +639,26 @@ async fn a_stream_that_fell_idle_holds_nothing_of_the_peers_connection_window() 
     config.alpn_protocols = vec![b"h2".to_vec()];
     let pool = adit_tunnel::Pool::new(PoolConfig::default(), NarrowPeer(Arc::new(config)));
     let connect = adit_tunnel::Connect::new(web_addr(), client_addr());
-    let mut idle = Vec::new();
-    for _ in 0..20 {
-        let (mut send, recv) = pool
+    let sending = async {
+        let mut idle = Vec::new();
+        for _ in 0..20 {
+            let (mut send, recv) = pool
+                .open(&rig.destination, &rig.credentials, &connect)
+                .await
+                .unwrap()
+                .split();
+            send_all(&mut send, Bytes::from_static(b"x")).await.unwrap();
+            idle.push((send, recv));
+        }
+        let (mut send, _recv) = pool
             .open(&rig.destination, &rig.credentials, &connect)
             .await
             .unwrap()
             .split();
-        send_all(&mut send, Bytes::from_static(b"x")).await.unwrap();
-        idle.push((send, recv));
-    }
-    let (mut send, _recv) = pool
-        .open(&rig.destination, &rig.credentials, &connect)
-        .await
-        .unwrap()
-        .split();
-    let sending = send_all(&mut send, pattern(1 << 19, 1));
+        send_all(&mut send, pattern(1 << 19, 1)).await.unwrap();
+    };
     tokio::time::timeout(Duration::from_secs(20), sending)
         .await
-        .expect("the window is free")
-        .unwrap();
+        .expect("the window is free");
     assert_eq!(pool.stats().tunnels, 1);
 }
