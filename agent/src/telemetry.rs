@@ -1,7 +1,9 @@
 //! Flow records and counters: what the agent says of itself.
 
 mod counters;
+mod netstack;
 mod recorder;
 
 pub(crate) use counters::Counters;
+pub(crate) use netstack::collect_netstack;
 pub(crate) use recorder::Recorder;

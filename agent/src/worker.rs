@@ -5,7 +5,7 @@
 //! data path needs two: the other end of an in-memory tunnel, and a datagram for another pod.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -19,7 +19,7 @@ use tokio::task::LocalSet;
 
 use crate::pipeline::live::{Live, LiveFlows, Permitted};
 use crate::pipeline::{inbound, outbound};
-use crate::telemetry::{Counters, Recorder};
+use crate::telemetry::{self, Counters, Recorder};
 
 mod datagrams;
 mod dns_end;
@@ -99,8 +99,8 @@ pub(crate) enum Command {
     Gauges(oneshot::Sender<Gauges>),
 }
 
-/// What a worker holds at one moment.
-#[derive(Clone, Copy, Debug, Default)]
+/// What a worker holds at one moment, and what its pods' netstacks counted.
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Gauges {
     /// Pods served.
     pub(crate) pods: usize,
@@ -108,6 +108,8 @@ pub(crate) struct Gauges {
     pub(crate) flows: usize,
     /// Tunnels to peers.
     pub(crate) tunnels: usize,
+    /// The netstacks' counters, summed over the pods served now.
+    pub(crate) netstack: BTreeMap<String, u64>,
 }
 
 /// One worker's state; it never leaves its thread.
@@ -253,7 +255,12 @@ impl Worker {
     }
 
     fn gauges(&self) -> Gauges {
-        Gauges { pods: self.pods.borrow().len(), flows: self.live.len(), tunnels: self.tunnels.len() }
+        let pods = self.pods.borrow();
+        let mut netstack = BTreeMap::new();
+        for pod in pods.values() {
+            pod.inspect_stack(|stack| telemetry::collect_netstack(stack, &mut netstack));
+        }
+        Gauges { pods: pods.len(), flows: self.live.len(), tunnels: self.tunnels.len(), netstack }
     }
 
     fn accept(self: &Rc<Self>, socket: std::net::TcpStream, wire_port: u16) {

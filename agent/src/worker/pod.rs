@@ -105,6 +105,11 @@ impl Pod {
         result
     }
 
+    /// Looks at the netstack.
+    pub(super) fn inspect_stack(&self, look: impl FnOnce(&Netstack)) {
+        look(&self.stack.borrow());
+    }
+
     /// Hands a datagram or an echo to the pod's kernel. What finds no room is dropped, and counted there.
     pub(super) fn deliver(&self, packet: Packet) {
         let Packet { src, dst, content } = packet;
