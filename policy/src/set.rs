@@ -1,7 +1,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use adit_flow::WorkloadName;
+use adit_flow::{Protocol, WorkloadName};
 
 use crate::compile::chain::Chains;
 use crate::compile::chunked::Chunked;
@@ -9,7 +9,7 @@ use crate::compile::extent::Extent;
 use crate::compile::members::{Member, Members, SetIndex};
 use crate::flow::{Direction, Flow};
 use crate::judge;
-use crate::model::{Policy, Rule};
+use crate::model::{Policy, PortMatch, PortSpec, Rule};
 use crate::verdict::{Decision, Trace};
 
 /// Compiled policies and the workloads they are about: immutable, shared behind an `Arc`, replaced whole.
@@ -48,12 +48,63 @@ pub(crate) struct Compiled {
     pub(crate) source: Arc<Policy>,
     /// Whether it denies in place of what it says: it is broken, or its tier is unknown.
     pub(crate) broken: Option<Arc<str>>,
-    pub(crate) ingress: Option<Box<[Rule<u32>]>>,
-    pub(crate) egress: Option<Box<[Rule<u32>]>>,
+    pub(crate) ingress: Option<Box<[Gated]>>,
+    pub(crate) egress: Option<Box<[Gated]>>,
+}
+
+/// A rule behind its gate.
+#[derive(Clone, Debug)]
+pub(crate) struct Gated {
+    pub(crate) gate: Gate,
+    pub(crate) rule: Rule<u32>,
+}
+
+/// What most rules fail by, in one word beside the rule: a flow that doesn't pass can't match.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Gate {
+    /// The one protocol that passes, or all.
+    protocol: Option<u8>,
+    /// The lowest and the highest destination port that pass.
+    ports: (u16, u16),
+}
+
+impl Gate {
+    /// The narrowest gate through which everything passes that `rule` matches.
+    pub(crate) fn of(rule: &Rule<u32>) -> Self {
+        let wanted = rule
+            .destination
+            .as_ref()
+            .and_then(|end| end.ports.as_deref())
+            .unwrap_or_default();
+        let mut protocol = rule.protocol.map(Protocol::number);
+        if let [first, rest @ ..] = wanted
+            && rest.iter().all(|port| port.protocol == first.protocol)
+        {
+            protocol = protocol.or(first.protocol.map(Protocol::number));
+        }
+        let range = |port: &PortMatch| match port.port {
+            PortSpec::Range(first, last) => (first, last),
+            PortSpec::Any | PortSpec::Named(_) => (0, u16::MAX),
+        };
+        let ports = wanted
+            .iter()
+            .map(range)
+            .reduce(|all, one| (all.0.min(one.0), all.1.max(one.1)));
+        Self {
+            protocol,
+            ports: ports.unwrap_or((0, u16::MAX)),
+        }
+    }
+
+    /// Whether a flow of this protocol to this port may match.
+    #[inline]
+    pub(crate) fn passes(self, protocol: u8, port: u16) -> bool {
+        self.protocol.is_none_or(|only| only == protocol) && (self.ports.0..=self.ports.1).contains(&port)
+    }
 }
 
 impl Compiled {
-    pub(crate) fn rules(&self, direction: Direction) -> &[Rule<u32>] {
+    pub(crate) fn rules(&self, direction: Direction) -> &[Gated] {
         match direction {
             Direction::Egress => self.egress.as_deref(),
             Direction::Ingress => self.ingress.as_deref(),

@@ -169,12 +169,12 @@ impl Compiler {
                 .flat_map(|record| record.set.nets.iter().map(|net| (net, record.class)));
             self.tables.sets = Arc::new(SetIndex::new(prefixes));
         }
+        // Classes that the same policies select share their chains, so these are made once.
+        let mut made: HashMap<&[u32], Chains> = HashMap::new();
         for class in std::mem::take(&mut self.dirty) {
-            let chains = match self.selected.get(&class) {
-                Some(slots) => self.policies.chains(slots),
-                None => Chains::default(),
-            };
-            *self.tables.classes.entry(class) = chains;
+            let slots = self.selected.get(&class).map(Vec::as_slice).unwrap_or_default();
+            let chains = made.entry(slots).or_insert_with(|| self.policies.chains(slots));
+            *self.tables.classes.entry(class) = chains.clone();
         }
         self.tables.policy_count = self.policies.len();
         self.generation += 1;

@@ -17,7 +17,7 @@ use crate::selector::NamespaceScope;
 #[derive(Debug)]
 pub(super) struct Policies {
     slots: HashMap<PolicyKey, u32>,
-    records: HashMap<u32, Record>,
+    records: Vec<Option<Record>>,
     free: Ids,
     tiers: BTreeMap<Arc<str>, Tier>,
     ranks: HashMap<Arc<str>, u32>,
@@ -54,7 +54,7 @@ impl Default for Policies {
     fn default() -> Self {
         let mut policies = Self {
             slots: HashMap::new(),
-            records: HashMap::new(),
+            records: Vec::new(),
             free: Ids::default(),
             tiers: BTreeMap::new(),
             ranks: HashMap::new(),
@@ -72,11 +72,15 @@ impl Policies {
     }
 
     pub(super) fn record(&self, slot: u32) -> Option<&Record> {
-        self.records.get(&slot)
+        self.records.get(slot as usize)?.as_ref()
+    }
+
+    fn record_mut(&mut self, slot: u32) -> Option<&mut Record> {
+        self.records.get_mut(slot as usize)?.as_mut()
     }
 
     pub(super) fn len(&self) -> usize {
-        self.records.len()
+        self.slots.len()
     }
 
     pub(super) fn keys(&self) -> impl Iterator<Item = &PolicyKey> {
@@ -84,7 +88,7 @@ impl Policies {
     }
 
     pub(super) fn slots(&self) -> Vec<u32> {
-        let mut slots: Vec<u32> = self.records.keys().copied().collect();
+        let mut slots: Vec<u32> = self.slots.values().copied().collect();
         slots.sort_unstable();
         slots
     }
@@ -96,39 +100,37 @@ impl Policies {
             .get(&policy.key)
             .copied()
             .unwrap_or_else(|| self.free.take());
-        let staged_by = self.records.get(&slot).and_then(|record| record.staged_by);
+        let staged_by = self.record(slot).and_then(|record| record.staged_by);
         let place = self.place(&policy);
         self.slots.insert(policy.key.clone(), slot);
         let staged_by = staged_by.or_else(|| self.twin(&policy.key).filter(|_| !policy.key.staged));
         if policy.key.staged
-            && let Some(twin) = self
-                .twin(&policy.key)
-                .and_then(|twin| self.records.get_mut(&twin))
+            && let Some(twin) = self.twin(&policy.key).and_then(|twin| self.record_mut(twin))
         {
             twin.staged_by = Some(slot);
         }
-        self.records.insert(
-            slot,
-            Record {
-                policy,
-                subject,
-                selectors,
-                place,
-                staged_by,
-            },
-        );
+        if self.records.len() <= slot as usize {
+            self.records.resize_with(slot as usize + 1, || None);
+        }
+        self.records[slot as usize] = Some(Record {
+            policy,
+            subject,
+            selectors,
+            place,
+            staged_by,
+        });
         slot
     }
 
     /// Forgets a policy.
     pub(super) fn remove(&mut self, slot: u32) -> Option<Record> {
-        let record = self.records.remove(&slot)?;
+        let record = self.records.get_mut(slot as usize)?.take()?;
         self.slots.remove(&record.policy.key);
         self.free.give_back(slot);
         if record.policy.key.staged
             && let Some(twin) = self
                 .twin(&record.policy.key)
-                .and_then(|twin| self.records.get_mut(&twin))
+                .and_then(|twin| self.record_mut(twin))
         {
             twin.staged_by = None;
         }
@@ -183,7 +185,7 @@ impl Policies {
 
     /// The order in which the policies of two slots count.
     pub(super) fn compare(&self, left: u32, right: u32) -> Ordering {
-        let place = |slot: u32| self.records.get(&slot).map(|record| &record.place);
+        let place = |slot: u32| self.record(slot).map(|record| &record.place);
         match (place(left), place(right)) {
             (Some(left), Some(right)) => left
                 .rank
@@ -204,13 +206,13 @@ impl Policies {
             None => self.tiers.remove(name),
         };
         self.rank_tiers();
-        let places: Vec<(u32, Place)> = self
+        let places: Vec<Option<Place>> = self
             .records
             .iter()
-            .map(|(slot, record)| (*slot, self.place(&record.policy)))
+            .map(|record| record.as_ref().map(|record| self.place(&record.policy)))
             .collect();
-        for (slot, place) in places {
-            if let Some(record) = self.records.get_mut(&slot) {
+        for (record, place) in self.records.iter_mut().zip(places) {
+            if let (Some(record), Some(place)) = (record, place) {
                 record.place = place;
             }
         }
@@ -268,7 +270,7 @@ impl Policies {
             slots
                 .iter()
                 .filter_map(|slot| {
-                    let record = self.records.get(slot)?;
+                    let record = self.record(*slot)?;
                     let Body::Network(network) = &record.policy.body else {
                         return None;
                     };
@@ -286,7 +288,7 @@ impl Policies {
         };
         let concerned = slots
             .iter()
-            .filter_map(|slot| self.records.get(slot))
+            .filter_map(|slot| self.record(*slot))
             .any(|record| record.policy.key.staged || record.staged_by.is_some());
         let (ingress, egress) = (links(Direction::Ingress, false), links(Direction::Egress, false));
         let pending = concerned.then(|| (links(Direction::Ingress, true), links(Direction::Egress, true)));
@@ -323,7 +325,7 @@ impl Policies {
         let [deny, allow, audit, dry_run, unenforced] = &mut lists;
         let mut authentications = Vec::new();
         for slot in slots {
-            let Some(record) = self.records.get(slot) else {
+            let Some(record) = self.record(*slot) else {
                 continue;
             };
             match &record.policy.body {

@@ -51,7 +51,7 @@ fn is_icmp(context: &Context<'_>, wanted: IcmpMatch) -> bool {
 }
 
 #[inline]
-fn miss_end(context: &Context<'_>, place: &Place<'_>, end: &End<u32>) -> Option<Side> {
+fn miss_end<'s>(context: &Context<'s>, place: &Place<'s>, end: &End<u32>) -> Option<Side> {
     if let Some(ports) = &end.ports
         && !has_port(context, place, end, ports)
     {
@@ -85,7 +85,7 @@ fn miss_end(context: &Context<'_>, place: &Place<'_>, end: &End<u32>) -> Option<
     None
 }
 
-fn is_peer(context: &Context<'_>, place: &Place<'_>, peer: &Peer<u32>) -> bool {
+fn is_peer<'s>(context: &Context<'s>, place: &Place<'s>, peer: &Peer<u32>) -> bool {
     match peer {
         Peer::Anyone => true,
         Peer::Block(nets) => nets.contains(place.address),
@@ -95,10 +95,13 @@ fn is_peer(context: &Context<'_>, place: &Place<'_>, peer: &Peer<u32>) -> bool {
 
 /// Whether the pod that owns the address, or a network set that holds it, is selected.
 #[inline]
-fn is_selected(context: &Context<'_>, place: &Place<'_>, selector: u32) -> bool {
+fn is_selected<'s>(context: &Context<'s>, place: &Place<'s>, selector: u32) -> bool {
     context.set.tables.extents.get(selector).is_some_and(|extent| {
         place.member.is_some_and(|member| extent.contains(member.class))
-            || place.sets.iter().any(|class| extent.contains(*class))
+            || place
+                .sets(context.set)
+                .iter()
+                .any(|class| extent.contains(*class))
     })
 }
 

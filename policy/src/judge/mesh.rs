@@ -1,6 +1,9 @@
 //! Istio's layer at the destination: is plaintext taken here, does a DENY match, does an ALLOW.
 
+use std::cell::OnceCell;
 use std::sync::Arc;
+
+use adit_identity::SpiffeId;
 
 use super::{Context, Steps, kept};
 use crate::compile::chain::MeshChain;
@@ -22,8 +25,8 @@ pub(super) enum Count {
 
 /// What the mesh's policies say of a flow.
 pub(super) fn judge(context: &Context<'_>, chain: &MeshChain, count: Count, steps: &mut Steps) -> Ruling {
-    let peer = Peer::new(context);
-    if peer.principal.is_none()
+    let peer = Peer::new();
+    if context.flow.source_identity.is_none()
         && let Some((MtlsMode::Strict, slot)) = chain.mtls.of(context.destination.port)
     {
         let policy = context.set.policy(slot);
@@ -94,7 +97,7 @@ pub(super) fn judge(context: &Context<'_>, chain: &MeshChain, count: Count, step
 
 /// The AUDIT policies that match.
 pub(super) fn audits(context: &Context<'_>, chain: &MeshChain) -> Vec<Arc<Compiled>> {
-    let peer = Peer::new(context);
+    let peer = Peer::new();
     chain
         .audit
         .iter()
@@ -140,23 +143,27 @@ fn body(policy: &Compiled) -> Option<&Authorization> {
 
 /// Who the peer proved to be.
 struct Peer {
-    /// The SPIFFE id without its scheme, as Istio's principals are written.
-    principal: Option<String>,
+    /// The SPIFFE id without its scheme, as Istio's principals are written, once a rule asked for it.
+    principal: OnceCell<Option<String>>,
 }
 
 impl Peer {
-    fn new(context: &Context<'_>) -> Self {
-        let id = context.flow.source_identity.as_ref();
+    fn new() -> Self {
         Self {
-            principal: id.map(|id| {
-                format!(
-                    "{}/ns/{}/sa/{}",
-                    id.trust_domain(),
-                    id.namespace(),
-                    id.service_account()
-                )
-            }),
+            principal: OnceCell::new(),
         }
+    }
+
+    fn principal(&self, id: Option<&SpiffeId>) -> Option<&str> {
+        let render = |id: &SpiffeId| {
+            format!(
+                "{}/ns/{}/sa/{}",
+                id.trust_domain(),
+                id.namespace(),
+                id.service_account()
+            )
+        };
+        self.principal.get_or_init(|| id.map(render)).as_deref()
     }
 }
 
@@ -204,8 +211,7 @@ fn miss(context: &Context<'_>, peer: &Peer, rule: &AuthorizationRule, action: Ac
 fn holds(context: &Context<'_>, peer: &Peer, one: &AuthorizationMatch) -> bool {
     let id = context.flow.source_identity.as_ref();
     let namespace = id.map(|id| id.namespace());
-    let principal = peer.principal.as_deref();
-    value(&one.principals, |pattern| matches(pattern, principal))
+    value(&one.principals, |pattern| matches(pattern, peer.principal(id)))
         && value(&one.namespaces, |pattern| matches(pattern, namespace))
         && value(&one.accounts, |(namespace, name)| {
             id.is_some_and(|id| id.namespace() == &**namespace && id.service_account() == &**name)

@@ -4,6 +4,7 @@ mod matching;
 mod mesh;
 mod network;
 
+use std::cell::OnceCell;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -117,8 +118,8 @@ pub(crate) struct Place<'s> {
     pub(crate) port: u16,
     /// The pod that owns the address.
     pub(crate) member: Option<&'s Arc<Member>>,
-    /// The classes of the network sets that hold the address.
-    pub(crate) sets: &'s [u32],
+    /// The classes of the network sets that hold the address, once somebody asked.
+    sets: OnceCell<&'s [u32]>,
 }
 
 impl<'s> Context<'s> {
@@ -130,7 +131,7 @@ impl<'s> Context<'s> {
                 address: ip,
                 port: address.port(),
                 member: set.member(ip),
-                sets: set.tables.sets.covering(ip),
+                sets: OnceCell::new(),
             }
         };
         Self {
@@ -144,12 +145,24 @@ impl<'s> Context<'s> {
     }
 }
 
+impl<'s> Place<'s> {
+    /// The classes of the network sets that hold the address. Most flows are decided without.
+    fn sets(&self, set: &'s PolicySet) -> &'s [u32] {
+        self.sets.get_or_init(|| set.tables.sets.covering(self.address))
+    }
+}
+
 /// The trace while it is made; nothing where it is off.
 pub(crate) struct Steps(Option<Vec<Step>>);
 
 impl Steps {
     fn new(trace: Trace) -> Self {
         Self((trace == Trace::On).then(Vec::new))
+    }
+
+    #[inline]
+    pub(crate) fn is_on(&self) -> bool {
+        self.0.is_some()
     }
 
     #[inline]

@@ -5,6 +5,7 @@ use super::{Context, Steps, kept};
 use crate::compile::chain::Chain;
 use crate::flow::Direction;
 use crate::model::Action;
+use crate::set::Gated;
 use crate::verdict::{Outcome, Ruling, Step};
 
 /// What a chain says of a flow.
@@ -28,9 +29,13 @@ fn judge_tier(
     direction: Direction,
     steps: &mut Steps,
 ) -> Option<Ruling> {
+    let protocol = context.protocol.number();
     for link in tier {
         let policy = context.set.policy(link.slot);
-        for (index, rule) in (0u32..).zip(policy.rules(direction)) {
+        for (index, Gated { gate, rule }) in (0u32..).zip(policy.rules(direction)) {
+            if !steps.is_on() && !gate.passes(protocol, context.destination.port) {
+                continue;
+            }
             let missed = miss(context, rule);
             steps.push(|| Step {
                 policy: kept(policy),
