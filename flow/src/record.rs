@@ -153,10 +153,10 @@ impl fmt::Display for FlowRecord {
         if self.original_destination != self.destination.addr {
             write!(f, " via {}", self.original_destination)?;
         }
-        let mode = if self.mode == Mode::Hbone {
-            "hbone"
-        } else {
-            "forward"
+        let mode = match (self.mode, self.wire_port) {
+            (Mode::Forward, _) => "forward".to_owned(),
+            (Mode::Hbone, None) => "hbone".to_owned(),
+            (Mode::Hbone, Some(port)) => format!("hbone:{port}"),
         };
         let mtls = match self.mtls {
             MtlsState::Mutual => "mtls",
@@ -234,6 +234,12 @@ mod tests {
     fn the_json_record_round_trips() {
         let json = serde_json::to_string(&record()).unwrap();
         assert_eq!(serde_json::from_str::<FlowRecord>(&json).unwrap(), record());
+    }
+
+    #[test]
+    fn the_line_names_the_port_on_the_wire_where_there_is_one() {
+        let line = FlowRecord { wire_port: Some(15008), ..record() }.to_string();
+        assert!(line.contains(" tcp hbone:15008 mtls "), "{line}");
     }
 
     #[test]
