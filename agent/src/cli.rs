@@ -44,6 +44,7 @@ fn dispatch(command: Command) -> Result<u8, CliError> {
         Command::Agent(args) => inner::agent(args),
         Command::Check(args) => check::check(&args),
         Command::Down(args) => show::down(&args),
+        Command::Dump(args) => show::dump(&args),
         Command::Enter(args) => inner::enter(&args),
         Command::Explain(args) => explain::explain(&args),
         Command::Flows(args) => flows::flows(args),

@@ -199,6 +199,10 @@ const AGENT: &[Code] = codes! {
         "the agent could not fetch a pod's queues",
         "the node helper is gone, or the limit on descriptors (ulimit -n) is reached",
         "raise the limit; the message has the helper's answer";
+    "ADIT-A053":
+        "the agent refuses a policy file",
+        "a policy in it can't be read: not YAML, of a kind or with a field that doesn't exist",
+        "correct what the message names, with file and line; the mesh goes on with the policies that it had";
 };
 
 #[cfg(test)]

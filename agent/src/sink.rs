@@ -2,15 +2,14 @@
 //!
 //! A terminal that was stopped, a pipe nobody reads, a full disk: none may stop the data path or a workload. So
 //! one thread writes, callers hand it whole lines through a bounded queue, and a line that finds the queue full
-//! is dropped and counted; the reader is told how many as soon as it reads again.
+//! is dropped and counted; the reader is told how many as soon as it reads again. Whoever can wait a little does, so
+//! that a reader that is merely slower than a burst gets it whole; only one that takes nothing at all loses lines.
 
 use std::io::{self, BufWriter, Write};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError, TrySendError, sync_channel};
 use std::time::Duration;
-
-use tracing_subscriber::fmt::MakeWriter;
 
 /// Lines that wait for the writer, at most; with the 8 KiB that a line may have, 8 MiB.
 pub const QUEUE_LIMIT: usize = 1024;
@@ -19,7 +18,14 @@ pub const QUEUE_LIMIT: usize = 1024;
 #[derive(Clone, Debug)]
 pub struct LineSink {
     queue: SyncSender<Vec<u8>>,
-    dropped: Arc<AtomicU64>,
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    dropped: AtomicU64,
+    /// Somebody waited in vain, and nothing was written since.
+    stuck: AtomicBool,
 }
 
 /// The thread that writes. Dropping it doesn't wait; see [`SinkThread::finish`].
@@ -36,30 +42,49 @@ impl LineSink {
     pub fn start(limit: usize, writer: impl Write + Send + 'static) -> io::Result<(Self, SinkThread)> {
         let (queue, lines) = sync_channel(limit);
         let (done, finished) = sync_channel(1);
-        let dropped = Arc::new(AtomicU64::new(0));
-        let counter = Arc::clone(&dropped);
+        let shared = Arc::new(Shared::default());
+        let writers = Arc::clone(&shared);
         std::thread::Builder::new()
             .name("lines".to_owned())
             .spawn(move || {
-                write_lines(&lines, &counter, writer);
+                write_lines(&lines, &writers, writer);
                 let _ = done.send(());
             })?;
-        Ok((Self { queue, dropped }, SinkThread { finished }))
+        Ok((Self { queue, shared }, SinkThread { finished }))
     }
 
     /// Queues a line, its end included; drops and counts it if the queue is full.
     pub fn send(&self, line: Vec<u8>) {
-        match self.queue.try_send(line) {
-            Ok(()) => {}
-            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => {
-                self.dropped.fetch_add(1, Ordering::Relaxed);
-            }
+        if self.queue.try_send(line).is_err() {
+            self.shared.dropped.fetch_add(1, Ordering::Relaxed);
         }
+    }
+
+    /// As [`LineSink::send`], but waits for room while the reader takes anything at all; half a second otherwise.
+    pub async fn send_patiently(&self, mut line: Vec<u8>) {
+        let mut waited = Duration::ZERO;
+        loop {
+            line = match self.queue.try_send(line) {
+                Ok(()) => return,
+                Err(TrySendError::Full(line)) if waited < PATIENCE && !self.is_stuck() => line,
+                Err(_) => {
+                    self.shared.stuck.store(true, Ordering::Relaxed);
+                    self.shared.dropped.fetch_add(1, Ordering::Relaxed);
+                    return;
+                }
+            };
+            tokio::time::sleep(PAUSE).await;
+            waited += PAUSE;
+        }
+    }
+
+    fn is_stuck(&self) -> bool {
+        self.shared.stuck.load(Ordering::Relaxed)
     }
 
     /// Lines dropped so far, those that could not be written included.
     pub fn dropped(&self) -> u64 {
-        self.dropped.load(Ordering::Relaxed)
+        self.shared.dropped.load(Ordering::Relaxed)
     }
 }
 
@@ -70,7 +95,8 @@ impl SinkThread {
     }
 }
 
-fn write_lines(lines: &Receiver<Vec<u8>>, dropped: &AtomicU64, writer: impl Write) {
+fn write_lines(lines: &Receiver<Vec<u8>>, shared: &Shared, writer: impl Write) {
+    let Shared { dropped, stuck } = shared;
     let mut writer = BufWriter::new(writer);
     let mut told = 0;
     while let Ok(first) = lines.recv() {
@@ -84,6 +110,7 @@ fn write_lines(lines: &Receiver<Vec<u8>>, dropped: &AtomicU64, writer: impl Writ
             if writer.write_all(&line).is_err() {
                 dropped.fetch_add(1, Ordering::Relaxed);
             }
+            stuck.store(false, Ordering::Relaxed);
             next = lines.try_recv();
             if next == Err(TryRecvError::Empty) && writer.flush().is_err() {
                 // The bytes stay in the buffer and are tried again: a full disk may be emptied.
@@ -105,25 +132,9 @@ fn tell(writer: &mut impl Write, count: u64) -> io::Result<()> {
     )
 }
 
-impl<'a> MakeWriter<'a> for LineSink {
-    type Writer = &'a Self;
-
-    fn make_writer(&'a self) -> Self::Writer {
-        self
-    }
-}
-
-/// The log formatter writes one whole line at a time.
-impl Write for &LineSink {
-    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        self.send(line.to_vec());
-        Ok(line.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
+/// How long a caller waits for a reader that takes nothing.
+const PATIENCE: Duration = Duration::from_millis(500);
+const PAUSE: Duration = Duration::from_millis(1);
 
 #[cfg(test)]
 mod tests {
@@ -175,6 +186,27 @@ mod tests {
         assert!(
             text.contains(&format!("adit: {dropped} lines were dropped here")),
             "{text}"
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn patience_ends_with_a_reader_that_takes_nothing_and_begins_anew_when_it_does() {
+        let (permit, written, gate) = gate();
+        let (sink, thread) = LineSink::start(4, gate).unwrap();
+        let started = tokio::time::Instant::now();
+        for number in 0..100 {
+            sink.send_patiently(format!("line {number}\n").into_bytes()).await;
+        }
+        // One wait, not one for each line.
+        assert!(started.elapsed() <= PATIENCE + PAUSE, "{:?}", started.elapsed());
+        assert!((91..=96).contains(&sink.dropped()), "{}", sink.dropped());
+        drop(permit);
+        drop(sink);
+        assert!(thread.finish(Duration::from_secs(60)));
+        assert!(
+            String::from_utf8(written.lock().unwrap().clone())
+                .unwrap()
+                .contains("lines were dropped here")
         );
     }
 

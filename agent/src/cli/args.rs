@@ -24,6 +24,8 @@ pub(super) enum Command {
     Check(Check),
     /// Stop a running mesh
     Down(Mesh),
+    /// Print the state and the counters of a running mesh's agent, for a report or a script
+    Dump(Mesh),
     /// Say more about a code from a message
     Explain(Explain),
     /// Show the flows of a running mesh

@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use adit_node::enter::{self, Program, Terminal};
 use adit_node::{Client, laptop};
@@ -53,6 +53,8 @@ pub(super) fn node(args: Node) -> Result<u8, CliError> {
     laptop::run(laptop::Options {
         ready: Some(ready),
         remove_on_exit: Some(paths.dir().to_owned()),
+        // The folder of all run directories: a program must reach no mesh's sockets, not only not its own's.
+        hide: paths.dir().parent().map(Path::to_owned),
         tun_device: args.tun_device,
         ..laptop::Options::new(paths.node_socket(), lifeline)
     })?;
@@ -89,7 +91,7 @@ pub(super) fn enter(args: &Enter) -> Result<u8, CliError> {
 
 /// Runs `argv` in `pod`. This process is of no other use afterwards.
 pub(super) fn run_in_pod(
-    node_socket: &std::path::Path,
+    node_socket: &Path,
     pod: &str,
     directory: Option<PathBuf>,
     argv: Vec<OsString>,

@@ -1,4 +1,4 @@
-//! `adit ps`, `adit identity`, `adit down`.
+//! `adit ps`, `adit identity`, `adit dump`, `adit down`.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -17,6 +17,17 @@ pub(super) fn down(args: &Mesh) -> Result<u8, CliError> {
             .down()
             .await?)
     })?;
+    Ok(0)
+}
+
+/// Prints the agent's state and its counters as JSON.
+pub(super) fn dump(args: &Mesh) -> Result<u8, CliError> {
+    let paths = Base::of_process().find(args.mesh.as_deref())?;
+    let (state, counters) = block_on(async {
+        let mut agent = AgentClient::connect(&paths.agent_socket()).await?;
+        Ok((agent.dump().await?, agent.counters().await?))
+    })?;
+    print_json(&serde_json::json!({ "counters": counters, "state": state }))?;
     Ok(0)
 }
 

@@ -107,16 +107,32 @@ pub(super) fn coloured() -> bool {
         && std::env::var_os("TERM").is_none_or(|term| term != "dumb")
 }
 
-/// Reads `stream` to its end, into `sink`.
-pub(super) async fn pump(stream: impl AsyncRead + Unpin, prefix: Prefix, sink: LineSink) {
-    lines(stream, |line| sink.send(prefix.line(line))).await;
+/// Reads `stream` to its end, into `sink`. A workload waits for a terminal that is slow, and not for one that takes
+/// nothing.
+pub(super) async fn pump(mut stream: impl AsyncRead + Unpin, prefix: Prefix, sink: LineSink) {
+    let mut cutter = LineCutter::new(LINE_LIMIT);
+    let mut chunk = vec![0; CHUNK];
+    let mut lines = Vec::new();
+    loop {
+        // A read that fails is the end too: the pipe is ours alone, and there's nothing else to do about it.
+        let count = stream.read(&mut chunk).await.unwrap_or(0);
+        match count {
+            0 => cutter.finish(|line| lines.push(prefix.line(line))),
+            count => cutter.push(&chunk[..count], |line| lines.push(prefix.line(line))),
+        }
+        for line in lines.drain(..) {
+            sink.send_patiently(line).await;
+        }
+        if count == 0 {
+            return;
+        }
+    }
 }
 
-/// Gives each line of `stream`, without its end, to `emit`. Always reads on: a workload never waits for the terminal.
+/// Gives each line of `stream`, without its end, to `emit`.
 pub(super) async fn lines(mut stream: impl AsyncRead + Unpin, mut emit: impl FnMut(&[u8])) {
     let mut cutter = LineCutter::new(LINE_LIMIT);
     let mut chunk = vec![0; CHUNK];
-    // A read that fails is the end too: the pipe is ours alone, and there's nothing else to do about it.
     while let Ok(count @ 1..) = stream.read(&mut chunk).await {
         cutter.push(&chunk[..count], &mut emit);
     }
@@ -176,7 +192,7 @@ mod tests {
         );
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn a_stream_is_read_to_its_end_though_nobody_reads_the_sink() {
         let (sink, _thread) = LineSink::start(1, Blocked).unwrap();
         let text = "line\n".repeat(10_000);

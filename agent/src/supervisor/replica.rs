@@ -132,7 +132,7 @@ impl Replica {
             status = program.wait() => Run::Ended(status?),
             () = stopping(&self.stop, Stop::Gently) => {
                 self.change(Change::Stopping);
-                Run::Stopped(terminate(&mut program, self.grace, &self.stop).await?)
+                Run::Stopped(self.terminate(&mut program).await?)
             }
             () = self.check_again_and_again() => unreachable!("checks go on for ever"),
         };
@@ -142,6 +142,20 @@ impl Replica {
             }
         }
         Ok(run)
+    }
+
+    /// Asks `program` to end, and makes it when its time is over or everything has to go at once.
+    async fn terminate(&self, program: &mut Kept) -> std::io::Result<ExitStatus> {
+        program.signal(Signal::TERM);
+        tokio::select! {
+            status = program.wait() => return status,
+            () = tokio::time::sleep(self.grace) => {
+                let (name, seconds) = (&self.pod.name, self.grace.as_secs_f32());
+                self.notices.say(&format!("{name} did not end within {seconds} s of SIGTERM and is killed"));
+            }
+            () = stopping(&self.stop, Stop::Now) => {}
+        }
+        program.end(KILL_LIMIT).await
     }
 
     /// Starts the program, and what prints its lines.
@@ -260,21 +274,6 @@ impl Replica {
         // Nobody listens any more once everything stops.
         let _ = self.events.send(event);
     }
-}
-
-/// Asks `program` to end, and makes it when its time is over or everything has to go at once.
-async fn terminate(
-    program: &mut Kept,
-    grace: Duration,
-    stop: &watch::Receiver<Stop>,
-) -> std::io::Result<ExitStatus> {
-    program.signal(Signal::TERM);
-    tokio::select! {
-        status = program.wait() => return status,
-        () = tokio::time::sleep(grace) => {}
-        () = stopping(stop, Stop::Now) => {}
-    }
-    program.end(KILL_LIMIT).await
 }
 
 /// How long a program's last lines are waited for after its end.
