@@ -75,10 +75,10 @@ pub enum HeadError {
     #[error("expected :authority as IP:PORT, got none")]
     NoAuthority,
     /// Another method.
-    #[error("expected CONNECT, got {method}")]
+    #[error("expected CONNECT, got {got:?}")]
     NotConnect {
-        /// What came.
-        method: Method,
+        /// What came, at most 80 characters of it.
+        got: String,
     },
     /// More than [`max_head`](crate::TunnelConfig::max_head) bytes.
     #[error("request head over the limit")]
@@ -120,7 +120,7 @@ impl Connect {
     pub fn parse<B>(request: &Request<B>) -> Result<Self, HeadError> {
         if request.method() != Method::CONNECT {
             return Err(HeadError::NotConnect {
-                method: request.method().clone(),
+                got: clipped(request.method().as_str()),
             });
         }
         if request.extensions().get::<h2::ext::Protocol>().is_some() {

@@ -115,6 +115,18 @@ fn only_a_plain_connect_will_do() {
 }
 
 #[test]
+fn what_a_peer_sends_does_not_fill_the_log() {
+    let long = "M".repeat(10_000);
+    let request = Request::builder()
+        .method(long.as_str())
+        .uri("10.0.0.1:80")
+        .body(())
+        .unwrap();
+    assert!(Connect::parse(&request).unwrap_err().to_string().len() < 200);
+    assert!(parse_authority(&long).unwrap_err().to_string().len() < 200);
+}
+
+#[test]
 fn a_traceparent_that_is_none_is_ignored() {
     let good = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
     for (text, kept) in [
