@@ -5,7 +5,7 @@
 //! anything that is `AsyncRead + AsyncWrite`, a TCP connection between two agents or a pipe within one.
 //!
 //! * The opening side: a [`Pool`] (one per worker) keeps the tunnels, [`Pool::open`] opens a [`Stream`] in one.
-//! * The accepting side: [`serve`] drives one tunnel and hands each CONNECT to a [`Handler`] as an [`Incoming`],
+//! * The accepting side: [`serve()`] drives one tunnel and hands each CONNECT to a [`Handler`] as an [`Incoming`],
 //!   which is answered by [`Incoming::accept`] or [`Incoming::refuse`].
 //! * **An end is a FIN only if it was a FIN.** [`RecvHalf::data`] gives `None` for the peer's END_STREAM and nothing
 //!   else; every other end is a [`StreamError`] that says who caused it. A half that is dropped before its end
