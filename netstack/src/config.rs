@@ -49,7 +49,7 @@ pub struct Config {
 /// Least ring size that a live flow has, in bytes, whatever the budget says.
 pub const MINIMUM_RING: usize = 4096;
 
-/// Largest ring a flow may be given, in bytes: a window of this size has a scale of 8 of 14.
+/// Largest ring a flow may be given, in bytes: a window of this size has a scale of 9 of 14.
 pub const MAXIMUM_RING: usize = 16 << 20;
 
 /// Largest initial ring in bytes. The window of a SYN is not scaled (RFC 7323 §2.2), so a larger one could not
@@ -76,8 +76,9 @@ pub struct QueueLimit {
 
 impl Default for Config {
     fn default() -> Self {
+        // Small at first: what thousands of flows have had resident once, the allocator keeps.
         let buffer = BufferSize {
-            initial: 16 << 10,
+            initial: MINIMUM_RING,
             max: 1 << 20,
         };
         Self {
@@ -87,7 +88,7 @@ impl Default for Config {
             max_half_open: 1024,
             receive_buffer: buffer,
             send_buffer: buffer,
-            buffer_budget: 128 << 20,
+            buffer_budget: 64 << 20,
             datagram_queue: QueueLimit {
                 packets: 1024,
                 bytes: 4 << 20,

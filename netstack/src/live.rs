@@ -82,12 +82,11 @@ impl Rings {
     }
 
     /// A socket with rings of these sizes, in the way that every flow has it.
-    pub(crate) fn socket(self, config: &Config) -> Socket<'static> {
+    pub(crate) fn socket(self) -> Socket<'static> {
         let ring = |size| SocketBuffer::new(vec![0; size]);
         let mut socket = Socket::new(ring(self.receive), ring(self.send));
         socket.set_nagle_enabled(false);
         socket.set_ack_delay(None);
-        socket.set_keep_alive(config.keep_alive.map(|interval| interval.into()));
         socket
     }
 }
@@ -188,6 +187,18 @@ impl Live {
         let fin = self.receive_next().wrapping_sub(1);
         let data_end = segment.seq.wrapping_add(segment.data_len);
         segment.data_len > 0 && self.has_peer_fin() && tcp::before(fin, data_end)
+    }
+
+    /// Whether `segment` has a FIN behind data of which the engine may have to cut off a part, for want of window. smoltcp would
+    /// take the FIN for the end of what's left: a truncated stream with a clean end.
+    pub(crate) fn would_cut(&self, segment: &Segment) -> bool {
+        let socket = self.socket();
+        // The engine's window ends at a multiple of its scale, so up to that much before the ring does.
+        let ring = socket.recv_capacity().saturating_sub(1 << self.engine_scale());
+        let ring_end = self.unread_from.wrapping_add(ring as u32);
+        let data_end = segment.seq.wrapping_add(segment.data_len);
+        let fits = !tcp::before(ring_end, data_end) && !tcp::before(self.window_edge, data_end);
+        segment.is(tcp::FIN) && segment.data_len > 0 && !fits
     }
 
     /// Next sequence number that is expected (RCV.NXT).
@@ -313,6 +324,15 @@ impl Live {
         self.stall.map(|stall| after(stall.since, stall.patience))
     }
 
+    /// When to ask a silent pod whether it's still there. smoltcp's own keep-alive isn't used: its probe carries a byte of
+    /// rubbish, and while bytes are in flight without a timer it puts that over one of them.
+    pub(crate) fn keep_alive_deadline(&self, config: &Config) -> Option<Tick> {
+        config
+            .keep_alive
+            .filter(|_| self.established)
+            .map(|interval| after(self.last_activity, interval))
+    }
+
     /// Number and acknowledgement of a probe: one that the pod has acknowledged, so that it answers with its window.
     pub(crate) fn probe(&mut self, now: Tick) -> (u32, u32, u16) {
         self.stall = Some(Stall {
@@ -320,6 +340,7 @@ impl Live {
             patience: PROBE_SOON,
         });
         self.unanswered_since.get_or_insert(now);
+        self.last_activity = now;
         let unacknowledged = self.written_end.wrapping_sub(self.socket().send_queue() as u32);
         let splice = self.splice();
         (

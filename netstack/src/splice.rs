@@ -72,7 +72,7 @@ impl Splice {
     ) -> Option<Live> {
         let Ends { remote, pod } = ends;
         let our_isn = self.send_next.wrapping_sub(1 + u32::from(self.our_fin));
-        let mut socket = rings.socket(config);
+        let mut socket = rings.socket();
         socket.listen(IpEndpoint::from(remote)).ok()?;
         let mut live = Live::new(now, socket, rings, our_isn, config);
         let mut script = Script {

@@ -12,6 +12,9 @@ pub(crate) const SYN: u8 = 0x02;
 pub(crate) const RST: u8 = 0x04;
 pub(crate) const ACK: u8 = 0x10;
 
+/// Bytes from the start of the header to the flags.
+pub(crate) const FLAGS_AT: usize = 13;
+
 /// Bytes from the start of the header to the checksum.
 pub(crate) const CHECKSUM_AT: usize = 16;
 

@@ -41,7 +41,7 @@ impl Netstack {
     /// A socket that has taken in the held SYN.
     fn passive_open(&mut self, now: Tick, (remote, pod): (SocketAddr, SocketAddr), syn: &HeldSyn) -> Live {
         let rings = self.new_rings();
-        let mut socket = rings.socket(&self.config);
+        let mut socket = rings.socket();
         socket
             .listen(IpEndpoint::from(remote))
             .expect("a new socket listens on any port but 0, which no segment has");
@@ -139,7 +139,7 @@ impl Netstack {
 
     fn active_open(&mut self, now: Tick, tuple: FourTuple, our_isn: u32) -> Option<Live> {
         let rings = self.new_rings();
-        let mut socket = rings.socket(&self.config);
+        let mut socket = rings.socket();
         let mut opener = Engine::with_isn(self.engine.mtu(), our_isn);
         let opened = socket.connect(
             opener.context(),

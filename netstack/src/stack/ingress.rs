@@ -137,17 +137,10 @@ impl Netstack {
         }
         let before = live.state();
         live.before_ingress(now, segment);
-        let answered = if packet.extended {
-            // The engine walks no extension headers: hand it the segment behind a plain one.
-            let mut plain = Vec::with_capacity(ip::V6_HEADER + packet.payload().len());
-            ip::push_header(
-                &mut plain,
-                packet.src,
-                packet.dst,
-                ip::TCP,
-                packet.payload().len(),
-            );
-            plain.extend_from_slice(packet.payload());
+        let cut = live.would_cut(segment);
+        let answered = if packet.extended || cut {
+            // The engine walks no extension headers, and would take the FIN of a segment whose end it cuts off.
+            let plain = plain_copy(packet, cut);
             self.engine
                 .ingress(now, &mut live.sockets, &plain, &mut self.scratch)
         } else {
@@ -217,6 +210,19 @@ impl Netstack {
         let ack = flow.template(splice.send_next, splice.receive_next, ACK, splice.window_field());
         self.answer_with(ack);
     }
+}
+
+/// The packet with its segment behind a plain IP header, and without FIN if that's to be left for a repetition.
+fn plain_copy(packet: &IpPacket<'_>, without_fin: bool) -> Vec<u8> {
+    let segment = packet.payload();
+    let mut plain = Vec::with_capacity(ip::V6_HEADER + segment.len());
+    ip::push_header(&mut plain, packet.src, packet.dst, ip::TCP, segment.len());
+    let at = plain.len();
+    plain.extend_from_slice(segment);
+    if without_fin {
+        plain[at + tcp::FLAGS_AT] &= !FIN;
+    }
+    plain
 }
 
 fn held(segment: &Segment, transport: &[u8]) -> HeldSyn {

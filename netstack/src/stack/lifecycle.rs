@@ -343,7 +343,7 @@ impl Netstack {
             self.reset(slot, CloseReason::TimedOut, ClosedBy::Network);
         } else if is_due(live.hibernate_deadline(config, *is_released)) {
             self.hibernate(now, slot);
-        } else if is_due(live.probe_deadline()) {
+        } else if is_due(live.probe_deadline()) || is_due(live.keep_alive_deadline(config)) {
             self.probe_window(now, slot);
         } else {
             self.mark_dirty(slot);
@@ -404,6 +404,7 @@ impl Live {
             self.orphan_deadline(config, is_released),
             self.hibernate_deadline(config, is_released),
             self.probe_deadline(),
+            self.keep_alive_deadline(config),
         ];
         timers.into_iter().flatten().min()
     }

@@ -10,8 +10,8 @@ use crate::packet::ip::{self, IpPacket};
 use crate::packet::tcp::{ACK, FIN, Options, RST, SYN, Segment, Template};
 use crate::packet::{icmp, udp};
 use crate::{
-    ClosedBy, Config, ConnectError, Counters, Echo, Event, FlowError, FlowId, QueueLimit, Refusal,
-    RxChecksum, SendError, Unreachable,
+    BufferSize, ClosedBy, Config, ConnectError, Counters, Echo, Event, FlowError, FlowId, QueueLimit,
+    Refusal, RxChecksum, SendError, Unreachable,
 };
 
 mod closing;
@@ -193,6 +193,19 @@ impl Rig {
 
     fn counters(&self) -> &Counters {
         self.stack.counters()
+    }
+}
+
+/// With rings that a test can fill and see.
+fn config() -> Config {
+    let buffer = BufferSize {
+        initial: 16 << 10,
+        max: 1 << 20,
+    };
+    Config {
+        receive_buffer: buffer,
+        send_buffer: buffer,
+        ..Config::default()
     }
 }
 

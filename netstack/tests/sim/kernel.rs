@@ -55,9 +55,6 @@ impl Kernel {
         let ring = || SocketBuffer::new(vec![0; self.rings]);
         let mut socket = Socket::new(ring(), ring());
         socket.set_nagle_enabled(false);
-        // smoltcp can forget its timer when a late segment with an old window closes that window over bytes in
-        // flight; a probe gets it going again.
-        socket.set_keep_alive(Some(smoltcp::time::Duration::from_secs(3)));
         socket
     }
 

@@ -4,7 +4,7 @@ use super::*;
 
 #[test]
 fn the_pod_closes_first() {
-    let (mut rig, flow) = Rig::open(Config::default());
+    let (mut rig, flow) = Rig::open(config());
     rig.pod(FIN | ACK, 0, 1, b"bye");
     assert_eq!(
         rig.events(),
@@ -38,7 +38,7 @@ fn the_pod_closes_first() {
 
 #[test]
 fn the_agent_closes_first_and_the_end_is_remembered() {
-    let (mut rig, flow) = Rig::open(Config::default());
+    let (mut rig, flow) = Rig::open(config());
     rig.write(flow, b"request");
     rig.shutdown(flow);
     assert_eq!(
@@ -77,7 +77,7 @@ fn the_agent_closes_first_and_the_end_is_remembered() {
 
 #[test]
 fn a_four_tuple_in_time_wait_is_reused() {
-    let (mut rig, flow) = Rig::open(Config::default());
+    let (mut rig, flow) = Rig::open(config());
     rig.shutdown(flow);
     rig.sent();
     rig.pod(FIN | ACK, 0, 2, b"");
@@ -98,7 +98,7 @@ fn a_four_tuple_in_time_wait_is_reused() {
 fn time_wait_gives_way_when_the_table_is_full() {
     let (mut rig, flow) = Rig::open(Config {
         max_flows: 1,
-        ..Config::default()
+        ..config()
     });
     rig.shutdown(flow);
     rig.sent();
@@ -112,7 +112,7 @@ fn time_wait_gives_way_when_the_table_is_full() {
 
 #[test]
 fn both_close_at_once() {
-    let (mut rig, flow) = Rig::open(Config::default());
+    let (mut rig, flow) = Rig::open(config());
     rig.shutdown(flow);
     assert_eq!(rig.sent(), [sent(FIN | ACK, 1, 0, b"")]);
     rig.pod(FIN | ACK, 0, 1, b"");
@@ -133,7 +133,7 @@ fn both_close_at_once() {
 #[test]
 fn an_end_waits_for_its_reader() {
     for pod_first in [false, true] {
-        let (mut rig, flow) = Rig::open(Config::default());
+        let (mut rig, flow) = Rig::open(config());
         if pod_first {
             rig.pod(FIN | ACK, 0, 1, b"late");
             rig.shutdown(flow);
@@ -163,7 +163,7 @@ fn an_end_waits_for_its_reader() {
 
 #[test]
 fn a_reset_of_the_pod_is_no_clean_end() {
-    let (mut rig, flow) = Rig::open(Config::default());
+    let (mut rig, flow) = Rig::open(config());
     rig.pod(ACK, 0, 1, b"half of it");
     rig.sent();
     rig.events();
@@ -183,7 +183,7 @@ fn a_reset_of_the_pod_is_no_clean_end() {
 
 #[test]
 fn a_reset_after_a_fin_is_no_clean_end() {
-    let (mut rig, flow) = Rig::open(Config::default());
+    let (mut rig, flow) = Rig::open(config());
     rig.pod(FIN | ACK, 0, 1, b"");
     assert_eq!(rig.events(), [Event::RemoteFin { flow }]);
     rig.sent();
@@ -195,7 +195,7 @@ fn a_reset_after_a_fin_is_no_clean_end() {
 
 #[test]
 fn the_agent_resets() {
-    let (mut rig, flow) = Rig::open(Config::default());
+    let (mut rig, flow) = Rig::open(config());
     rig.write(flow, b"half of it");
     rig.sent();
     rig.stack.abort(rig.now, flow);
@@ -212,7 +212,7 @@ fn the_agent_resets() {
 #[test]
 fn a_released_flow_ends_by_itself() {
     // Nothing unread: FIN, and the rest happens without anybody.
-    let (mut rig, flow) = Rig::open(Config::default());
+    let (mut rig, flow) = Rig::open(config());
     rig.write(flow, b"last");
     rig.stack.release(flow);
     assert_eq!(rig.sent(), [sent(FIN | ACK, 1, 0, b"last")]);
@@ -221,20 +221,20 @@ fn a_released_flow_ends_by_itself() {
     rig.pass(seconds(11));
     assert_eq!((rig.events(), rig.stack.flow_count()), (vec![], 0));
     // Unread bytes are lost, which the pod must know.
-    let (mut rig, flow) = Rig::open(Config::default());
+    let (mut rig, flow) = Rig::open(config());
     rig.pod(ACK, 0, 1, b"unread");
     rig.stack.release(flow);
     assert_eq!(rig.sent(), [sent(RST | ACK, 1, 6, b"")]);
     assert_eq!((rig.events(), rig.stack.flow_count()), (vec![], 0));
     // So are bytes that come later.
-    let (mut rig, flow) = Rig::open(Config::default());
+    let (mut rig, flow) = Rig::open(config());
     rig.stack.release(flow);
     rig.sent();
     rig.pod(ACK, 0, 2, b"too late");
     assert_eq!(rig.sent(), [sent(RST | ACK, 2, 8, b"")]);
     assert_eq!(rig.stack.flow_count(), 0);
     // A pod that never closes is not waited for forever.
-    let (mut rig, flow) = Rig::open(Config::default());
+    let (mut rig, flow) = Rig::open(config());
     rig.stack.release(flow);
     rig.sent();
     rig.pod(ACK, 0, 2, b"");
@@ -244,7 +244,7 @@ fn a_released_flow_ends_by_itself() {
 
 #[test]
 fn a_pod_that_does_not_answer_is_given_up() {
-    let (mut rig, flow) = Rig::open(Config::default());
+    let (mut rig, flow) = Rig::open(config());
     rig.write(flow, b"anyone?");
     assert_eq!(rig.sent().len(), 1);
     let repeated = rig.pass(seconds(61));
@@ -267,7 +267,7 @@ fn an_idle_flow_is_closed_if_so_configured() {
         let config = Config {
             idle_timeout: Some(seconds(30)),
             hibernate_after,
-            ..Config::default()
+            ..config()
         };
         let (mut rig, flow) = Rig::open(config);
         rig.pass(seconds(20));

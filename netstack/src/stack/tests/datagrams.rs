@@ -5,7 +5,7 @@ use crate::Transmit;
 
 #[test]
 fn datagrams_go_both_ways() {
-    let mut rig = Rig::new(Config::default());
+    let mut rig = Rig::new(config());
     let (src, dst) = (rig.pod, rig.remote);
     rig.stack
         .handle_frame(rig.now, &udp::emit(src, dst, b"query"), RxChecksum::Partial);
@@ -39,7 +39,7 @@ fn datagrams_go_both_ways() {
 
 #[test]
 fn echoes_and_errors_go_both_ways() {
-    let mut rig = Rig::new(Config::default());
+    let mut rig = Rig::new(config());
     let (src, dst) = (rig.pod.ip(), rig.remote.ip());
     let echo = Echo {
         src,
@@ -90,7 +90,7 @@ fn datagram_queues_are_bounded() {
     let mut rig = Rig::new(Config {
         datagram_queue: limit,
         mtu: 1500,
-        ..Config::default()
+        ..config()
     });
     let (src, dst) = (rig.pod, rig.remote);
     for _ in 0..5 {
@@ -148,7 +148,7 @@ fn datagram_queues_are_bounded() {
 
 #[test]
 fn each_dropped_frame_has_one_reason() {
-    let mut rig = Rig::new(Config::default());
+    let mut rig = Rig::new(config());
     let to = |src: &str, dst: &str| udp::emit(src.parse().unwrap(), dst.parse().unwrap(), b"x");
     let mut fragment = to("10.0.0.1:1", "10.9.9.9:1");
     fragment[6] = 0x20;

@@ -4,7 +4,7 @@ use super::*;
 
 #[test]
 fn a_syn_is_held_until_it_is_accepted() {
-    let mut rig = Rig::new(Config::default());
+    let mut rig = Rig::new(config());
     let flow = rig.syn();
     rig.raw(SYN, POD_ISN, 0, OPTIONS, b"");
     assert_eq!(
@@ -52,7 +52,7 @@ fn a_syn_is_held_until_it_is_accepted() {
 
 #[test]
 fn without_window_scaling_windows_are_plain() {
-    let mut rig = Rig::new(Config::default());
+    let mut rig = Rig::new(config());
     rig.raw(
         SYN,
         POD_ISN,
@@ -77,7 +77,7 @@ fn without_window_scaling_windows_are_plain() {
 
 #[test]
 fn a_syn_ack_is_repeated_until_it_is_answered() {
-    let mut rig = Rig::new(Config::default());
+    let mut rig = Rig::new(config());
     let flow = rig.syn();
     rig.stack.accept(rig.now, flow).unwrap();
     rig.learn_isn();
@@ -101,7 +101,7 @@ fn a_syn_ack_is_repeated_until_it_is_answered() {
 
 #[test]
 fn a_refused_syn_gets_what_was_said() {
-    let mut rig = Rig::new(Config::default());
+    let mut rig = Rig::new(config());
     let flow = rig.syn();
     rig.stack.refuse(rig.now, flow, Refusal::Reset);
     assert_eq!(rig.sent(), [sent(RST | ACK, 0, 0, b"")]);
@@ -138,7 +138,7 @@ fn a_refused_syn_gets_what_was_said() {
 fn held_syns_are_bounded_and_time_out() {
     let mut rig = Rig::new(Config {
         max_half_open: 2,
-        ..Config::default()
+        ..config()
     });
     for port in 1..=4 {
         rig.pod.set_port(port);
@@ -168,7 +168,7 @@ fn held_syns_are_bounded_and_time_out() {
 
 #[test]
 fn a_held_syn_is_withdrawn_by_reset_and_replaced_by_another() {
-    let mut rig = Rig::new(Config::default());
+    let mut rig = Rig::new(config());
     let flow = rig.syn();
     rig.raw(RST, POD_ISN.wrapping_add(77), 0, Options::default(), b"");
     assert_eq!(rig.events(), [], "not its number");
@@ -199,7 +199,7 @@ fn a_held_syn_is_withdrawn_by_reset_and_replaced_by_another() {
 fn a_full_table_refuses_at_once() {
     let mut rig = Rig::new(Config {
         max_flows: 1,
-        ..Config::default()
+        ..config()
     });
     let flow = rig.syn();
     rig.pod.set_port(2);
@@ -217,7 +217,7 @@ fn a_full_table_refuses_at_once() {
 
 #[test]
 fn what_belongs_to_no_flow_is_reset() {
-    let mut rig = Rig::new(Config::default());
+    let mut rig = Rig::new(config());
     rig.pod(ACK, 5, 7, b"abc");
     assert_eq!(rig.sent(), [sent(RST, 7, 0, b"")]);
     rig.pod(FIN, 5, 0, b"abc");
@@ -233,7 +233,7 @@ fn what_belongs_to_no_flow_is_reset() {
 
 #[test]
 fn a_flow_to_the_pod_is_established_refused_or_times_out() {
-    let mut rig = Rig::new(Config::default());
+    let mut rig = Rig::new(config());
     let tuple = FourTuple::new(rig.remote, rig.pod);
     let flow = rig.stack.connect(rig.now, tuple).unwrap();
     assert_eq!(
@@ -290,7 +290,7 @@ fn a_flow_to_the_pod_is_established_refused_or_times_out() {
 
 #[test]
 fn an_icmp_error_ends_a_handshake_but_no_flow() {
-    let mut rig = Rig::new(Config::default());
+    let mut rig = Rig::new(config());
     let tuple = FourTuple::new(rig.remote, rig.pod);
     for (what, reason) in [
         (Unreachable::Port, RefuseReason::Refused),
@@ -306,7 +306,7 @@ fn an_icmp_error_ends_a_handshake_but_no_flow() {
         ];
         assert_eq!(rig.events(), expected);
     }
-    let (mut rig, _) = Rig::open(Config::default());
+    let (mut rig, _) = Rig::open(config());
     let about = FourTuple::new(rig.remote, rig.pod);
     let error = icmp::emit_unreachable(about, icmp::Quote::Tcp { seq: 0 }, Unreachable::Host);
     rig.stack.handle_frame(rig.now, &error, RxChecksum::Verify);
@@ -315,7 +315,7 @@ fn an_icmp_error_ends_a_handshake_but_no_flow() {
 
 #[test]
 fn impossible_addresses_are_refused() {
-    let mut rig = Rig::new(Config::default());
+    let mut rig = Rig::new(config());
     let tuple = |src: &str, dst: &str| FourTuple::new(src.parse().unwrap(), dst.parse().unwrap());
     for bad in [
         tuple("10.9.9.9:1", "[fd00::1]:1"),
@@ -337,7 +337,7 @@ fn impossible_addresses_are_refused() {
 
 #[test]
 fn a_stale_id_is_an_error_and_not_another_flow() {
-    let (mut rig, old) = Rig::open(Config::default());
+    let (mut rig, old) = Rig::open(config());
     rig.stack.abort(rig.now, old);
     rig.events();
     rig.frames();
