@@ -68,6 +68,9 @@ pub(crate) struct World {
     pub(crate) events: Vec<Event>,
     pub(crate) frames: u64,
     trace: bool,
+    /// The last bare ACK to each port of the pod, and when they were repeated.
+    bare_acks: BTreeMap<u16, Vec<u8>>,
+    repeated_us: u64,
 }
 
 impl World {
@@ -93,6 +96,8 @@ impl World {
             buffer: Vec::new(),
             events: Vec::new(),
             frames: 0,
+            bare_acks: BTreeMap::new(),
+            repeated_us: 0,
             trace: std::env::var_os("ADIT_SIM_TRACE").is_some(),
         }
     }
@@ -145,6 +150,15 @@ impl World {
 
     fn carry(&mut self, frame: Vec<u8>, to_stack: bool) {
         self.frames += 1;
+        if !to_stack
+            && frame.len() <= 60
+            && (frame[0] >> 4 == 4 && frame.len() == 40 && frame[33] == 0x10
+                || frame[0] >> 4 == 6 && frame.len() == 60 && frame[53] == 0x10)
+        {
+            let at = if frame[0] >> 4 == 4 { 22 } else { 42 };
+            self.bare_acks
+                .insert(u16::from_be_bytes([frame[at], frame[at + 1]]), frame.clone());
+        }
         if self.trace {
             println!(
                 "{:>12} {} {}",
@@ -172,6 +186,7 @@ impl World {
 
     /// Jumps to the next thing that happens, at most to `limit`; whether there was one.
     pub(crate) fn jump(&mut self, limit_us: u64) -> bool {
+        self.repeat_acks();
         let epoch = self.epoch;
         let stack_at = self
             .stack
@@ -193,6 +208,18 @@ impl World {
             _ => {
                 self.now_us = self.now_us.max(limit_us);
                 false
+            }
+        }
+    }
+
+    /// smoltcp, which plays the kernel here, can forget its timer when a late segment with an old window closes that window over
+    /// bytes in flight. The stack probes then; a kernel that doesn't is reminded by the link, which repeats old ACKs.
+    fn repeat_acks(&mut self) {
+        if self.now_us > self.repeated_us + 3_000_000 && self.stack.flow_count() > 0 {
+            self.repeated_us = self.now_us;
+            for frame in self.bare_acks.values() {
+                self.sent += 1;
+                self.to_kernel.insert((self.now_us, self.sent), frame.clone());
             }
         }
     }
