@@ -3,12 +3,12 @@
 set -eu
 command -v pasta >/dev/null || { echo "skip pasta isn't installed (Debian: passt)"; exit; }
 # A mount namespace of its own, so that pasta finds a TUN device that it may open.
-exec unshare --user --map-root-user --mount sh -eu -c '
+exec unshare --mount sh -eu -c '
     [ "$ADIT_TUN" = /dev/net/tun ] || mount --bind "$ADIT_TUN" /dev/net/tun
     unshare --net sleep infinity &
     inside=$!
     while [ "$(readlink /proc/$inside/ns/net)" = "$(readlink /proc/$$/ns/net)" ]; do sleep 0.01; done
-    pasta --quiet --foreground --config-net --runas 0 --netns /proc/$inside/ns/net &
+    pasta --quiet --foreground --config-net --runas 0 --netns-only --netns /proc/$inside/ns/net &
     carrier=$!
     trap "kill $inside $carrier" EXIT
     tries=0

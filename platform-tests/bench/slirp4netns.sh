@@ -3,7 +3,7 @@
 set -eu
 command -v slirp4netns >/dev/null || { echo "skip slirp4netns isn't installed (Debian: slirp4netns)"; exit; }
 # A mount namespace of its own, so that slirp4netns finds a TUN device that it may open.
-exec unshare --user --map-root-user --mount sh -eu -c '
+exec unshare --mount sh -eu -c '
     [ "$ADIT_TUN" = /dev/net/tun ] || mount --bind "$ADIT_TUN" /dev/net/tun
     unshare --net sleep infinity &
     inside=$!

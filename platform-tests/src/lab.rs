@@ -1,6 +1,5 @@
 //! Two network namespaces joined by a veth pair, made without root: the direct path, and an outside world.
 
-use std::process::Command;
 use std::time::Duration;
 
 use crate::process::{Running, wait_until};
@@ -22,6 +21,7 @@ pub struct Lab {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Place {
     pid: u32,
+    login: u32,
 }
 
 impl Lab {
@@ -32,35 +32,43 @@ impl Lab {
     #[track_caller]
     pub fn new(user: &User) -> Self {
         let mut command = user.command("unshare");
-        command.args(["--user", "--map-root-user", "--net", "sh", "-c", SCRIPT]);
+        let (uid, gid) = (user.uid().to_string(), user.gid().to_string());
+        command.args([
+            "--user",
+            "--map-root-user",
+            "--net",
+            "sh",
+            "-c",
+            SCRIPT,
+            "sh",
+            &uid,
+            &gid,
+        ]);
         let mut keeper = Running::spawn(command);
         keeper.wait_for("ready", Duration::from_secs(20));
         let said = keeper.stdout();
-        let b = said.split_whitespace().nth(1).and_then(|pid| pid.parse().ok());
-        let b = b.unwrap_or_else(|| panic!("expected `ready PID`, got {said:?}"));
+        let pid = |index| said.split_whitespace().nth(index)?.parse().ok();
+        let (Some(b), Some(login)) = (pid(1), pid(2)) else {
+            panic!("expected `ready PID PID`, got {said:?}")
+        };
         // Neither setpriv nor unshare forks: the shell has the pid that was started.
+        let a = Place {
+            pid: keeper.pid(),
+            login,
+        };
         let lab = Self {
-            a: Place { pid: keeper.pid() },
-            b: Place { pid: b },
+            a,
+            b: Place { pid: b, login },
             _keeper: keeper,
         };
         lab.wait_for_the_cable(user);
         lab
     }
 
-    /// Runs a command as root of host B: to put a fault on the cable, or to look at it.
-    pub fn admin_of_b(&self, user: &User, program: &str) -> Command {
-        let mut command = user.command("nsenter");
-        command.args(self.b.nsenter()).arg(program);
-        command
-    }
-
     fn wait_for_the_cable(&self, user: &User) {
         let ping = || {
-            let mut command = user.command("nsenter");
-            command
-                .args(self.a.nsenter())
-                .args(["ip", "-o", "link", "show", "up", "dev", "veth0"]);
+            let mut command = user.root_at("ip", self.a);
+            command.args(["-o", "link", "show", "up", "dev", "veth0"]);
             command
                 .output()
                 .is_ok_and(|shown| String::from_utf8_lossy(&shown.stdout).contains("LOWER_UP"))
@@ -78,6 +86,22 @@ impl Place {
     /// A process there.
     pub fn pid(self) -> u32 {
         self.pid
+    }
+
+    /// The arguments of a further nsenter that make root an ordinary user without any capability there. All commands
+    /// of one lab get the same user namespace, as all logins on a host have.
+    pub(crate) fn login(self) -> Vec<String> {
+        let pid = self.login.to_string();
+        [
+            "nsenter",
+            "--target",
+            &pid,
+            "--user",
+            "--preserve-credentials",
+            "--",
+        ]
+        .map(str::to_owned)
+        .to_vec()
     }
 
     /// The arguments of nsenter that lead there, as root of its user namespace.
@@ -101,9 +125,12 @@ const SCRIPT: &str = r#"
 set -e
 unshare --net sleep infinity &
 b=$!
-trap 'kill $b' EXIT
-own=$(readlink /proc/self/ns/net)
-while [ "$(readlink /proc/$b/ns/net)" = "$own" ] || ! grep -q sleep /proc/$b/comm; do sleep 0.01; done
+unshare --user --map-user=$1 --map-group=$2 sleep infinity &
+login=$!
+trap 'kill $b $login' EXIT
+for pid in $b $login; do
+    until grep -q sleep /proc/$pid/comm; do sleep 0.01; done
+done
 in_b() { nsenter --target $b --net -- "$@"; }
 ip link add veth0 type veth peer name veth1 netns $b
 ip addr add 10.99.0.1/24 dev veth0
@@ -116,7 +143,7 @@ ip route add default via 10.99.0.2; ip -6 route add default via fd99::2
 in_b ip route add default via 10.99.0.1; in_b ip -6 route add default via fd99::1
 in_b sh -c 'echo 0 0 > /proc/sys/net/ipv4/ping_group_range'
 echo 0 0 > /proc/sys/net/ipv4/ping_group_range
-echo "ready $b"
+echo "ready $b $login"
 read -r end || true
 "#;
 

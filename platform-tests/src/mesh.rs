@@ -242,6 +242,28 @@ impl<'a> Mesh<'a> {
         Running::spawn(command)
     }
 
+    /// Starts a program in the pod of a shell; see [`Sandbox::command_in`].
+    #[track_caller]
+    pub fn spawn_in<S: AsRef<std::ffi::OsStr>>(
+        &self,
+        name: &str,
+        argv: impl IntoIterator<Item = S>,
+    ) -> Running {
+        let mut command = self.sandbox.command_in(name);
+        command.args(argv);
+        Running::spawn(command)
+    }
+
+    /// Runs a program in the pod of a shell to its end; see [`Sandbox::command_in`].
+    #[track_caller]
+    pub fn run_in<S: AsRef<std::ffi::OsStr>>(
+        &self,
+        name: &str,
+        argv: impl IntoIterator<Item = S>,
+    ) -> Finished {
+        self.spawn_in(name, argv).finish(RUN_LIMIT)
+    }
+
     fn command(&self) -> Command {
         let mut command = self.sandbox.command(self.sandbox.adit());
         command.env("ADIT_RUN_DIR", &self.base);
@@ -413,7 +435,12 @@ impl<'a> Mesh<'a> {
 impl Drop for Mesh<'_> {
     fn drop(&mut self) {
         if thread::panicking() {
-            eprintln!("{}", self.logs());
+            let flows = if self.runs() {
+                self.adit(["flows"]).raw_stdout()
+            } else {
+                String::new()
+            };
+            eprintln!("{}\n--- adit flows\n{}", self.logs(), tail(&flows, LOG_LINES));
         } else if !self.ended {
             self.down();
         }

@@ -63,6 +63,11 @@ impl User {
         self.uid
     }
 
+    /// The user's group.
+    pub fn gid(&self) -> u32 {
+        self.gid
+    }
+
     /// A command that runs as this user, without any capability, in a clean environment.
     #[track_caller]
     pub fn command(&self, program: impl AsRef<Path>) -> Command {
@@ -90,20 +95,27 @@ impl User {
         command
     }
 
+    /// The same at a place, as root of its user namespace: to change its network.
+    #[track_caller]
+    pub fn root_at(&self, program: impl AsRef<Path>, place: Place) -> Command {
+        let mut command = self.command(crate::program("nsenter", "util-linux"));
+        command.args(place.nsenter()).arg(program.as_ref());
+        command
+    }
+
     /// The same at a place: in its network namespace, but with no capability over it.
     #[track_caller]
     pub fn command_at(&self, program: impl AsRef<Path>, place: Option<Place>) -> Command {
         let Some(place) = place else {
             return self.command(program);
         };
-        // nsenter makes it root of the place's user namespace; unshare makes it an ordinary user again, in a user
-        // namespace below, as a login on that host would be.
+        // The first nsenter makes it root of the place's user namespace, the second an ordinary user in one below, as a
+        // login on that host would be: the kernel takes its capabilities when it executes the program.
         let mut command = self.command(crate::program("nsenter", "util-linux"));
-        command.args(place.nsenter()).arg("unshare").arg("--user");
         command
-            .arg(format!("--map-user={}", self.uid))
-            .arg(format!("--map-group={}", self.gid));
-        command.arg("--").arg(program.as_ref());
+            .args(place.nsenter())
+            .args(place.login())
+            .arg(program.as_ref());
         command
     }
 }
@@ -167,6 +179,11 @@ impl Sandbox {
         self.dir.join("bin/adit")
     }
 
+    /// A TUN device node that the user may open.
+    pub fn tun(&self) -> &Path {
+        &self.tun
+    }
+
     /// Makes a folder in it, mode 0700, that belongs to the user.
     ///
     /// # Panics
@@ -191,6 +208,19 @@ impl Sandbox {
         path
     }
 
+    /// Makes a named pipe in it that belongs to the user.
+    ///
+    /// # Panics
+    /// If it can't be made.
+    #[track_caller]
+    pub fn fifo(&self, name: &str) {
+        use rustix::fs::{CWD, FileType, Mode, mknodat};
+        let path = self.dir.join(name);
+        mknodat(CWD, &path, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0)
+            .unwrap_or_else(|error| panic!("making {}: {error}", path.display()));
+        self.give(&path, 0o600);
+    }
+
     /// A command as the user, in the sandbox's place, that knows the TUN device.
     #[track_caller]
     pub fn command(&self, program: impl AsRef<Path>) -> Command {
@@ -199,6 +229,18 @@ impl Sandbox {
             .env("HOME", self.dir.join("home"))
             .env("XDG_RUNTIME_DIR", self.dir.join("run"));
         command.env("ADIT_TUN", &self.tun).current_dir(&self.dir);
+        command
+    }
+
+    /// A command that runs in the pod of the workload `name`, which is a [`Workload::shell`](crate::Workload::shell) of
+    /// this sandbox. Arguments must not need quoting.
+    #[track_caller]
+    pub fn command_in(&self, name: &str) -> Command {
+        let script = self.file("home/in-pod.sh", include_str!("in-pod.sh"));
+        let mut command = self.command("sh");
+        command
+            .arg(script)
+            .arg(self.dir.join(format!("home/{name}.jobs")));
         command
     }
 

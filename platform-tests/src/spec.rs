@@ -101,18 +101,39 @@ impl Workload {
         let log = sandbox.dir().join(format!("home/{name}.served"));
         let (port_text, log) = (port.to_string(), log.to_string_lossy().into_owned());
         let load = sandbox.load();
-        Self::server(
+        let server = Self::server(
             name,
             port,
             [
                 &load, "serve", "--port", &port_text, "--ports", "16", "--log", &log,
             ],
-        )
+        );
+        let named = |index: u16| match index {
+            0 => "main".to_owned(),
+            index => format!("port-{index}"),
+        };
+        let ports: Vec<Value> = (0..16)
+            .map(|index| json!({"name": named(index), "containerPort": port + index}))
+            .collect();
+        server.set("ports", json!(ports))
     }
 
     /// Runs until stopped and does nothing: a place to be.
     pub fn idle(name: &str) -> Self {
         Self::new(name, ["sleep", "infinity"])
+    }
+
+    /// A shell that runs what [`Mesh::run_in`](crate::Mesh::run_in) gives it. Other nodes know a workload of the file but
+    /// none that joins, so between nodes the clients are of this kind.
+    ///
+    /// # Panics
+    /// If its queue can't be made.
+    #[track_caller]
+    pub fn shell(sandbox: &Sandbox, name: &str) -> Self {
+        let jobs = sandbox.folder(&format!("home/{name}.jobs"));
+        sandbox.fifo(&format!("home/{name}.jobs/queue"));
+        let script = "while :; do if read -r job < $0/queue; then sh $job & fi; done";
+        Self::new(name, ["sh", "-c", script, &jobs.to_string_lossy()])
     }
 
     /// On which node it runs.

@@ -12,7 +12,7 @@ fn transfer(mesh: &Mesh<'_>, load: &str, reverse: bool) -> Stream {
     let bytes = configured("ADIT_TEST_BULK_BYTES", 1 << 30).to_string();
     let mut argv = vec![load, "stream", "server:7000", "--bytes", &bytes];
     argv.extend(reverse.then_some("--reverse"));
-    let found: Stream = mesh.run_as("test/client", argv).json();
+    let found: Stream = mesh.run_in("client", argv).json();
     eprintln!("reverse {reverse}: {:.2} Gbit/s", found.bits_per_second[0] / 1e9);
     assert_eq!(found.bytes.to_string(), bytes);
     assert_eq!(found.sent_hashes, found.received_hashes);
@@ -23,7 +23,9 @@ fn transfer(mesh: &Mesh<'_>, load: &str, reverse: bool) -> Stream {
 #[test]
 fn within_one_agent() {
     let sandbox = Sandbox::new();
-    let mesh = sandbox.up(MeshSpec::new("bulk").workload(Workload::load_server(&sandbox, "server", PORT)));
+    let mesh = sandbox.up(MeshSpec::new("bulk")
+        .workload(Workload::load_server(&sandbox, "server", PORT))
+        .workload(Workload::shell(&sandbox, "client")));
     mesh.wait_ready();
     for reverse in [false, true] {
         let found = transfer(&mesh, &sandbox.load(), reverse);
@@ -47,7 +49,8 @@ fn between_two_agents_with_nothing_but_tls_on_the_wire() {
     let spec = MeshSpec::new("wire")
         .node("a", &relays[0].address.to_string())
         .node("b", &relays[1].address.to_string())
-        .workload(Workload::load_server(&sandbox, "server", PORT).on("b"));
+        .workload(Workload::load_server(&sandbox, "server", PORT).on("b"))
+        .workload(Workload::shell(&sandbox, "client").on("a"));
     let state = sandbox.folder("state").to_string_lossy().into_owned();
     let up = |node: &str, listen| {
         let arguments = vec!["--state-dir".to_owned(), state.clone()];
@@ -85,7 +88,7 @@ fn between_two_agents_with_nothing_but_tls_on_the_wire() {
     let identity = |identity: &Option<String>| identity.clone().unwrap_or_default();
     assert_eq!(
         identity(&inbound.source.identity),
-        "spiffe://test.local/ns/test/sa/default",
+        "spiffe://test.local/ns/test/sa/client",
         "{inbound}"
     );
     assert_eq!(
@@ -108,7 +111,8 @@ fn a_path_that_breaks_is_a_reset() {
     let spec = MeshSpec::new("cut")
         .node("a", &listen[0].to_string())
         .node("b", &relay.address.to_string())
-        .workload(Workload::load_server(&sandbox, "server", PORT).on("b"));
+        .workload(Workload::load_server(&sandbox, "server", PORT).on("b"))
+        .workload(Workload::shell(&sandbox, "client").on("a"));
     let state = sandbox.folder("state").to_string_lossy().into_owned();
     let up = |node: &str, listen| {
         let arguments = vec!["--state-dir".to_owned(), state.clone()];
@@ -126,8 +130,8 @@ fn a_path_that_breaks_is_a_reset() {
     near.wait_ready();
     let load = sandbox.load();
     let limit = std::time::Duration::from_secs(30);
-    let client = near.spawn_as(
-        "test/client",
+    let client = near.spawn_in(
+        "client",
         [
             &load,
             "stream",

@@ -91,15 +91,29 @@ fn ping_reaches_another_host() {
 
 #[test]
 fn udp_carries_questions_and_answers() {
-    program("socat", "socat");
+    program("nc", "netcat-openbsd");
+    program("python3", "python3-minimal");
     let world = outside();
-    let mut command = world.outside.command("socat");
-    command.args(["-T", "20", "UDP4-RECVFROM:7053,fork", "EXEC:tr a-z A-Z"]);
-    let _server = Running::spawn(command);
-    std::thread::sleep(Duration::from_millis(500));
-    let script = "printf question | socat -t 5 - UDP4:10.99.0.2:7053";
-    assert_eq!(run(&world.inside, &["sh", "-c", script]).stdout(), "QUESTION");
+    let mut command = world.outside.command("python3");
+    command.args(["-u", "-c", SHOUT]);
+    let mut server = Running::spawn(command);
+    server.wait_for("listening", LIMIT);
+    for (flag, address) in [("-4", "10.99.0.2"), ("-6", "fd99::2")] {
+        let script = format!("printf question | nc {flag} -u -w 2 {address} 7053");
+        assert_eq!(run(&world.inside, &["sh", "-c", &script]).stdout(), "QUESTION");
+    }
 }
+
+/// Answers each datagram in capitals.
+const SHOUT: &str = "
+import socket
+server = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+server.bind(('::', 7053))
+print('listening')
+while True:
+    question, client = server.recvfrom(65535)
+    server.sendto(question.upper(), client)
+";
 
 #[test]
 fn a_workload_of_a_mesh_is_recorded_when_it_goes_outside() {

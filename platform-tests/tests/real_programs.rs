@@ -258,7 +258,7 @@ fn mariadb_speaks_first() {
         .into_owned();
     let sandbox = Sandbox::new();
     let data = sandbox.dir().join("home/db").to_string_lossy().into_owned();
-    let user = "create user 'reader'@'%'; grant select on mysql.* to 'reader'@'%';";
+    let user = "create user 'reader'@'%';\ngrant select on mysql.* to 'reader'@'%';\n";
     let mut init = sandbox.command(install);
     init.args([
         "--no-defaults",

@@ -103,7 +103,8 @@ fn two_agents<'a>(a: &'a Sandbox, b: &'a Sandbox) -> BenchPath<'a> {
     let spec = MeshSpec::new("two")
         .node("a", &format!("10.99.0.1:{HBONE}"))
         .node("b", &format!("10.99.0.2:{HBONE}"))
-        .workload(Workload::load_server(b, "server", PORT).on("b"));
+        .workload(Workload::load_server(b, "server", PORT).on("b"))
+        .workload(Workload::shell(a, "client").on("a"));
     // Both hosts have one disk here; what the nodes share is the CA's key.
     let state = a.folder("state").to_string_lossy().into_owned();
     let up = |sandbox: &'a Sandbox, node: &str, address: &str| {
@@ -124,7 +125,13 @@ fn two_agents<'a>(a: &'a Sandbox, b: &'a Sandbox) -> BenchPath<'a> {
     let near = up(a, "a", "10.99.0.1");
     near.wait_ready();
     let target = format!("{}:{PORT}", near.address("test/server"));
-    through("adit-two", a, target, vec![near, far])
+    let mut path = through("adit-two", a, target, vec![near, far]);
+    path.client = Box::new(|| {
+        let mut command = a.command_in("client");
+        command.arg(a.load());
+        command
+    });
+    path
 }
 
 /// From a pod to a host outside of the mesh, through the agent's own sockets.
@@ -160,7 +167,7 @@ fn through<'a>(name: &str, a: &'a Sandbox, target: String, meshes: Vec<Mesh<'a>>
 
 /// The path of somebody else's proxy, set up by a script; `None` if the script says that it can't run here.
 ///
-/// The script runs on host A as the ordinary user, with `ADIT_LOAD` (the path of `adit-load`), `ADIT_TUN` (a TUN
+/// The script runs as root of host A's user namespace, with `ADIT_LOAD` (the path of `adit-load`), `ADIT_TUN` (a TUN
 /// device that it may open), `ADIT_BENCH_TARGET` (a server on host B, with ports after it) and `ADIT_BENCH_B` (a
 /// process on host B, for `nsenter --target PID --user --net --preserve-credentials`) in its environment. When its path
 /// is ready it prints one line of JSON: `{"namespace": PID, "carriers": [PID…], "target": "HOST:PORT"}`, where
@@ -176,12 +183,14 @@ pub fn external<'a>(name: &str, script: &Path, lab: &Lab, a: &'a Sandbox) -> Opt
         &format!("home/{name}.sh"),
         std::fs::read(script).unwrap_or_else(|error| panic!("reading {}: {error}", script.display())),
     );
-    let mut command = a.command("sh");
+    let mut command = a.user().root_at("sh", lab.a);
     command
         .arg(copy)
         .env("ADIT_LOAD", a.load())
         .env("ADIT_BENCH_TARGET", OUTSIDE);
-    command.env("ADIT_BENCH_B", lab.b.pid().to_string());
+    command
+        .env("ADIT_TUN", a.tun())
+        .env("ADIT_BENCH_B", lab.b.pid().to_string());
     let mut setup = Running::spawn(command);
     let line = wait_until(
         &format!("{name} to be ready"),
@@ -201,7 +210,7 @@ pub fn external<'a>(name: &str, script: &Path, lab: &Lab, a: &'a Sandbox) -> Opt
         serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error} in {line:?} of {name}"));
     let namespace = ready.namespace.to_string();
     let client = move || {
-        let mut command = a.command("nsenter");
+        let mut command = a.user().command("nsenter");
         command
             .args([
                 "--target",

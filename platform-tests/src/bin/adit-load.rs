@@ -132,7 +132,7 @@ enum Command {
         /// Bytes to send first.
         #[arg(long, default_value_t = 0)]
         send: u64,
-        /// Reset after sending.
+        /// Reset when as much as was sent has come back: for an echo server.
         #[arg(long)]
         reset: bool,
     },

@@ -78,7 +78,7 @@ pub struct EndSpec {
     pub op: Op,
     /// Send so many bytes after the header.
     pub send: u64,
-    /// Then reset rather than send a FIN.
+    /// Then, when as much has come back, reset rather than send a FIN.
     pub reset: bool,
 }
 
@@ -507,6 +507,14 @@ fn run_to_end(target: Target, spec: EndSpec, received: &mut u64) -> Result<(), C
     let mut stream = target.open(0, spec.op, &[])?;
     source(&mut stream, Some(spec.send), None, false).map_err(failed("sending"))?;
     if spec.reset {
+        // Not before everything has arrived: a reset may overtake what is under way.
+        let mut rest = vec![0; CHUNK];
+        while *received < spec.send {
+            match stream.read(&mut rest).map_err(failed("receiving the echo"))? {
+                0 => return Err(failed("receiving the echo")(io::ErrorKind::UnexpectedEof.into())),
+                read => *received += read as u64,
+            }
+        }
         return reset(&stream).map_err(failed("resetting"));
     }
     if spec.send > 0 {
@@ -519,6 +527,11 @@ fn run_to_end(target: Target, spec: EndSpec, received: &mut u64) -> Result<(), C
         match stream.read(&mut buffer).map_err(failed("receiving"))? {
             0 => return Ok(()),
             read => *received += read as u64,
+        }
+        if spec.op == (Op::Reset { bytes: *received }) {
+            stream
+                .write_all(&[0])
+                .map_err(failed("saying that all has arrived"))?;
         }
     }
 }

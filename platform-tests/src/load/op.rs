@@ -14,7 +14,8 @@ pub enum Op {
     Echo,
     /// Neither reads nor writes until the connection ends; a minute at most.
     Hold,
-    /// Sends `bytes`, then resets the connection.
+    /// Sends `bytes`, waits for a byte that says that they have arrived, then resets the connection: a reset may
+    /// overtake what is under way.
     Reset {
         /// Bytes sent before the reset.
         bytes: u64,

@@ -224,7 +224,9 @@ fn serve(op: Op, stream: &mut TcpStream, peer: SocketAddr) -> Served {
             Op::RequestResponse { request, response } => {
                 respond(stream, request as usize, response as usize, &mut received)
             }
-            Op::Reset { bytes } => source(stream, Some(bytes), None, true).and_then(|_| reset(stream)),
+            Op::Reset { bytes } => source(stream, Some(bytes), None, false)
+                .and_then(|_| stream.read_exact(&mut [0]))
+                .and_then(|()| reset(stream)),
             Op::Sink { checked } => sink(stream, checked, &mut received),
             Op::Source { bytes, checked } => source(stream, Some(bytes), None, checked)
                 .and_then(|report| stream.write_all(&report.encode())),
