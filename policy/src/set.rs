@@ -80,7 +80,7 @@ impl Gate {
         if let [first, rest @ ..] = wanted
             && rest.iter().all(|port| port.protocol == first.protocol)
         {
-            protocol = protocol.or(first.protocol.map(Protocol::number));
+            protocol = protocol.or_else(|| first.protocol.map(Protocol::number));
         }
         let range = |port: &PortMatch| match port.port {
             PortSpec::Range(first, last) => (first, last),

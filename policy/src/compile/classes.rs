@@ -125,8 +125,8 @@ impl Matching {
             .candidates(&terms)
             .into_iter()
             .filter(|class| selector.matches(&self.classes[class].endpoint))
-            .collect();
-        *extents.entry(id) = Extent::from_sorted(matched);
+            .collect::<Vec<_>>();
+        *extents.entry(id) = Extent::from_sorted(&matched);
         self.selector_index.insert(&terms, id);
         self.selector_ids.insert(Arc::clone(&selector), id);
         self.selectors.insert(

@@ -2,35 +2,43 @@
 
 use std::sync::Arc;
 
-/// A set of class ids. Small ones are lists, large ones bits; a copy shares them until it is changed.
+/// A set of class ids: in place while it is tiny, as most are, then a list, then bits. A copy shares list and bits.
 #[derive(Clone, Debug)]
 pub(crate) enum Extent {
     /// Sorted ids.
-    Few(Arc<Vec<u32>>),
+    Few(Arc<[u32]>),
     /// A bit per id.
-    Many(Arc<Vec<u64>>),
+    Many(Arc<[u64]>),
+    /// The first so many of these, sorted: a look-up stays in the table's own cache line.
+    Tiny(u8, [u32; TINY]),
 }
 
-/// Above this a list becomes bits. There is no way back: a selector that once matched many may do so again.
+const TINY: usize = 5;
+/// Above this a list becomes bits.
 const FEW: usize = 48;
 
 impl Default for Extent {
     fn default() -> Self {
-        Self::from_sorted(Vec::new())
+        Self::Tiny(0, [0; TINY])
     }
 }
 
 impl Extent {
     /// From ids in ascending order.
-    pub(crate) fn from_sorted(ids: Vec<u32>) -> Self {
+    pub(crate) fn from_sorted(ids: &[u32]) -> Self {
+        if ids.len() <= TINY {
+            let mut tiny = [0; TINY];
+            tiny[..ids.len()].copy_from_slice(ids);
+            return Self::Tiny(ids.len() as u8, tiny);
+        }
         if ids.len() <= FEW {
-            return Self::Few(Arc::new(ids));
+            return Self::Few(ids.into());
         }
         let mut words = Vec::new();
         for id in ids {
-            set_bit(&mut words, id);
+            set_bit(&mut words, *id);
         }
-        Self::Many(Arc::new(words))
+        Self::Many(words.into())
     }
 
     #[inline]
@@ -40,36 +48,42 @@ impl Extent {
             Self::Many(words) => words
                 .get(id as usize / 64)
                 .is_some_and(|word| word >> (id % 64) & 1 == 1),
+            Self::Tiny(length, ids) => ids[..usize::from(*length)].contains(&id),
         }
     }
 
     pub(crate) fn insert(&mut self, id: u32) {
         match self {
-            Self::Few(ids) => {
-                let Err(at) = ids.binary_search(&id) else {
-                    return;
-                };
-                let ids = Arc::make_mut(ids);
-                ids.insert(at, id);
-                if ids.len() > FEW {
-                    *self = Self::from_sorted(std::mem::take(ids));
+            Self::Many(words) if (id as usize / 64) < words.len() => {
+                Arc::make_mut(words)[id as usize / 64] |= 1 << (id % 64);
+            }
+            Self::Many(words) => {
+                let mut grown = words.to_vec();
+                set_bit(&mut grown, id);
+                *self = Self::Many(grown.into());
+            }
+            Self::Few(_) | Self::Tiny(..) => {
+                let mut ids = self.ids();
+                if let Err(at) = ids.binary_search(&id) {
+                    ids.insert(at, id);
+                    *self = Self::from_sorted(&ids);
                 }
             }
-            Self::Many(words) => set_bit(Arc::make_mut(words), id),
         }
     }
 
     pub(crate) fn remove(&mut self, id: u32) {
         match self {
-            Self::Few(ids) => {
-                if let Ok(at) = ids.binary_search(&id) {
-                    Arc::make_mut(ids).remove(at);
+            Self::Many(words) => {
+                // It stays bits: a selector that once matched many may do so again.
+                if (id as usize / 64) < words.len() {
+                    Arc::make_mut(words)[id as usize / 64] &= !(1 << (id % 64));
                 }
             }
-            Self::Many(words) => {
-                if let Some(word) = Arc::make_mut(words).get_mut(id as usize / 64) {
-                    *word &= !(1 << (id % 64));
-                }
+            Self::Few(_) | Self::Tiny(..) => {
+                let mut ids = self.ids();
+                ids.retain(|other| *other != id);
+                *self = Self::from_sorted(&ids);
             }
         }
     }
@@ -89,6 +103,7 @@ impl Extent {
                 }
                 ids
             }
+            Self::Tiny(length, ids) => ids[..usize::from(*length)].to_vec(),
         }
     }
 }
