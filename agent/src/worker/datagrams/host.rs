@@ -6,7 +6,7 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::rc::Rc;
 
 use adit_flow::DropReason;
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::net::UdpSocket;
 use tokio::task::JoinHandle;
 
@@ -54,11 +54,14 @@ impl HostFlow {
 
     /// Sends a packet of the flow on. What the host's socket has no room for is dropped, as on any path.
     pub(super) fn send(&self, packet: &Packet) -> Result<(), DropReason> {
+        // Not by tokio's `try_send`: a socket that the reactor hasn't seen yet would count as full, and the packet that
+        // opens a flow is sent at once.
+        let socket = SockRef::from(&*self.socket);
         let sent = match &packet.content {
-            Content::Udp(payload) => self.socket.try_send(payload),
+            Content::Udp(payload) => socket.send(payload),
             Content::EchoRequest { sequence, payload } => {
                 let kind = if packet.dst.is_ipv4() { 8 } else { 128 };
-                self.socket.try_send(&echo(kind, *sequence, payload))
+                socket.send(&echo(kind, *sequence, payload))
             }
             Content::EchoReply { .. } => return Err(DropReason::NoFlow),
         };
