@@ -6,8 +6,8 @@
 //!             └─ adit enter   one a program, in its pod        ends: by signal, then by its lifeline
 //! ```
 //!
-//! One task owns the state ([`table::Table`]) and takes events one after another; every other task owns one process
-//! and reports. The agent is told by a value of which only the latest counts ([`agent_keeper`]). See
+//! One task owns the state (`table::Table`) and takes events one after another; every other task owns one process
+//! and reports. The agent is told by a value of which only the latest counts (`agent_keeper`). See
 //! `docs/lifecycle.md` for what happens when which process dies.
 
 mod agent_keeper;
