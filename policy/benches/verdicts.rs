@@ -54,7 +54,7 @@ fn measure(title: &str, cluster: &Cluster) {
         resident_kib().saturating_sub(before),
         resident_kib()
     );
-    let flows = cluster.flows(100_000);
+    let flows = cluster.flows(20_000);
     for (name, trace) in [("trace off", Trace::Off), ("trace on", Trace::On)] {
         let (rate, allowed) = rate(&set, &flows, trace);
         println!(

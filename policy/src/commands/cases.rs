@@ -62,7 +62,7 @@ pub struct Report {
 }
 
 /// The files that the `objects` fields of a text name. The command reads them, relative to the text's own file, and
-/// hands them to [`test`] as further sources.
+/// hands them to [`test()`] as further sources.
 pub fn wanted_files(text: &str) -> Vec<String> {
     let documents = document::read(text).unwrap_or_default();
     documents

@@ -85,6 +85,7 @@ fn miss_end<'s>(context: &Context<'s>, place: &Place<'s>, end: &End<u32>) -> Opt
     None
 }
 
+#[inline]
 fn is_peer<'s>(context: &Context<'s>, place: &Place<'s>, peer: &Peer<u32>) -> bool {
     match peer {
         Peer::Anyone => true,
@@ -105,6 +106,7 @@ fn is_selected<'s>(context: &Context<'s>, place: &Place<'s>, selector: u32) -> b
     })
 }
 
+#[inline]
 fn has_port(context: &Context<'_>, place: &Place<'_>, end: &End<u32>, ports: &[PortMatch]) -> bool {
     context.protocol.has_ports()
         && ports.iter().any(|wanted| {
