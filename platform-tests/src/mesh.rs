@@ -8,7 +8,7 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
-use adit_flow::{CloseReason, Closer, Direction, FlowRecord, Mode, MtlsState, WorkloadName};
+use adit_flow::{Direction, FlowRecord, Mode, MtlsState, WorkloadName};
 use rustix::process::{Signal, kill_process, kill_process_group};
 use serde::Deserialize;
 
@@ -318,23 +318,6 @@ impl<'a> Mesh<'a> {
                     && flow.destination.addr.port() == port
                     && flow.mode == Mode::Hbone
                     && flow.mtls == MtlsState::Mutual
-            },
-        )
-    }
-
-    /// Waits for a flow to `port` with that end.
-    ///
-    /// # Panics
-    /// As [`Mesh::wait_flow`].
-    #[track_caller]
-    pub fn wait_close(&self, port: u16, direction: Direction, close: CloseReason, by: Closer) -> FlowRecord {
-        self.wait_flow(
-            &format!("{direction:?} to port {port} that ended with {close} by {by}"),
-            |flow| {
-                flow.destination.addr.port() == port
-                    && flow.direction == direction
-                    && flow.close == close
-                    && flow.closed_by == by
             },
         )
     }

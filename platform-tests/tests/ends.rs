@@ -56,58 +56,79 @@ fn a_closed_port_refuses_at_connect() {
     );
 }
 
+/// What a client does and sees, and what both records say.
+#[derive(Debug)]
+struct Case {
+    port: u16,
+    arguments: &'static str,
+    seen: End,
+    received: u64,
+    close: CloseReason,
+    closer: Option<Closer>,
+}
+
 #[test]
 fn clean_ends_and_resets_arrive_as_what_they_were() {
     let sandbox = Sandbox::new();
     let mesh = sandbox.up(spec(&sandbox));
     mesh.wait_ready();
-    // What the client does and sees, what the server sees, what both records say.
-    let cases: [(&str, u16, &[&str], End, u64, CloseReason, Closer); 3] = [
-        (
-            "fin",
+    let case = |port, arguments, seen, received, close, closer| Case {
+        port,
+        arguments,
+        seen,
+        received,
+        close,
+        closer,
+    };
+    let cases = [
+        // Both ends send a FIN; which one the agent sees first is theirs to race, so nobody is named.
+        case(
             7001,
-            &["--server", "sink", "--send", "100000"],
+            "--server sink --send 100000",
             End::Fin,
             24,
             CloseReason::Fin,
-            Closer::Source,
+            None,
         ),
-        (
-            "server's reset",
+        case(
             7002,
-            &["--server", "reset", "--bytes", "65536"],
+            "--server reset --bytes 65536",
             End::Reset,
             65536,
             CloseReason::Reset,
-            Closer::Destination,
+            Some(Closer::Destination),
         ),
-        (
-            "client's reset",
+        case(
             7003,
-            &["--server", "echo", "--send", "65536", "--reset"],
+            "--server echo --send 65536 --reset",
             End::Fin,
             65536,
             CloseReason::Reset,
-            Closer::Source,
+            Some(Closer::Source),
         ),
     ];
-    for (name, port, arguments, seen, received, close, closer) in cases {
-        let found = end(&mesh, &sandbox.load(), &format!("server:{port}"), arguments);
+    for case in cases {
+        let arguments: Vec<&str> = case.arguments.split(' ').collect();
+        let found = end(
+            &mesh,
+            &sandbox.load(),
+            &format!("server:{}", case.port),
+            &arguments,
+        );
+        let seen = (found.end, found.received);
         assert_eq!(
-            (found.end, found.received),
-            (seen, received),
-            "{name}: {found:?}\n{}",
+            seen,
+            (case.seen, case.received),
+            "{case:?}: {found:?}\n{}",
             mesh.logs()
         );
         for direction in [Direction::Outbound, Direction::Inbound] {
-            if close == CloseReason::Fin {
-                // Both ends send a FIN here; which was first at the agent is theirs to race.
-                mesh.wait_flow(name, |flow| {
-                    flow.destination.addr.port() == port && flow.direction == direction && flow.close == close
-                });
-            } else {
-                mesh.wait_close(port, direction, close, closer);
-            }
+            mesh.wait_flow(&format!("{direction:?} of {case:?}"), |flow| {
+                flow.destination.addr.port() == case.port
+                    && flow.direction == direction
+                    && flow.close == case.close
+                    && case.closer.is_none_or(|closer| flow.closed_by == closer)
+            });
         }
     }
     let clean = served(&sandbox, "Sink");
