@@ -100,10 +100,15 @@ impl Default for AgentSettings {
 pub fn run(options: AgentOptions) -> Result<(), AgentError> {
     let runtime = |source| AgentError::Runtime { source };
     let listener = options.listen.map(listen).transpose()?;
-    let executor = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(runtime)?;
+    let executor = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(runtime)?;
     let _inside = executor.enter();
-    let control = admin::bind(&options.socket)
-        .map_err(|source| AgentError::ControlSocket { path: options.socket.clone(), source })?;
+    let control = admin::bind(&options.socket).map_err(|source| AgentError::ControlSocket {
+        path: options.socket.clone(),
+        source,
+    })?;
     // One thread so far: all that come later inherit what is given up here.
     confine::confine()?;
     let hub = FlowHub::new(options.settings.flow_records);
@@ -119,7 +124,8 @@ pub fn run(options: AgentOptions) -> Result<(), AgentError> {
 }
 
 fn listen(address: SocketAddr) -> Result<TcpListener, AgentError> {
-    let bound = TcpListener::bind(address).and_then(|listener| listener.set_nonblocking(true).map(|()| listener));
+    let bound =
+        TcpListener::bind(address).and_then(|listener| listener.set_nonblocking(true).map(|()| listener));
     bound.map_err(|source| AgentError::Listen { address, source })
 }
 

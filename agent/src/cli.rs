@@ -7,6 +7,7 @@ mod explain;
 mod flows;
 mod inner;
 mod logging;
+mod policy;
 mod run;
 mod show;
 mod table;
@@ -50,6 +51,7 @@ fn dispatch(command: Command) -> Result<u8, CliError> {
         Command::Flows(args) => flows::flows(args),
         Command::Identity(args) => show::identity(&args),
         Command::Node(args) => inner::node(args),
+        Command::Policy(command) => policy::policy(command),
         Command::Probe(args) => inner::probe(&args),
         Command::Ps(args) => show::ps(&args),
         Command::Run(args) => run::run(args),

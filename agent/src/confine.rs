@@ -21,7 +21,9 @@ pub enum ConfineError {
         source: rustix::io::Errno,
     },
     /// Capabilities were left after dropping them.
-    #[error("[ADIT-A021] the agent needs no capability and still holds {held:?}; start it as an ordinary user")]
+    #[error(
+        "[ADIT-A021] the agent needs no capability and still holds {held:?}; start it as an ordinary user"
+    )]
     Privileged {
         /// What is still held.
         held: CapabilitySet,
@@ -48,8 +50,12 @@ pub(crate) fn confine() -> Result<(), ConfineError> {
     drop_capabilities()?;
     rustix::thread::set_no_new_privs(true).map_err(|source| ConfineError::NoNewPrivs { source })?;
     for program in [clone3_is_unknown(), allow_list()] {
-        let program = program.map_err(|error| ConfineError::Seccomp { detail: error.to_string() })?;
-        seccompiler::apply_filter(&program).map_err(|error| ConfineError::Seccomp { detail: error.to_string() })?;
+        let program = program.map_err(|error| ConfineError::Seccomp {
+            detail: error.to_string(),
+        })?;
+        seccompiler::apply_filter(&program).map_err(|error| ConfineError::Seccomp {
+            detail: error.to_string(),
+        })?;
     }
     Ok(())
 }
@@ -64,7 +70,11 @@ fn drop_capabilities() -> Result<(), ConfineError> {
     rustix::thread::set_capabilities(None, none).map_err(failed)?;
     let left = rustix::thread::capabilities(None).map_err(failed)?;
     let held = left.effective | left.permitted | left.inheritable;
-    if held.is_empty() { Ok(()) } else { Err(ConfineError::Privileged { held }) }
+    if held.is_empty() {
+        Ok(())
+    } else {
+        Err(ConfineError::Privileged { held })
+    }
 }
 
 /// `clone3` takes its flags from memory, where a filter can't look. Told that it doesn't exist, the C library
@@ -72,7 +82,13 @@ fn drop_capabilities() -> Result<(), ConfineError> {
 fn clone3_is_unknown() -> Result<BpfProgram, seccompiler::BackendError> {
     let rules = BTreeMap::from([(libc::SYS_clone3, Vec::new())]);
     let unknown = SeccompAction::Errno(libc::ENOSYS as u32);
-    SeccompFilter::new(rules, SeccompAction::Allow, unknown, std::env::consts::ARCH.try_into()?)?.try_into()
+    SeccompFilter::new(
+        rules,
+        SeccompAction::Allow,
+        unknown,
+        std::env::consts::ARCH.try_into()?,
+    )?
+    .try_into()
 }
 
 /// Everything outside the list fails with `EPERM`: a library that probes for an optional call goes on without.
@@ -82,7 +98,13 @@ fn allow_list() -> Result<BpfProgram, seccompiler::BackendError> {
     rules.insert(libc::SYS_socket, socket_rules()?);
     rules.insert(libc::SYS_clone, vec![thread_only()?]);
     let refused = SeccompAction::Errno(libc::EPERM as u32);
-    SeccompFilter::new(rules, refused, SeccompAction::Allow, std::env::consts::ARCH.try_into()?)?.try_into()
+    SeccompFilter::new(
+        rules,
+        refused,
+        SeccompAction::Allow,
+        std::env::consts::ARCH.try_into()?,
+    )?
+    .try_into()
 }
 
 /// Unix and IP sockets of the kinds that need no privilege; no raw, packet or netlink socket.

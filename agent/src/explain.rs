@@ -35,6 +35,7 @@ pub fn all() -> Vec<Explanation> {
     };
     let mut all: Vec<_> = AGENT.iter().map(plain).collect();
     all.extend(adit_control::CODES.iter().map(|code| plain(code)));
+    all.extend(adit_policy::codes::ALL.iter().map(|code| plain(code)));
     all.extend(NODE.iter().map(|entry| Explanation {
         code: entry.code.to_string(),
         summary: entry.summary,

@@ -59,7 +59,14 @@ impl Issuer {
     /// An issuer of SVIDs that are valid for `ttl`. `seed` spreads renewals over time.
     pub(crate) fn new(authority: CertificateAuthority, ttl: Duration, seed: u64) -> Self {
         let bundle = Arc::new(authority.bundle().clone());
-        Self { authority, bundle, ttl, held: HashMap::new(), published: Arc::default(), seed }
+        Self {
+            authority,
+            bundle,
+            ttl,
+            held: HashMap::new(),
+            published: Arc::default(),
+            seed,
+        }
     }
 
     /// What workers read.
@@ -76,7 +83,15 @@ impl Issuer {
             if !self.held.contains_key(id) {
                 self.seed = self.seed.wrapping_add(1);
                 let rotation = Rotation::new(RotationPolicy::default(), self.seed);
-                self.held.insert(id.clone(), Held { rotation, in_force: None, rotations: 0, error: None });
+                self.held.insert(
+                    id.clone(),
+                    Held {
+                        rotation,
+                        in_force: None,
+                        rotations: 0,
+                        error: None,
+                    },
+                );
             }
         }
         self.renew(now);
@@ -164,14 +179,20 @@ mod tests {
         let services: String = accounts
             .iter()
             .map(|name| {
-                format!("  - {{namespace: shop, name: {name}, serviceAccount: {name}, command: [sleep, '9']}}\n")
+                format!("  - {{namespace: shop, name: {name}, serviceAccountName: {name}, command: [sleep, '9']}}\n")
             })
             .collect();
         let text = format!(
             "apiVersion: adit.dev/v1alpha1\nkind: Mesh\nname: demo\nnamespaces:\n  - name: shop\nworkloads:\n{services}"
         );
-        let loaded = adit_control::parse("demo.yaml".as_ref(), &text).unwrap_or_else(|report| panic!("{report:?}"));
-        let view = adit_control::View { node: None, ready: &|_| true, joined: &[], generation: 1 };
+        let loaded =
+            adit_control::parse("demo.yaml".as_ref(), &text).unwrap_or_else(|report| panic!("{report:?}"));
+        let view = adit_control::View {
+            node: None,
+            ready: &|_| true,
+            joined: &[],
+            generation: 1,
+        };
         adit_control::build(&loaded.mesh, view)
     }
 

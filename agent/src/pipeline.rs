@@ -26,7 +26,11 @@ pub(crate) struct Refused {
 impl Refused {
     /// The agent itself refuses.
     pub(crate) fn by_agent(reason: RefuseReason) -> Self {
-        Self { reason, by: Closer::Agent, detail: None }
+        Self {
+            reason,
+            by: Closer::Agent,
+            detail: None,
+        }
     }
 }
 

@@ -141,14 +141,18 @@ impl Worker {
         mailbox: mpsc::Receiver<Command>,
         seed: u64,
     ) -> io::Result<std::thread::JoinHandle<()>> {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        std::thread::Builder::new().name(format!("adit-worker-{index}")).spawn(move || {
-            let local = LocalSet::new();
-            runtime.block_on(local.run_until(async move {
-                let worker = Rc::new(Self::new(shared, counters, seed));
-                worker.run(mailbox).await;
-            }));
-        })
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        std::thread::Builder::new()
+            .name(format!("adit-worker-{index}"))
+            .spawn(move || {
+                let local = LocalSet::new();
+                runtime.block_on(local.run_until(async move {
+                    let worker = Rc::new(Self::new(shared, counters, seed));
+                    worker.run(mailbox).await;
+                }));
+            })
     }
 
     fn new(shared: Arc<Shared>, counters: Arc<Counters>, seed: u64) -> Self {
@@ -173,10 +177,17 @@ impl Worker {
     fn handle(self: &Rc<Self>, command: Command) {
         match command {
             Command::Tunnel { pod, io } => self.with_pod(&pod, |pod| tunnels::serve_pipe(self, pod, io)),
-            Command::Packet { pod, packet } => self.with_pod(&pod, |pod| datagrams::to_pod(self, pod, packet)),
+            Command::Packet { pod, packet } => {
+                self.with_pod(&pod, |pod| datagrams::to_pod(self, pod, packet))
+            }
             Command::Arrived { pod, arrived } => self.with_pod(&pod, |pod| self.spawn_inbound(pod, *arrived)),
             Command::Accepted { socket, wire_port } => self.accept(socket, wire_port),
-            Command::AddPod { pod, addresses, queue, done } => {
+            Command::AddPod {
+                pod,
+                addresses,
+                queue,
+                done,
+            } => {
                 self.add_pod(pod, addresses, queue);
                 let _ = done.send(());
             }
@@ -194,14 +205,20 @@ impl Worker {
 
     fn add_pod(self: &Rc<Self>, name: WorkloadName, addresses: Vec<std::net::IpAddr>, queue: TunQueue) {
         self.remove_pod(&name);
-        let config = adit_netstack::Config { addresses, ..adit_netstack::Config::default() };
+        let config = adit_netstack::Config {
+            addresses,
+            ..adit_netstack::Config::default()
+        };
         let stack = Netstack::new(config, self.draw(), std::time::Instant::now());
         let pod = Rc::new(Pod::new(name.clone(), stack));
         self.pods.borrow_mut().insert(name, Rc::clone(&pod));
         tokio::task::spawn_local(datagrams::sweep(Rc::clone(self), Rc::clone(&pod)));
         let worker = Rc::clone(self);
         tokio::task::spawn_local(async move {
-            let arrivals = PodArrivals { worker: Rc::clone(&worker), pod: Rc::clone(&pod) };
+            let arrivals = PodArrivals {
+                worker: Rc::clone(&worker),
+                pod: Rc::clone(&pod),
+            };
             if let Err(error) = pod.drive(queue, &arrivals).await {
                 tracing::warn!(pod = %pod.name(), %error, "a pod's TUN failed; its flows are reset");
                 worker.remove_pod(pod.name());
@@ -260,7 +277,12 @@ impl Worker {
         for pod in pods.values() {
             pod.inspect_stack(|stack| telemetry::collect_netstack(stack, &mut netstack));
         }
-        Gauges { pods: pods.len(), flows: self.live.len(), tunnels: self.tunnels.len(), netstack }
+        Gauges {
+            pods: pods.len(),
+            flows: self.live.len(),
+            tunnels: self.tunnels.len(),
+            netstack,
+        }
     }
 
     fn accept(self: &Rc<Self>, socket: std::net::TcpStream, wire_port: u16) {
@@ -289,7 +311,10 @@ impl Worker {
     /// Sends a datagram to the pod that owns it, on whichever worker that is.
     pub(crate) fn send_packet(self: &Rc<Self>, pod: &WorkloadName, packet: datagrams::Packet) {
         let sent = match self.shared.worker_of(pod) {
-            Some(mailbox) => mailbox.try_send(Command::Packet { pod: pod.clone(), packet }),
+            Some(mailbox) => mailbox.try_send(Command::Packet {
+                pod: pod.clone(),
+                packet,
+            }),
             None => return self.counters.dropped(DropReason::Unroutable),
         };
         if sent.is_err() {
@@ -305,7 +330,14 @@ impl Worker {
         tuple: FourTuple,
         snapshot: &Snapshot,
     ) -> Recorder {
-        Recorder::new(&self.shared.flows, &self.counters, direction, protocol, tuple, snapshot)
+        Recorder::new(
+            &self.shared.flows,
+            &self.counters,
+            direction,
+            protocol,
+            tuple,
+            snapshot,
+        )
     }
 
     /// Enters a permitted flow among those that are judged again on every change.

@@ -238,7 +238,11 @@ mod tests {
 
     #[test]
     fn the_line_names_the_port_on_the_wire_where_there_is_one() {
-        let line = FlowRecord { wire_port: Some(15008), ..record() }.to_string();
+        let line = FlowRecord {
+            wire_port: Some(15008),
+            ..record()
+        }
+        .to_string();
         assert!(line.contains(" tcp hbone:15008 mtls "), "{line}");
     }
 

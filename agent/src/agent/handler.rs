@@ -31,7 +31,13 @@ pub(super) struct Agent {
 impl Agent {
     /// An agent without a mesh.
     pub(super) fn new(settings: AgentSettings, node_socket: PathBuf, hub: Arc<FlowHub>) -> Self {
-        Self { settings, node_socket, hub, running: OnceLock::new(), changing: Mutex::new(Policies::new()) }
+        Self {
+            settings,
+            node_socket,
+            hub,
+            running: OnceLock::new(),
+            changing: Mutex::new(Policies::new()),
+        }
     }
 
     /// The mesh being served.
@@ -40,7 +46,8 @@ impl Agent {
     }
 
     fn expect_running(&self) -> Result<&Arc<Running>, Fault> {
-        self.running().ok_or_else(|| Fault::new(NO_MESH, "the agent was not told its mesh yet"))
+        self.running()
+            .ok_or_else(|| Fault::new(NO_MESH, "the agent was not told its mesh yet"))
     }
 }
 
@@ -58,7 +65,10 @@ impl Handler for Agent {
         let _changing = self.changing.lock().await;
         let running = self.expect_running()?;
         let queue = fetch_queue(self.node_socket.clone(), pod.to_string()).await?;
-        running.add_pod(pod, queue).await.map_err(|error| Fault::new(NO_QUEUE, error.to_string()))
+        running
+            .add_pod(pod, queue)
+            .await
+            .map_err(|error| Fault::new(NO_QUEUE, error.to_string()))
     }
 
     async fn counters(&self) -> Result<BTreeMap<String, u64>, Fault> {
@@ -116,7 +126,11 @@ impl Handler for Agent {
     async fn identity(&self) -> Result<Vec<SvidStatus>, Fault> {
         let running = self.expect_running()?;
         let snapshot = running.shared.snapshot.load();
-        Ok(running.identities().into_iter().filter_map(|held| svid_status(held, &snapshot)).collect())
+        Ok(running
+            .identities()
+            .into_iter()
+            .filter_map(|held| svid_status(held, &snapshot))
+            .collect())
     }
 
     async fn remove_pod(&self, pod: WorkloadName) -> Result<(), Fault> {
@@ -130,7 +144,9 @@ impl Handler for Agent {
     async fn set_mesh(&self, update: MeshUpdate) -> Result<(), Fault> {
         let mut policies = self.changing.lock().await;
         let snapshot = snapshot(&update)?;
-        policies.read(&update.policies).map_err(|error| Fault::new(BAD_POLICY, error.to_string()))?;
+        policies
+            .read(&update.policies)
+            .map_err(|error| Fault::new(BAD_POLICY, error.to_string()))?;
         let set = policies.compile(&snapshot);
         match self.running() {
             Some(running) if *running.trust_domain() != snapshot.trust_domain => Err(Fault::new(
@@ -159,7 +175,11 @@ impl Handler for Agent {
 fn snapshot(update: &MeshUpdate) -> Result<Snapshot, Fault> {
     let loaded = adit_control::parse(&update.path, &update.text)
         .map_err(|report| Fault::new(BAD_MESH, report.render(adit_control::Style::Plain)))?;
-    let joined = update.joined.iter().map(|joined| restore(&loaded.mesh, joined)).collect::<Result<Vec<_>, _>>()?;
+    let joined = update
+        .joined
+        .iter()
+        .map(|joined| restore(&loaded.mesh, joined))
+        .collect::<Result<Vec<_>, _>>()?;
     Ok(adit_control::build(
         &loaded.mesh,
         View {
@@ -173,8 +193,12 @@ fn snapshot(update: &MeshUpdate) -> Result<Snapshot, Fault> {
 
 /// A workload that joined, as the supervisor allocated it.
 fn restore(mesh: &Mesh, joined: &JoinedWorkload) -> Result<Joined, Fault> {
-    let identity = SpiffeId::new(mesh.trust_domain.clone(), &joined.name.namespace, &joined.service_account)
-        .map_err(|error| Fault::new(BAD_MESH, format!("joined workload {}: {error}", joined.name)))?;
+    let identity = SpiffeId::new(
+        mesh.trust_domain.clone(),
+        &joined.name.namespace,
+        &joined.service_account,
+    )
+    .map_err(|error| Fault::new(BAD_MESH, format!("joined workload {}: {error}", joined.name)))?;
     Ok(Joined {
         name: joined.name.clone(),
         identity,
@@ -189,7 +213,9 @@ async fn fetch_queue(socket: PathBuf, pod: String) -> Result<TunQueue, Fault> {
     let fetched = tokio::task::spawn_blocking(move || {
         let mut client = adit_node::Client::connect(&socket).map_err(|error| error.to_string())?;
         let mut queues = client.open_queues(&pod).map_err(|error| error.to_string())?;
-        let queue = queues.pop().ok_or_else(|| format!("the node helper has no queue of {pod}"))?;
+        let queue = queues
+            .pop()
+            .ok_or_else(|| format!("the node helper has no queue of {pod}"))?;
         TunQueue::from_fd(queue).map_err(|error| format!("taking the TUN queue of {pod}: {error}"))
     });
     fetched
@@ -201,7 +227,10 @@ async fn fetch_queue(socket: PathBuf, pod: String) -> Result<TunQueue, Fault> {
 fn svid_status(held: IdentityStatus, snapshot: &Snapshot) -> Option<SvidStatus> {
     let svid = held.svid?;
     let seconds = |time: SystemTime| time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-    let users = snapshot.workloads.values().filter(|workload| workload.is_local() && workload.identity == held.id);
+    let users = snapshot
+        .workloads
+        .values()
+        .filter(|workload| workload.is_local() && workload.identity == held.id);
     Some(SvidStatus {
         identity: held.id.to_string(),
         serial: svid.serial().to_owned(),

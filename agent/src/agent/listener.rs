@@ -39,7 +39,9 @@ fn hand_over(agent: &Agent, socket: tokio::net::TcpStream, peer: SocketAddr, wir
         .map_err(|error| error.to_string())
         .and_then(|socket| {
             let command = Command::Accepted { socket, wire_port };
-            workers[turn % workers.len()].try_send(command).map_err(|_| "its worker is overloaded".to_owned())
+            workers[turn % workers.len()]
+                .try_send(command)
+                .map_err(|_| "its worker is overloaded".to_owned())
         });
     if let Err(error) = handed {
         tracing::debug!(%peer, %error, "a connection from another node was closed");

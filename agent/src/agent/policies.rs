@@ -29,7 +29,11 @@ pub(super) struct Unreadable {
 impl Policies {
     /// No policy yet.
     pub(super) fn new() -> Self {
-        Self { reader: Reader::default(), compiler: Compiler::new(Options::default()), read: Vec::new() }
+        Self {
+            reader: Reader::default(),
+            compiler: Compiler::new(Options::default()),
+            read: Vec::new(),
+        }
     }
 
     /// Takes the policy files as they are now. A policy that can't be compiled denies what it selects, and the log
@@ -40,7 +44,8 @@ impl Policies {
     pub(super) fn read(&mut self, files: &[PolicyText]) -> Result<(), Unreadable> {
         let mut reading = Reading::default();
         for file in files {
-            self.reader.read_into(&file.path.display().to_string(), &file.text, &mut reading);
+            self.reader
+                .read_into(&file.path.display().to_string(), &file.text, &mut reading);
         }
         for diagnostic in &reading.diagnostics {
             match diagnostic.severity {
@@ -50,7 +55,9 @@ impl Policies {
         }
         if reading.incomplete {
             let report: Vec<_> = reading.diagnostics.iter().map(ToString::to_string).collect();
-            return Err(Unreadable { report: report.join("; ") });
+            return Err(Unreadable {
+                report: report.join("; "),
+            });
         }
         self.read = reading.objects;
         Ok(())
@@ -81,10 +88,18 @@ fn inventory(snapshot: &Snapshot) -> impl Iterator<Item = Object> {
         ports: Vec::new(),
         node_addresses: Vec::new(),
     };
-    let cluster = Object::Namespace { name: "kube-system".into(), labels: LabelMap::new() };
+    let cluster = Object::Namespace {
+        name: "kube-system".into(),
+        labels: LabelMap::new(),
+    };
     std::iter::once(cluster)
         .chain(snapshot.namespaces.iter().map(namespace))
-        .chain(snapshot.workloads.values().map(|workload| Object::Workload(subject(workload))))
+        .chain(
+            snapshot
+                .workloads
+                .values()
+                .map(|workload| Object::Workload(subject(workload))),
+        )
         .chain(std::iter::once(Object::Workload(responder)))
 }
 
@@ -136,19 +151,29 @@ spec:
 ";
 
     fn snapshot() -> Snapshot {
-        let loaded = adit_control::parse("demo.yaml".as_ref(), MESH).unwrap_or_else(|report| panic!("{report:?}"));
-        let view = adit_control::View { node: None, ready: &|_| true, joined: &[], generation: 1 };
+        let loaded =
+            adit_control::parse("demo.yaml".as_ref(), MESH).unwrap_or_else(|report| panic!("{report:?}"));
+        let view = adit_control::View {
+            node: None,
+            ready: &|_| true,
+            joined: &[],
+            generation: 1,
+        };
         adit_control::build(&loaded.mesh, view)
     }
 
     fn file(text: &str) -> PolicyText {
-        PolicyText { path: "policy.yaml".into(), text: text.to_owned() }
+        PolicyText {
+            path: "policy.yaml".into(),
+            text: text.to_owned(),
+        }
     }
 
     fn egress(set: &PolicySet, snapshot: &Snapshot, to: std::net::SocketAddr, protocol: Protocol) -> bool {
         let web = &snapshot.workloads[&WorkloadName::new("shop", "web")];
         let from = std::net::SocketAddr::new(web.address_like(to.ip()).unwrap(), 40_000);
-        set.egress(&Flow::plain(FourTuple::new(from, to), protocol), Trace::Off).is_allowed()
+        set.egress(&Flow::plain(FourTuple::new(from, to), protocol), Trace::Off)
+            .is_allowed()
     }
 
     #[test]
@@ -172,6 +197,9 @@ spec:
         assert!(policies.read(&[file("kind: [")]).is_err());
         let set = policies.compile(&snapshot);
         let api = snapshot.workloads[&WorkloadName::new("shop", "api")].addresses[0];
-        assert!(!egress(&set, &snapshot, (api, 80).into(), Protocol::Tcp), "the policy is in force");
+        assert!(
+            !egress(&set, &snapshot, (api, 80).into(), Protocol::Tcp),
+            "the policy is in force"
+        );
     }
 }

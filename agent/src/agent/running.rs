@@ -13,8 +13,8 @@ use adit_policy::PolicySet;
 use arc_swap::ArcSwap;
 use tokio::sync::{Notify, oneshot};
 
-use super::store::{self, StoreError};
 use super::AgentSettings;
+use super::store::{self, StoreError};
 use crate::admin::FlowHub;
 use crate::identities::{IdentityStatus, Issuer};
 use crate::telemetry::Counters;
@@ -61,8 +61,9 @@ impl Running {
         let authority = store::authority(settings.state_dir.as_deref(), &trust_domain, now)?;
         let mut issuer = Issuer::new(authority, settings.svid_ttl, seed());
         issuer.follow(&snapshot, now);
-        let (workers, mailboxes): (Vec<_>, Vec<_>) =
-            std::iter::repeat_with(Mailbox::new).take(settings.workers.max(1)).unzip();
+        let (workers, mailboxes): (Vec<_>, Vec<_>) = std::iter::repeat_with(Mailbox::new)
+            .take(settings.workers.max(1))
+            .unzip();
         let shared = Arc::new(Shared {
             snapshot: ArcSwap::from_pointee(snapshot),
             policy: ArcSwap::from(policy),
@@ -73,8 +74,14 @@ impl Running {
         });
         let counters: Vec<Arc<Counters>> = mailboxes.iter().map(|_| Arc::default()).collect();
         for (index, mailbox) in mailboxes.into_iter().enumerate() {
-            Worker::start(index, Arc::clone(&shared), Arc::clone(&counters[index]), mailbox, seed())
-                .map_err(|source| StartError::Workers { source })?;
+            Worker::start(
+                index,
+                Arc::clone(&shared),
+                Arc::clone(&counters[index]),
+                mailbox,
+                seed(),
+            )
+            .map_err(|source| StartError::Workers { source })?;
         }
         let running = Arc::new(Self {
             shared,
@@ -106,24 +113,40 @@ impl Running {
     /// Serves a pod on the worker that has the fewest.
     pub(super) async fn add_pod(&self, pod: WorkloadName, queue: TunQueue) -> Result<(), WorkerLost> {
         let snapshot = self.shared.snapshot.load();
-        let addresses =
-            snapshot.workloads.get(&pod).map(|workload| workload.addresses.clone()).unwrap_or_default();
+        let addresses = snapshot
+            .workloads
+            .get(&pod)
+            .map(|workload| workload.addresses.clone())
+            .unwrap_or_default();
         let index = self.place(&pod);
         let (done, served) = oneshot::channel();
         let lost = || WorkerLost { pod: pod.clone() };
-        let command = Command::AddPod { pod: pod.clone(), addresses, queue, done };
-        self.shared.workers[index].send(command).await.map_err(|_| lost())?;
+        let command = Command::AddPod {
+            pod: pod.clone(),
+            addresses,
+            queue,
+            done,
+        };
+        self.shared.workers[index]
+            .send(command)
+            .await
+            .map_err(|_| lost())?;
         served.await.map_err(|_| lost())
     }
 
     /// Ends a pod's flows and forgets where it was.
     pub(super) async fn remove_pod(&self, pod: &WorkloadName) {
-        let Some(index) = self.shared.places.load().get(pod).copied() else { return };
+        let Some(index) = self.shared.places.load().get(pod).copied() else {
+            return;
+        };
         self.replace_places(|places| {
             places.remove(pod);
         });
         let (done, removed) = oneshot::channel();
-        let command = Command::RemovePod { pod: pod.clone(), done };
+        let command = Command::RemovePod {
+            pod: pod.clone(),
+            done,
+        };
         if self.shared.workers[index].send(command).await.is_ok() {
             let _ = removed.await;
         }
@@ -214,7 +237,9 @@ async fn renew(running: Arc<Running>) {
     loop {
         let now = SystemTime::now();
         let next = running.issuer().renew(now);
-        let pause = next.and_then(|next| next.duration_since(now).ok()).unwrap_or(LONGEST_SLEEP);
+        let pause = next
+            .and_then(|next| next.duration_since(now).ok())
+            .unwrap_or(LONGEST_SLEEP);
         tokio::select! {
             () = tokio::time::sleep(pause.min(LONGEST_SLEEP)) => {}
             () = running.followed.notified() => {}

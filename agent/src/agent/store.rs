@@ -19,7 +19,7 @@ pub enum StoreError {
         /// Where it came from: a path, or "in memory".
         origin: String,
         /// What's wrong with it.
-        source: CaError,
+        source: Box<CaError>,
     },
     /// Others could read the key.
     #[error(
@@ -56,19 +56,31 @@ pub(super) fn authority(
     now: SystemTime,
 ) -> Result<CertificateAuthority, StoreError> {
     let Some(folder) = state_dir else {
-        return CertificateAuthority::new(trust_domain.clone(), now)
-            .map_err(|source| StoreError::Authority { origin: "in memory".into(), source });
+        return CertificateAuthority::new(trust_domain.clone(), now).map_err(|source| {
+            StoreError::Authority {
+                origin: "in memory".into(),
+                source: Box::new(source),
+            }
+        });
     };
     prepare(folder)?;
     let path = folder.join(format!("ca-{trust_domain}.pem"));
     match fs::read_to_string(&path) {
         Ok(text) => {
             check(&path, FILE_MODE)?;
-            CertificateAuthority::from_pem(trust_domain.clone(), &text)
-                .map_err(|source| StoreError::Authority { origin: format!("in {}", path.display()), source })
+            CertificateAuthority::from_pem(trust_domain.clone(), &text).map_err(|source| {
+                StoreError::Authority {
+                    origin: format!("in {}", path.display()),
+                    source: Box::new(source),
+                }
+            })
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => create(folder, &path, trust_domain, now),
-        Err(source) => Err(StoreError::File { doing: "reading", path, source }),
+        Err(source) => Err(StoreError::File {
+            doing: "reading",
+            path,
+            source,
+        }),
     }
 }
 
@@ -76,18 +88,33 @@ const FOLDER_MODE: u32 = 0o700;
 const FILE_MODE: u32 = 0o600;
 
 fn prepare(folder: &Path) -> Result<(), StoreError> {
-    let made = fs::DirBuilder::new().recursive(true).mode(FOLDER_MODE).create(folder);
-    made.map_err(|source| StoreError::File { doing: "making", path: folder.to_owned(), source })?;
+    let made = fs::DirBuilder::new()
+        .recursive(true)
+        .mode(FOLDER_MODE)
+        .create(folder);
+    made.map_err(|source| StoreError::File {
+        doing: "making",
+        path: folder.to_owned(),
+        source,
+    })?;
     check(folder, FOLDER_MODE)
 }
 
 /// The owner is this user and nobody else may look.
 fn check(path: &Path, expected: u32) -> Result<(), StoreError> {
-    let found = fs::metadata(path)
-        .map_err(|source| StoreError::File { doing: "looking at", path: path.to_owned(), source })?;
+    let found = fs::metadata(path).map_err(|source| StoreError::File {
+        doing: "looking at",
+        path: path.to_owned(),
+        source,
+    })?;
     let (uid, mode) = (found.uid(), found.mode() & 0o777);
     if uid != rustix::process::geteuid().as_raw() || mode & !expected != 0 {
-        return Err(StoreError::Exposed { path: path.to_owned(), expected, uid, mode });
+        return Err(StoreError::Exposed {
+            path: path.to_owned(),
+            expected,
+            uid,
+            mode,
+        });
     }
     Ok(())
 }
@@ -100,21 +127,32 @@ fn create(
     trust_domain: &TrustDomain,
     now: SystemTime,
 ) -> Result<CertificateAuthority, StoreError> {
-    let authority = CertificateAuthority::new(trust_domain.clone(), now)
-        .map_err(|source| StoreError::Authority { origin: format!("for {}", path.display()), source })?;
+    let authority =
+        CertificateAuthority::new(trust_domain.clone(), now).map_err(|source| StoreError::Authority {
+            origin: format!("for {}", path.display()),
+            source: Box::new(source),
+        })?;
     let draft = folder.join(format!(".ca-{trust_domain}.{}", std::process::id()));
-    let failed = |doing, source| StoreError::File { doing, path: draft.clone(), source };
+    let failed = |doing, source| StoreError::File {
+        doing,
+        path: draft.clone(),
+        source,
+    };
     let mut file: File = OpenOptions::new()
         .write(true)
         .create_new(true)
         .mode(FILE_MODE)
         .open(&draft)
         .map_err(|source| failed("making", source))?;
-    let written = file.write_all(authority.to_pem().as_bytes()).and_then(|()| file.sync_all());
+    let written = file
+        .write_all(authority.to_pem().as_bytes())
+        .and_then(|()| file.sync_all());
     let linked = written.and_then(|()| fs::hard_link(&draft, path));
     let removed = fs::remove_file(&draft);
     match linked {
-        Ok(()) => removed.map_err(|source| failed("removing", source)).map(|()| authority),
+        Ok(()) => removed
+            .map_err(|source| failed("removing", source))
+            .map(|()| authority),
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
             self::authority(Some(folder), trust_domain, now)
         }

@@ -8,6 +8,7 @@ use adit_flow::{VerdictKind, WorkloadName};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::duration;
+use super::policy::Policy;
 use crate::admin::EndpointPattern;
 
 /// A service mesh without netfilter, eBPF or root: programs in namespaces of their own, mutual TLS between them.
@@ -33,6 +34,9 @@ pub(super) enum Command {
     Flows(Flows),
     /// Show the certificates of a running mesh
     Identity(Show),
+    /// What policies say of flows, without running anything
+    #[command(subcommand)]
+    Policy(Policy),
     /// Show the workloads of a running mesh
     Ps(Ps),
     /// Run one program in a namespace of its own, its traffic through the mesh

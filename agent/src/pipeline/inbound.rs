@@ -32,7 +32,10 @@ pub(crate) struct Arrived {
 
 /// Serves one CONNECT that reached `pod`, from its verification to its record.
 pub(crate) async fn inbound(worker: Rc<Worker>, pod: Rc<Pod>, arrived: Arrived) {
-    let Arrived { mut incoming, wire_port } = arrived;
+    let Arrived {
+        mut incoming,
+        wire_port,
+    } = arrived;
     let snapshot = worker.shared.snapshot.load_full();
     let peer = incoming.peer().id().clone();
     let authority = incoming.connect().authority;
@@ -42,7 +45,11 @@ pub(crate) async fn inbound(worker: Rc<Worker>, pod: Rc<Pod>, arrived: Arrived) 
     if let Some(workload) = snapshot.workloads.get(pod.name()) {
         recorder.hbone(&peer, &workload.identity, wire_port);
     }
-    let request = Request { peer: &peer, authority, client };
+    let request = Request {
+        peer: &peer,
+        authority,
+        client,
+    };
     let connected = tokio::select! {
         connected = connect(&worker, &pod, &snapshot, request, &mut recorder) => connected,
         gone = incoming.gone() => {
@@ -60,7 +67,10 @@ pub(crate) async fn inbound(worker: Rc<Worker>, pod: Rc<Pod>, arrived: Arrived) 
     let live = worker.watch(Direction::Inbound, permitted);
     // 200 only now: the peer's application must not see a connection that this one hasn't accepted.
     match incoming.accept() {
-        Ok(stream) => live.relay(Relay::new(TunnelEnd::new(stream), app), recorder).await,
+        Ok(stream) => {
+            live.relay(Relay::new(TunnelEnd::new(stream), app), recorder)
+                .await
+        }
         Err(error) => {
             let Ended { reason, detail } = error.into();
             recorder.closed(reason, Closer::Source, Some(detail));
@@ -88,9 +98,19 @@ async fn connect(
     if worker.is_draining() {
         return Err(Refused::by_agent(RefuseReason::Draining));
     }
-    if snapshot.workload_at(authority.ip()).is_none_or(|workload| workload.name != *pod.name()) {
-        let detail = format!("CONNECT {authority} arrived at {}, which doesn't have that address", pod.name());
-        return Err(Refused { reason: RefuseReason::Unreachable, by: Closer::Agent, detail: Some(detail) });
+    if snapshot
+        .workload_at(authority.ip())
+        .is_none_or(|workload| workload.name != *pod.name())
+    {
+        let detail = format!(
+            "CONNECT {authority} arrived at {}, which doesn't have that address",
+            pod.name()
+        );
+        return Err(Refused {
+            reason: RefuseReason::Unreachable,
+            by: Closer::Agent,
+            detail: Some(detail),
+        });
     }
     let client = verify_client(snapshot, request)?;
     let tuple = FourTuple::new(client, authority);
@@ -110,15 +130,24 @@ async fn connect(
 
 /// The client address that the peer names must belong to the identity that it proved: nobody speaks as another.
 fn verify_client(snapshot: &Snapshot, request: Request<'_>) -> Result<SocketAddr, Refused> {
-    let bad = |detail| Refused { reason: RefuseReason::BadIdentity, by: Closer::Agent, detail: Some(detail) };
+    let bad = |detail| Refused {
+        reason: RefuseReason::BadIdentity,
+        by: Closer::Agent,
+        detail: Some(detail),
+    };
     let peer = request.peer;
     let Some(client) = request.client else {
         return Err(bad(format!("{peer} named no client address (header forwarded)")));
     };
     match snapshot.workload_at(client.ip()) {
         Some(workload) if workload.identity == *peer => Ok(client),
-        Some(workload) => Err(bad(format!("{client} belongs to {}, and the peer is {peer}", workload.identity))),
-        None => Err(bad(format!("{client} belongs to no workload, and the peer is {peer}"))),
+        Some(workload) => Err(bad(format!(
+            "{client} belongs to {}, and the peer is {peer}",
+            workload.identity
+        ))),
+        None => Err(bad(format!(
+            "{client} belongs to no workload, and the peer is {peer}"
+        ))),
     }
 }
 
@@ -131,10 +160,18 @@ async fn connect_app(
 ) -> Result<FlowEnd, Refused> {
     let mut app = open(worker, pod, snapshot, tuple).map_err(|error| {
         let detail = Some(format!("opening {tuple}: {error}"));
-        Refused { reason: RefuseReason::OverLimit, by: Closer::Agent, detail }
+        Refused {
+            reason: RefuseReason::OverLimit,
+            by: Closer::Agent,
+            detail,
+        }
     })?;
     let established = tokio::time::timeout(APP_CONNECT_TIMEOUT, poll_fn(|cx| app.poll_established(cx))).await;
-    let failed = |reason| Refused { reason, by: Closer::Destination, detail: None };
+    let failed = |reason| Refused {
+        reason,
+        by: Closer::Destination,
+        detail: None,
+    };
     match established {
         Ok(Ok(())) => Ok(app),
         Ok(Err(_)) => Err(failed(app.refusal())),
@@ -145,7 +182,12 @@ async fn connect_app(
 /// Two cases can't keep the client's address and port. A pod that reaches itself through a service: its kernel
 /// would answer over its own loopback, so it sees the mesh's own address (kube-proxy masquerades there too). And
 /// a client that uses one port for two destinations which lead here, as its kernel may: another port then.
-fn open(worker: &Worker, pod: &Rc<Pod>, snapshot: &Snapshot, tuple: FourTuple) -> Result<FlowEnd, ConnectError> {
+fn open(
+    worker: &Worker,
+    pod: &Rc<Pod>,
+    snapshot: &Snapshot,
+    tuple: FourTuple,
+) -> Result<FlowEnd, ConnectError> {
     let mut tuple = tuple;
     if tuple.src.ip() == tuple.dst.ip()
         && let Some(own) = own_address(snapshot, tuple.dst.ip())
@@ -163,7 +205,11 @@ fn open(worker: &Worker, pod: &Rc<Pod>, snapshot: &Snapshot, tuple: FourTuple) -
 }
 
 fn own_address(snapshot: &Snapshot, like: IpAddr) -> Option<IpAddr> {
-    snapshot.dns.iter().copied().find(|address| address.is_ipv4() == like.is_ipv4())
+    snapshot
+        .dns
+        .iter()
+        .copied()
+        .find(|address| address.is_ipv4() == like.is_ipv4())
 }
 
 /// Stands in the record for a client that the peer didn't name.

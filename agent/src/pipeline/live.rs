@@ -56,12 +56,7 @@ pub(crate) struct Live {
 impl LiveFlows {
     /// Enters a flow. It is watched from here on, so no change between its verdict and its first byte is missed:
     /// a set published since the permit was given is asked at once.
-    pub(crate) fn watch(
-        &self,
-        direction: Direction,
-        permitted: Permitted,
-        current: &PolicySet,
-    ) -> Live {
+    pub(crate) fn watch(&self, direction: Direction, permitted: Permitted, current: &PolicySet) -> Live {
         let watched = Rc::new(Watched {
             direction,
             flow: permitted.flow,
@@ -74,7 +69,11 @@ impl LiveFlows {
         let key = table.next;
         table.next += 1;
         table.flows.insert(key, Rc::clone(&watched));
-        Live { table: self.clone(), key, watched }
+        Live {
+            table: self.clone(),
+            key,
+            watched,
+        }
     }
 
     /// How many flows are being relayed.
@@ -92,7 +91,10 @@ impl LiveFlows {
     /// Ends every flow: the drain deadline has passed.
     pub(crate) fn drain(&self) {
         for watched in self.0.borrow().flows.values() {
-            watched.cut(Cut { reason: CloseReason::Drained, verdict: None });
+            watched.cut(Cut {
+                reason: CloseReason::Drained,
+                verdict: None,
+            });
         }
     }
 }

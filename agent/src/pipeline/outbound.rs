@@ -13,9 +13,9 @@ use adit_netstack::FlowId;
 use adit_policy::{Decision, Trace};
 use tokio::net::TcpStream;
 
+use super::live::Permitted;
 use super::relay::{End, Relay};
 use super::route::{Route, route};
-use super::live::Permitted;
 use super::{Refused, refusal};
 use crate::telemetry::Recorder;
 use crate::worker::{DnsEnd, FlowEnd, HostEnd, Pod, TunnelEnd, Worker};
@@ -37,13 +37,22 @@ pub(crate) async fn outbound(worker: Rc<Worker>, pod: Rc<Pod>, flow: FlowId, tup
         }
     };
     match connected {
-        Ok(Connected { permitted, target: Target::Host(end) }) => {
+        Ok(Connected {
+            permitted,
+            target: Target::Host(end),
+        }) => {
             relay(&worker, flow, end, permitted, recorder).await;
         }
-        Ok(Connected { permitted, target: Target::Tunnel(end) }) => {
+        Ok(Connected {
+            permitted,
+            target: Target::Tunnel(end),
+        }) => {
             relay(&worker, flow, end, permitted, recorder).await;
         }
-        Ok(Connected { permitted, target: Target::Dns(end) }) => {
+        Ok(Connected {
+            permitted,
+            target: Target::Dns(end),
+        }) => {
             relay(&worker, flow, end, permitted, recorder).await;
         }
         Err(refused) => {
@@ -75,7 +84,11 @@ async fn connect(
 ) -> Result<Connected, Refused> {
     let route = route(snapshot, Protocol::Tcp, tuple.dst, worker.draw());
     let destination = match &route {
-        Route::Workload { workload, address, service } => {
+        Route::Workload {
+            workload,
+            address,
+            service,
+        } => {
             recorder.destination(workload, *address, service.clone());
             *address
         }
@@ -91,13 +104,16 @@ async fn connect(
     };
     let target = match route {
         Route::Dns => Target::Dns(DnsEnd::new(Rc::clone(worker), pod)),
-        Route::Workload { workload, address, .. } => {
-            Target::Tunnel(dial_workload(worker, pod, &workload, address, tuple.src, recorder).await?)
-        }
+        Route::Workload {
+            workload, address, ..
+        } => Target::Tunnel(dial_workload(worker, pod, &workload, address, tuple.src, recorder).await?),
         Route::Outside(address) => Target::Host(dial_host(address).await?),
         Route::Refused(reason) => return Err(Refused::by_agent(reason)),
     };
-    Ok(Connected { permitted: Permitted { flow, permit }, target })
+    Ok(Connected {
+        permitted: Permitted { flow, permit },
+        target,
+    })
 }
 
 /// A stream to `address` of a workload, through a tunnel as this pod.
@@ -117,17 +133,27 @@ async fn dial_workload(
 /// A connection through the user's own network.
 async fn dial_host(address: SocketAddr) -> Result<HostEnd, Refused> {
     let connecting = tokio::time::timeout(HOST_CONNECT_TIMEOUT, TcpStream::connect(address)).await;
-    let socket = connecting.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())).map_err(|error| {
-        let reason = match error.kind() {
-            io::ErrorKind::ConnectionRefused => RefuseReason::Refused,
-            io::ErrorKind::TimedOut => RefuseReason::TimedOut,
-            io::ErrorKind::AddrNotAvailable => RefuseReason::OverLimit,
-            _ if error.raw_os_error() == Some(libc::EMFILE) => RefuseReason::OverLimit,
-            _ => RefuseReason::Unreachable,
-        };
-        let by = if reason == RefuseReason::OverLimit { Closer::Agent } else { Closer::Destination };
-        Refused { reason, by, detail: Some(format!("connecting to {address}: {error}")) }
-    })?;
+    let socket = connecting
+        .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+        .map_err(|error| {
+            let reason = match error.kind() {
+                io::ErrorKind::ConnectionRefused => RefuseReason::Refused,
+                io::ErrorKind::TimedOut => RefuseReason::TimedOut,
+                io::ErrorKind::AddrNotAvailable => RefuseReason::OverLimit,
+                _ if error.raw_os_error() == Some(libc::EMFILE) => RefuseReason::OverLimit,
+                _ => RefuseReason::Unreachable,
+            };
+            let by = if reason == RefuseReason::OverLimit {
+                Closer::Agent
+            } else {
+                Closer::Destination
+            };
+            Refused {
+                reason,
+                by,
+                detail: Some(format!("connecting to {address}: {error}")),
+            }
+        })?;
     // The application decides what goes out together; holding its segments back would only add delay.
     let _ = socket.set_nodelay(true);
     Ok(HostEnd::new(socket))

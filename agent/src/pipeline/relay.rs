@@ -114,7 +114,13 @@ enum Fault {
 impl<A: End, B: End> Relay<A, B> {
     /// A relay between two established ends.
     pub(crate) fn new(opener: A, target: B) -> Self {
-        Self { opener, target, forth: Direction::default(), back: Direction::default(), first_fin: None }
+        Self {
+            opener,
+            target,
+            forth: Direction::default(),
+            back: Direction::default(),
+            first_fin: None,
+        }
     }
 
     /// Moves bytes until both ends have ended. The other end of a failed one has been reset when this returns.
@@ -130,7 +136,10 @@ impl<A: End, B: End> Relay<A, B> {
 
     /// Bytes moved so far.
     pub(crate) fn moved(&self) -> Moved {
-        Moved { sent: self.forth.moved, received: self.back.moved }
+        Moved {
+            sent: self.forth.moved,
+            received: self.back.moved,
+        }
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Outcome> {
@@ -145,11 +154,19 @@ impl<A: End, B: End> Relay<A, B> {
         }
         self.note_fin(Side::Target);
         // An end whose FIN was passed on can still reset, until it has acknowledged all.
-        let opener_closed = if forth.is_ready() { self.opener.poll_closed(cx) } else { Poll::Pending };
+        let opener_closed = if forth.is_ready() {
+            self.opener.poll_closed(cx)
+        } else {
+            Poll::Pending
+        };
         if let Poll::Ready(Err(ended)) = opener_closed {
             return Poll::Ready(self.fail(Fault::Reader(ended), Side::Opener));
         }
-        let target_closed = if back.is_ready() { self.target.poll_closed(cx) } else { Poll::Pending };
+        let target_closed = if back.is_ready() {
+            self.target.poll_closed(cx)
+        } else {
+            Poll::Pending
+        };
         if let Poll::Ready(Err(ended)) = target_closed {
             return Poll::Ready(self.fail(Fault::Reader(ended), Side::Target));
         }
@@ -157,11 +174,19 @@ impl<A: End, B: End> Relay<A, B> {
             return Poll::Pending;
         }
         let by = self.first_fin.unwrap_or(Side::Opener);
-        Poll::Ready(Outcome { reason: CloseReason::Fin, by, detail: String::new() })
+        Poll::Ready(Outcome {
+            reason: CloseReason::Fin,
+            by,
+            detail: String::new(),
+        })
     }
 
     fn note_fin(&mut self, side: Side) {
-        let direction = if side == Side::Opener { &self.forth } else { &self.back };
+        let direction = if side == Side::Opener {
+            &self.forth
+        } else {
+            &self.back
+        };
         if direction.stage == Stage::Finished && self.first_fin.is_none() {
             self.first_fin = Some(side);
         }
@@ -170,7 +195,11 @@ impl<A: End, B: End> Relay<A, B> {
     /// Resets the end that still lives and says which one didn't. `reader` is the side that the failed
     /// direction reads from.
     fn fail(&mut self, fault: Fault, reader: Side) -> Outcome {
-        let writer = if reader == Side::Opener { Side::Target } else { Side::Opener };
+        let writer = if reader == Side::Opener {
+            Side::Target
+        } else {
+            Side::Opener
+        };
         let (ended, by) = match fault {
             Fault::Reader(ended) => (ended, reader),
             Fault::Writer(ended) => (ended, writer),
@@ -179,7 +208,11 @@ impl<A: End, B: End> Relay<A, B> {
             Side::Opener => self.target.reset(),
             Side::Target => self.opener.reset(),
         }
-        Outcome { reason: ended.reason, by, detail: ended.detail }
+        Outcome {
+            reason: ended.reason,
+            by,
+            detail: ended.detail,
+        }
     }
 }
 
@@ -223,11 +256,7 @@ impl Direction {
     }
 
     /// While the writer is full, a reset of the reader must still be seen: nothing else polls it.
-    fn watch_stalled_reader(
-        &self,
-        cx: &mut Context<'_>,
-        reader: &mut impl End,
-    ) -> Poll<Result<(), Fault>> {
+    fn watch_stalled_reader(&self, cx: &mut Context<'_>, reader: &mut impl End) -> Poll<Result<(), Fault>> {
         match reader.poll_closed(cx) {
             Poll::Ready(Err(ended)) => Poll::Ready(Err(Fault::Reader(ended))),
             Poll::Ready(Ok(())) | Poll::Pending => Poll::Pending,
@@ -238,13 +267,20 @@ impl Direction {
 impl Ended {
     /// A reset by the application or peer behind this end.
     pub(crate) fn reset() -> Self {
-        Self { reason: CloseReason::Reset, detail: String::new() }
+        Self {
+            reason: CloseReason::Reset,
+            detail: String::new(),
+        }
     }
 }
 
 impl fmt::Display for Ended {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.detail.is_empty() { write!(f, "{}", self.reason) } else { write!(f, "{}: {}", self.reason, self.detail) }
+        if self.detail.is_empty() {
+            write!(f, "{}", self.reason)
+        } else {
+            write!(f, "{}: {}", self.reason, self.detail)
+        }
     }
 }
 

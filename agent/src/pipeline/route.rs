@@ -33,9 +33,11 @@ pub(crate) fn route(snapshot: &Snapshot, protocol: Protocol, dialled: SocketAddr
         None => outside(dialled),
         Some(Owner::Dns) if dialled.port() == DNS_PORT => Route::Dns,
         Some(Owner::Dns) => Route::Refused(RefuseReason::Refused),
-        Some(Owner::Workload(workload)) => {
-            Route::Workload { workload: Arc::clone(workload), address: dialled, service: None }
-        }
+        Some(Owner::Workload(workload)) => Route::Workload {
+            workload: Arc::clone(workload),
+            address: dialled,
+            service: None,
+        },
         Some(Owner::Service(service)) => {
             let Some(ready) = service.ready_endpoints(snapshot, dialled, protocol) else {
                 return Route::Refused(RefuseReason::Refused);
@@ -46,7 +48,11 @@ pub(crate) fn route(snapshot: &Snapshot, protocol: Protocol, dialled: SocketAddr
             }
             let (workload, address) = ready[(draw % ready.len() as u64) as usize];
             let service = Some(service.name.clone());
-            Route::Workload { workload: Arc::clone(workload), address, service }
+            Route::Workload {
+                workload: Arc::clone(workload),
+                address,
+                service,
+            }
         }
     }
 }

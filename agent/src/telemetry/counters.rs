@@ -21,7 +21,11 @@ pub(crate) struct Counters {
 impl Counters {
     /// A flow begins.
     pub(crate) fn opened(&self, direction: Direction) {
-        bump(if direction == Direction::Outbound { &self.flows_outbound } else { &self.flows_inbound });
+        bump(if direction == Direction::Outbound {
+            &self.flows_outbound
+        } else {
+            &self.flows_inbound
+        });
         bump(&self.flows_live);
     }
 
@@ -58,15 +62,27 @@ impl Counters {
         add("flows_inbound_total".into(), &self.flows_inbound);
         add("flows_live".into(), &self.flows_live);
         for reason in RefuseReason::ALL {
-            add(format!("flows_refused_total{{reason={reason}}}"), &self.refused[*reason as usize]);
+            add(
+                format!("flows_refused_total{{reason={reason}}}"),
+                &self.refused[*reason as usize],
+            );
         }
         for reason in CloseReason::ALL {
-            add(format!("flows_closed_total{{reason={reason}}}"), &self.closed[*reason as usize]);
+            add(
+                format!("flows_closed_total{{reason={reason}}}"),
+                &self.closed[*reason as usize],
+            );
         }
         for reason in DropReason::ALL {
-            add(format!("packets_dropped_total{{reason={reason}}}"), &self.dropped[*reason as usize]);
+            add(
+                format!("packets_dropped_total{{reason={reason}}}"),
+                &self.dropped[*reason as usize],
+            );
         }
-        for (name, labels) in [("tunnels_ended_total", &self.tunnels_ended), ("bad_connects_total", &self.bad_heads)] {
+        for (name, labels) in [
+            ("tunnels_ended_total", &self.tunnels_ended),
+            ("bad_connects_total", &self.bad_heads),
+        ] {
             for (label, count) in lock(labels).iter() {
                 *into.entry(format!("{name}{{reason={label}}}")).or_default() += count;
             }

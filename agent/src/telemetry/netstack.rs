@@ -31,6 +31,8 @@ pub(crate) fn collect_netstack(stack: &Netstack, into: &mut BTreeMap<String, u64
         *into.entry(name.to_owned()).or_default() += value;
     }
     for reason in DropReason::ALL {
-        *into.entry(format!("netstack_dropped_total{{reason={reason}}}")).or_default() += counters.dropped(*reason);
+        *into
+            .entry(format!("netstack_dropped_total{{reason={reason}}}"))
+            .or_default() += counters.dropped(*reason);
     }
 }

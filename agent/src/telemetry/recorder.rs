@@ -34,7 +34,9 @@ impl Recorder {
     ) -> Self {
         let peer = |addr: SocketAddr| Peer {
             addr,
-            workload: snapshot.workload_at(addr.ip()).map(|workload| workload.name.clone()),
+            workload: snapshot
+                .workload_at(addr.ip())
+                .map(|workload| workload.name.clone()),
             identity: None,
         };
         let started = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -49,9 +51,16 @@ impl Recorder {
             protocol,
             wire_port: None,
             mode: Mode::Forward,
-            mtls: if protocol == Protocol::Tcp { MtlsState::PeerOutsideMesh } else { MtlsState::ProtocolNotTcp },
+            mtls: if protocol == Protocol::Tcp {
+                MtlsState::PeerOutsideMesh
+            } else {
+                MtlsState::ProtocolNotTcp
+            },
             verdict: VerdictKind::Allow,
-            policy: PolicyTrace { decided_by: NOT_JUDGED.to_owned(), reason: String::new() },
+            policy: PolicyTrace {
+                decided_by: NOT_JUDGED.to_owned(),
+                reason: String::new(),
+            },
             pending: None,
             bytes_sent: 0,
             bytes_received: 0,
@@ -70,7 +79,12 @@ impl Recorder {
     }
 
     /// The workload that was chosen to serve the flow.
-    pub(crate) fn destination(&mut self, workload: &Workload, addr: SocketAddr, service: Option<WorkloadName>) {
+    pub(crate) fn destination(
+        &mut self,
+        workload: &Workload,
+        addr: SocketAddr,
+        service: Option<WorkloadName>,
+    ) {
         let Some(record) = &mut self.record else { return };
         record.destination.addr = addr;
         record.destination.workload = Some(workload.name.clone());
@@ -119,7 +133,11 @@ impl Recorder {
             (_, Side::Opener) => Closer::Source,
             (_, Side::Target) => Closer::Destination,
         };
-        self.closed(outcome.reason, by, Some(outcome.detail).filter(|detail| !detail.is_empty()));
+        self.closed(
+            outcome.reason,
+            by,
+            Some(outcome.detail).filter(|detail| !detail.is_empty()),
+        );
     }
 
     /// It ended.

@@ -16,7 +16,9 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use adit_flow::{CloseReason, Closer, Direction, DropReason, FourTuple, Protocol, RefuseReason, WorkloadName};
+use adit_flow::{
+    CloseReason, Closer, Direction, DropReason, FourTuple, Protocol, RefuseReason, WorkloadName,
+};
 use adit_policy::{Decision, Icmp, PolicySet, Trace};
 
 use super::{Pod, Worker};
@@ -78,12 +80,18 @@ enum Way {
 
 impl Key {
     fn of(packet: &Packet) -> Self {
-        Self { protocol: packet.protocol(), tuple: FourTuple::new(packet.src, packet.dst) }
+        Self {
+            protocol: packet.protocol(),
+            tuple: FourTuple::new(packet.src, packet.dst),
+        }
     }
 
     /// The same flow by the packets of its other end.
     fn reversed(self) -> Self {
-        Self { protocol: self.protocol, tuple: self.tuple.reversed() }
+        Self {
+            protocol: self.protocol,
+            tuple: self.tuple.reversed(),
+        }
     }
 }
 
@@ -94,7 +102,9 @@ pub(crate) fn from_pod(worker: &Rc<Worker>, pod: &Rc<Pod>, packet: Packet) {
         return reply_from_pod(worker, pod, key, packet);
     }
     if !pod.datagrams.has(key) {
-        let Some(flow) = open_outbound(worker, pod, key, &packet) else { return };
+        let Some(flow) = open_outbound(worker, pod, key, &packet) else {
+            return;
+        };
         pod.datagrams.insert(worker, key, flow);
     }
     let mut flows = pod.datagrams.flows.borrow_mut();
@@ -103,7 +113,10 @@ pub(crate) fn from_pod(worker: &Rc<Worker>, pod: &Rc<Pod>, packet: Packet) {
     flow.moved.sent += packet.content.len() as u64;
     match &flow.way {
         Way::Mesh { pod: peer, address } => {
-            let packet = Packet { dst: *address, ..packet };
+            let packet = Packet {
+                dst: *address,
+                ..packet
+            };
             worker.send_packet(peer, packet);
         }
         Way::Host(host) => {
@@ -118,7 +131,10 @@ pub(crate) fn from_pod(worker: &Rc<Worker>, pod: &Rc<Pod>, packet: Packet) {
 /// A pod answers a flow that was opened to it.
 fn reply_from_pod(worker: &Rc<Worker>, pod: &Pod, key: Key, packet: Packet) {
     let mut flows = pod.datagrams.flows.borrow_mut();
-    let Some(flow) = flows.get_mut(&key.reversed()).filter(|flow| matches!(flow.way, Way::Inbound)) else {
+    let Some(flow) = flows
+        .get_mut(&key.reversed())
+        .filter(|flow| matches!(flow.way, Way::Inbound))
+    else {
         return worker.counters.dropped(DropReason::NoFlow);
     };
     flow.last_packet = Instant::now();
@@ -136,10 +152,16 @@ pub(crate) fn to_pod(worker: &Rc<Worker>, pod: &Rc<Pod>, packet: Packet) {
     let answered = pod.datagrams.answered(key);
     if let Some((opened, dialled)) = answered {
         let mut flows = pod.datagrams.flows.borrow_mut();
-        if let Some(flow) = flows.get_mut(&opened).filter(|flow| matches!(flow.way, Way::Mesh { .. })) {
+        if let Some(flow) = flows
+            .get_mut(&opened)
+            .filter(|flow| matches!(flow.way, Way::Mesh { .. }))
+        {
             flow.last_packet = Instant::now();
             flow.moved.received += packet.content.len() as u64;
-            return pod.deliver(Packet { src: dialled, ..packet });
+            return pod.deliver(Packet {
+                src: dialled,
+                ..packet
+            });
         }
     }
     if packet.is_reply() {
@@ -167,7 +189,12 @@ fn open_outbound(worker: &Rc<Worker>, pod: &Rc<Pod>, key: Key, packet: &Packet) 
     }
     let mut recorder = worker.recorder(Direction::Outbound, key.protocol, key.tuple, &snapshot);
     let mut judged_dst = key.tuple.dst;
-    if let Route::Workload { workload, address, service } = &route {
+    if let Route::Workload {
+        workload,
+        address,
+        service,
+    } = &route
+    {
         recorder.destination(workload, *address, service.clone());
         judged_dst = *address;
     }
@@ -182,11 +209,19 @@ fn open_outbound(worker: &Rc<Worker>, pod: &Rc<Pod>, key: Key, packet: &Packet) 
     recorder.verdict(decision.verdict());
     let way = match (decision, route) {
         (Decision::Denied(_), _) => Way::Denied,
-        (Decision::Allowed(_), Route::Workload { workload, address, .. }) => {
+        (
+            Decision::Allowed(_),
+            Route::Workload {
+                workload, address, ..
+            },
+        ) => {
             if address != key.tuple.dst {
                 pod.datagrams.translate(key, address);
             }
-            Way::Mesh { pod: workload.name.clone(), address }
+            Way::Mesh {
+                pod: workload.name.clone(),
+                address,
+            }
         }
         (Decision::Allowed(_), Route::Outside(_)) => match HostFlow::open(pod, packet) {
             Ok(host) => Way::Host(host),
@@ -209,7 +244,11 @@ fn open_inbound(worker: &Worker, key: Key, packet: &Packet) -> Flow {
     let policy = worker.shared.policy.load();
     let decision = policy.ingress(&judged, Trace::Off);
     recorder.verdict(decision.verdict());
-    let way = if decision.is_allowed() { Way::Inbound } else { Way::Denied };
+    let way = if decision.is_allowed() {
+        Way::Inbound
+    } else {
+        Way::Denied
+    };
     Flow::new(way, judged, policy.generation(), recorder)
 }
 
@@ -222,14 +261,23 @@ fn judged(tuple: FourTuple, packet: &Packet) -> adit_policy::Flow {
         addr
     };
     let tuple = FourTuple::new(strip(tuple.src), strip(tuple.dst));
-    adit_policy::Flow { icmp, ..adit_policy::Flow::plain(tuple, packet.protocol()) }
+    adit_policy::Flow {
+        icmp,
+        ..adit_policy::Flow::plain(tuple, packet.protocol())
+    }
 }
 
 /// Has a DNS query answered, if it's one and policy allows it. Queries are many and short: no flow is kept and no
 /// record written of those that are answered.
 fn is_answered(worker: &Rc<Worker>, pod: &Rc<Pod>, key: Key, packet: &Packet) -> bool {
-    let Content::Udp(query) = &packet.content else { return false };
-    let decision = worker.shared.policy.load().egress(&judged(key.tuple, packet), Trace::Off);
+    let Content::Udp(query) = &packet.content else {
+        return false;
+    };
+    let decision = worker
+        .shared
+        .policy
+        .load()
+        .egress(&judged(key.tuple, packet), Trace::Off);
     if decision.is_allowed() {
         answer_dns(worker, pod, key.tuple, query.clone());
     }
@@ -241,9 +289,16 @@ fn answer_dns(worker: &Rc<Worker>, pod: &Rc<Pod>, tuple: FourTuple, query: Vec<u
     tokio::task::spawn_local(async move {
         let snapshot = worker.shared.snapshot.load_full();
         let namespace = &pod.name().namespace;
-        let answer = worker.resolver.resolve(&query, &snapshot, namespace, Transport::Udp).await;
+        let answer = worker
+            .resolver
+            .resolve(&query, &snapshot, namespace, Transport::Udp)
+            .await;
         if let Some(answer) = answer {
-            pod.deliver(Packet { src: tuple.dst, dst: tuple.src, content: Content::Udp(answer) });
+            pod.deliver(Packet {
+                src: tuple.dst,
+                dst: tuple.src,
+                content: Content::Udp(answer),
+            });
         }
     });
 }
@@ -267,13 +322,18 @@ impl Datagrams {
         let mut flows = self.flows.borrow_mut();
         if flows.len() >= FLOWS_LIMIT {
             worker.counters.dropped(DropReason::TableFull);
-            return flow.recorder.refused(RefuseReason::OverLimit, Closer::Agent, None);
+            return flow
+                .recorder
+                .refused(RefuseReason::OverLimit, Closer::Agent, None);
         }
         flows.insert(key, flow);
     }
 
     fn translate(&self, opened: Key, endpoint: SocketAddr) {
-        let answers = Key { tuple: FourTuple::new(endpoint, opened.tuple.src), ..opened };
+        let answers = Key {
+            tuple: FourTuple::new(endpoint, opened.tuple.src),
+            ..opened
+        };
         self.translated.borrow_mut().insert(answers, opened);
     }
 
@@ -298,13 +358,22 @@ impl Datagrams {
         flows
             .extract_if(|_, flow| now.duration_since(flow.last_packet) > IDLE_LIMIT)
             .for_each(|(_, flow)| flow.close(CloseReason::Idle));
-        self.translated.borrow_mut().retain(|_, opened| flows.contains_key(opened));
+        self.translated
+            .borrow_mut()
+            .retain(|_, opened| flows.contains_key(opened));
     }
 }
 
 impl Flow {
     fn new(way: Way, judged: adit_policy::Flow, generation: u64, recorder: Recorder) -> Self {
-        Self { way, judged, generation, last_packet: Instant::now(), moved: Moved::default(), recorder }
+        Self {
+            way,
+            judged,
+            generation,
+            last_packet: Instant::now(),
+            moved: Moved::default(),
+            recorder,
+        }
     }
 
     /// Both ways: what was allowed may be denied from now on, what was denied allowed by its next packet.

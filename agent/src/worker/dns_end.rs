@@ -16,12 +16,15 @@ use crate::pipeline::relay::{End, Ended};
 /// Answers waiting to be sent. A client that asks on without reading finds its window closed.
 const ANSWERS_LIMIT: usize = 8;
 
+/// A query being answered; `None` where it deserves no answer.
+type Answering = Pin<Box<dyn Future<Output = Option<Vec<u8>>>>>;
+
 /// A DNS server that speaks with one client: queries are answered one after the other, in order.
 pub(crate) struct DnsEnd {
     worker: Rc<Worker>,
     namespace: String,
     unparsed: BytesMut,
-    answering: Option<Pin<Box<dyn Future<Output = Option<Vec<u8>>>>>>,
+    answering: Option<Answering>,
     answers: VecDeque<Bytes>,
     finished: bool,
     reader: Option<Waker>,
@@ -62,7 +65,10 @@ impl DnsEnd {
             let namespace = self.namespace.clone();
             self.answering = Some(Box::pin(async move {
                 let snapshot = worker.shared.snapshot.load_full();
-                worker.resolver.resolve(&query, &snapshot, &namespace, Transport::Tcp).await
+                worker
+                    .resolver
+                    .resolve(&query, &snapshot, &namespace, Transport::Tcp)
+                    .await
             }));
         }
         if let Some(writer) = self.writer.take() {
@@ -80,11 +86,21 @@ impl End for DnsEnd {
             self.start_answering();
             let Some(answering) = &mut self.answering else {
                 self.reader = Some(cx.waker().clone());
-                return if self.finished { Poll::Ready(Ok(None)) } else { Poll::Pending };
+                return if self.finished {
+                    Poll::Ready(Ok(None))
+                } else {
+                    Poll::Pending
+                };
             };
-            let Poll::Ready(answer) = answering.as_mut().poll(cx) else { return Poll::Pending };
+            let Poll::Ready(answer) = answering.as_mut().poll(cx) else {
+                return Poll::Pending;
+            };
             self.answering = None;
-            self.answers.extend(answer.filter(|answer| answer.len() <= usize::from(u16::MAX)).map(|answer| framed(&answer).into()));
+            self.answers.extend(
+                answer
+                    .filter(|answer| answer.len() <= usize::from(u16::MAX))
+                    .map(|answer| framed(&answer).into()),
+            );
         }
     }
 
@@ -113,7 +129,11 @@ impl End for DnsEnd {
     }
 
     fn poll_closed(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), Ended>> {
-        if self.finished { Poll::Ready(Ok(())) } else { Poll::Pending }
+        if self.finished {
+            Poll::Ready(Ok(()))
+        } else {
+            Poll::Pending
+        }
     }
 
     fn reset(&mut self) {}

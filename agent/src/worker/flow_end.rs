@@ -21,7 +21,11 @@ impl FlowEnd {
     /// Takes over a flow that the pod opened; its SYN is still held.
     pub(crate) fn held(pod: Rc<Pod>, flow: FlowId) -> Self {
         pod.track(flow);
-        Self { pod, flow, finished: false }
+        Self {
+            pod,
+            flow,
+            finished: false,
+        }
     }
 
     /// Opens a flow to the pod as `tuple.src`, which the application sees as its peer.
@@ -32,12 +36,15 @@ impl FlowEnd {
 
     /// Answers the held SYN: the application's `connect` succeeds.
     pub(crate) fn accept(&self) -> Result<(), Ended> {
-        self.pod.with_stack(|stack, now| stack.accept(now, self.flow)).map_err(|_| self.ended())
+        self.pod
+            .with_stack(|stack, now| stack.accept(now, self.flow))
+            .map_err(|_| self.ended())
     }
 
     /// Turns the held SYN away; the application sees what `refusal` says.
     pub(crate) fn refuse(self, refusal: Refusal) {
-        self.pod.with_stack(|stack, now| stack.refuse(now, self.flow, refusal));
+        self.pod
+            .with_stack(|stack, now| stack.refuse(now, self.flow, refusal));
     }
 
     /// Ready once the application has answered the handshake.
@@ -50,7 +57,10 @@ impl FlowEnd {
 
     /// Why the application's side was not established.
     pub(crate) fn refusal(&self) -> RefuseReason {
-        self.pod.with_flow(self.flow, |state| state.refused).flatten().unwrap_or(RefuseReason::Refused)
+        self.pod
+            .with_flow(self.flow, |state| state.refused)
+            .flatten()
+            .unwrap_or(RefuseReason::Refused)
     }
 
     /// Ready with how the flow ended, if it ended other than by FIN; otherwise the task is woken on news.
@@ -65,10 +75,11 @@ impl FlowEnd {
     }
 
     fn wait(&self, cx: &Context<'_>) {
-        self.pod.with_flow(self.flow, |state| match state.waiting.as_mut() {
-            Some(waiting) => waiting.clone_from(cx.waker()),
-            None => state.waiting = Some(cx.waker().clone()),
-        });
+        self.pod
+            .with_flow(self.flow, |state| match state.waiting.as_mut() {
+                Some(waiting) => waiting.clone_from(cx.waker()),
+                None => state.waiting = Some(cx.waker().clone()),
+            });
     }
 
     fn closed(&self) -> Option<Closed> {
@@ -150,6 +161,9 @@ impl Drop for FlowEnd {
 
 impl From<Closed> for Ended {
     fn from(closed: Closed) -> Self {
-        Self { reason: closed.reason, detail: String::new() }
+        Self {
+            reason: closed.reason,
+            detail: String::new(),
+        }
     }
 }

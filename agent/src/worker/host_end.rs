@@ -20,7 +20,11 @@ pub(crate) struct HostEnd {
 impl HostEnd {
     /// Takes over a connected socket.
     pub(crate) fn new(socket: TcpStream) -> Self {
-        Self { socket, read_fin: false, write_fin: false }
+        Self {
+            socket,
+            read_fin: false,
+            write_fin: false,
+        }
     }
 }
 
@@ -60,7 +64,9 @@ impl End for HostEnd {
 
     fn finish(&mut self) -> Result<(), Ended> {
         self.write_fin = true;
-        socket2::SockRef::from(&self.socket).shutdown(std::net::Shutdown::Write).map_err(Ended::from)
+        socket2::SockRef::from(&self.socket)
+            .shutdown(std::net::Shutdown::Write)
+            .map_err(Ended::from)
     }
 
     fn poll_closed(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Ended>> {
@@ -96,6 +102,9 @@ impl From<io::Error> for Ended {
             io::ErrorKind::TimedOut => CloseReason::TimedOut,
             _ => CloseReason::PeerLost,
         };
-        Self { reason, detail: error.to_string() }
+        Self {
+            reason,
+            detail: error.to_string(),
+        }
     }
 }

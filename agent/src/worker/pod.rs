@@ -90,7 +90,10 @@ impl Pod {
     pub(crate) fn remove(&self) {
         self.gone.set(true);
         for state in self.flows.borrow_mut().values_mut() {
-            state.closed.get_or_insert(Closed { reason: CloseReason::PeerLost, by: ClosedBy::Network });
+            state.closed.get_or_insert(Closed {
+                reason: CloseReason::PeerLost,
+                by: ClosedBy::Network,
+            });
             if let Some(waiting) = state.waiting.take() {
                 waiting.wake();
             }
@@ -113,9 +116,22 @@ impl Pod {
     /// Hands a datagram or an echo to the pod's kernel. What finds no room is dropped, and counted there.
     pub(super) fn deliver(&self, packet: Packet) {
         let Packet { src, dst, content } = packet;
-        let echo = |ident, sequence, payload| Echo { src: src.ip(), dst: dst.ip(), ident, sequence, payload };
+        let echo = |ident, sequence, payload| Echo {
+            src: src.ip(),
+            dst: dst.ip(),
+            ident,
+            sequence,
+            payload,
+        };
         let sent = self.with_stack(|stack, now| match content {
-            Content::Udp(payload) => stack.send_datagram(now, Datagram { src, dst, payload: &payload }),
+            Content::Udp(payload) => stack.send_datagram(
+                now,
+                Datagram {
+                    src,
+                    dst,
+                    payload: &payload,
+                },
+            ),
             Content::EchoReply { sequence, payload } => {
                 stack.send_echo_reply(now, &echo(dst.port(), sequence, payload))
             }
@@ -178,9 +194,16 @@ impl Pod {
     /// # Errors
     /// The error of the queue: its device is gone.
     pub(crate) async fn drive(&self, queue: TunQueue, arrivals: &impl Arrivals) -> io::Result<()> {
-        #[expect(deprecated, reason = "its successor is unsafe; a TunQueue owns its descriptor and keeps the same one")]
+        #[expect(
+            deprecated,
+            reason = "its successor is unsafe; a TunQueue owns its descriptor and keeps the same one"
+        )]
         let queue = AsyncFd::new(queue)?;
-        let mut turn = Turn { queue, packet: Vec::with_capacity(FRAME_LIMIT), frame: vec![0; FRAME_LIMIT] };
+        let mut turn = Turn {
+            queue,
+            packet: Vec::with_capacity(FRAME_LIMIT),
+            frame: vec![0; FRAME_LIMIT],
+        };
         let mut sleep = pin!(tokio::time::sleep_until(tokio::time::Instant::now()));
         poll_fn(|cx| {
             if self.gone.get() {
@@ -217,7 +240,9 @@ impl Pod {
 
     /// Sleeps until the netstack's next deadline.
     fn arm(&self, cx: &mut Context<'_>, mut sleep: Pin<&mut Sleep>) {
-        let Some(deadline) = self.stack.borrow_mut().poll_timeout() else { return };
+        let Some(deadline) = self.stack.borrow_mut().poll_timeout() else {
+            return;
+        };
         let deadline = tokio::time::Instant::from_std(deadline);
         if sleep.deadline() != deadline || sleep.is_elapsed() {
             sleep.as_mut().reset(deadline);
@@ -231,7 +256,9 @@ impl Pod {
     fn dispatch(&self, arrivals: &impl Arrivals) {
         loop {
             // The borrow ends before anything is woken or spawned.
-            let Some(event) = self.stack.borrow_mut().poll_event() else { return };
+            let Some(event) = self.stack.borrow_mut().poll_event() else {
+                return;
+            };
             match event {
                 Event::Syn { flow, tuple } => {
                     self.track(flow);
@@ -245,14 +272,30 @@ impl Pod {
                     self.note(flow, |state| state.closed = Some(Closed { reason, by }));
                 }
                 Event::Datagram { src, dst, payload } => {
-                    arrivals.on_packet(Packet { src, dst, content: Content::Udp(payload) });
+                    arrivals.on_packet(Packet {
+                        src,
+                        dst,
+                        content: Content::Udp(payload),
+                    });
                 }
-                Event::EchoRequest(Echo { src, dst, ident, sequence, payload }) => arrivals.on_packet(Packet {
+                Event::EchoRequest(Echo {
+                    src,
+                    dst,
+                    ident,
+                    sequence,
+                    payload,
+                }) => arrivals.on_packet(Packet {
                     src: SocketAddr::new(src, ident),
                     dst: SocketAddr::new(dst, 0),
                     content: Content::EchoRequest { sequence, payload },
                 }),
-                Event::EchoReply(Echo { src, dst, ident, sequence, payload }) => arrivals.on_packet(Packet {
+                Event::EchoReply(Echo {
+                    src,
+                    dst,
+                    ident,
+                    sequence,
+                    payload,
+                }) => arrivals.on_packet(Packet {
                     src: SocketAddr::new(src, 0),
                     dst: SocketAddr::new(dst, ident),
                     content: Content::EchoReply { sequence, payload },
@@ -290,7 +333,9 @@ impl Turn {
     fn read(&mut self, cx: &mut Context<'_>, pod: &Pod) -> io::Result<Poll<()>> {
         let mut stack = pod.stack.borrow_mut();
         for _ in 0..FRAMES_PER_TURN {
-            let Poll::Ready(guard) = self.queue.poll_read_ready(cx) else { return Ok(Poll::Pending) };
+            let Poll::Ready(guard) = self.queue.poll_read_ready(cx) else {
+                return Ok(Poll::Pending);
+            };
             let mut guard = guard?;
             match guard.try_io(|queue| queue.get_ref().recv(&mut self.frame)) {
                 Err(_would_block) => {}
@@ -312,7 +357,9 @@ impl Turn {
         let mut stack = pod.stack.borrow_mut();
         let now = Instant::now();
         for _ in 0..PACKETS_PER_TURN {
-            let Some(transmit) = stack.poll_transmit(now, &mut self.packet) else { return Progress::Done };
+            let Some(transmit) = stack.poll_transmit(now, &mut self.packet) else {
+                return Progress::Done;
+            };
             let header = match transmit {
                 Transmit::Complete => VnetHeader::default(),
                 Transmit::NeedsChecksum { start, offset } => VnetHeader::partial_checksum(start, offset),

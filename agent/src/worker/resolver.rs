@@ -85,8 +85,11 @@ impl Resolver {
 }
 
 async fn ask_udp(server: SocketAddr, query: &[u8]) -> io::Result<Vec<u8>> {
-    let any: IpAddr =
-        if server.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    let any: IpAddr = if server.is_ipv4() {
+        Ipv4Addr::UNSPECIFIED.into()
+    } else {
+        Ipv6Addr::UNSPECIFIED.into()
+    };
     let socket = UdpSocket::bind((any, 0)).await?;
     socket.connect(server).await?;
     socket.send(query).await?;
@@ -144,9 +147,14 @@ impl Upstream {
 fn nameservers(text: &str) -> Vec<SocketAddr> {
     let addresses = text.lines().filter_map(|line| {
         let mut words = line.split_whitespace();
-        (words.next() == Some("nameserver")).then(|| words.next()?.parse::<IpAddr>().ok()).flatten()
+        (words.next() == Some("nameserver"))
+            .then(|| words.next()?.parse::<IpAddr>().ok())
+            .flatten()
     });
-    addresses.take(3).map(|address| SocketAddr::new(address, 53)).collect()
+    addresses
+        .take(3)
+        .map(|address| SocketAddr::new(address, 53))
+        .collect()
 }
 
 impl<'a> Forwarding<'a> {
@@ -173,14 +181,18 @@ mod tests {
     fn nameservers_are_read_as_the_c_library_reads_them() {
         let text = "# a comment\nsearch example\nnameserver 192.0.2.1\nnameserver  2001:db8::1 \nnameserver bad\n\
                     nameserver 192.0.2.2\nnameserver 192.0.2.3\n";
-        let expected: Vec<SocketAddr> =
-            ["192.0.2.1:53", "[2001:db8::1]:53", "192.0.2.2:53"].iter().map(|text| text.parse().unwrap()).collect();
+        let expected: Vec<SocketAddr> = ["192.0.2.1:53", "[2001:db8::1]:53", "192.0.2.2:53"]
+            .iter()
+            .map(|text| text.parse().unwrap())
+            .collect();
         assert_eq!(nameservers(text), expected);
     }
 
     #[test]
     fn a_server_failure_keeps_id_and_question() {
-        let query = [0x12, 0x34, 0x01, 0x00, 0, 1, 0, 0, 0, 0, 0, 0, 1, b'x', 0, 0, 1, 0, 1];
+        let query = [
+            0x12, 0x34, 0x01, 0x00, 0, 1, 0, 0, 0, 0, 0, 0, 1, b'x', 0, 0, 1, 0, 1,
+        ];
         let reply = server_failure(&query).unwrap();
         assert_eq!((&reply[..2], reply[2], reply[3]), (&query[..2], 0x81, 0x82));
         assert_eq!(reply[4..], query[4..]);

@@ -12,7 +12,6 @@ use super::Command;
 use crate::admin::FlowHub;
 use crate::identities::Identities;
 
-
 /// What all workers read. The agent's main thread owns and replaces it; nobody else writes.
 pub(crate) struct Shared {
     /// The mesh.
@@ -51,7 +50,13 @@ impl Mailbox {
     /// A mailbox and the end that its worker reads.
     pub(crate) fn new() -> (Self, mpsc::Receiver<Command>) {
         let (sender, receiver) = mpsc::channel(MAILBOX_LIMIT);
-        (Self { sender, overflowed: AtomicU64::new(0) }, receiver)
+        (
+            Self {
+                sender,
+                overflowed: AtomicU64::new(0),
+            },
+            receiver,
+        )
     }
 
     /// Sends unless the mailbox is full or its worker has ended.

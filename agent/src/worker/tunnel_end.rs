@@ -19,7 +19,12 @@ impl TunnelEnd {
     /// Takes over an established stream.
     pub(crate) fn new(stream: Stream) -> Self {
         let (send, recv) = stream.split();
-        Self { send: Some(send), recv, read_fin: false, write_fin: false }
+        Self {
+            send: Some(send),
+            recv,
+            read_fin: false,
+            write_fin: false,
+        }
     }
 }
 
@@ -31,7 +36,9 @@ impl End for TunnelEnd {
     }
 
     fn poll_send(&mut self, cx: &mut Context<'_>, data: &mut Bytes) -> Poll<Result<(), Ended>> {
-        let Some(send) = &mut self.send else { return Poll::Ready(Err(Ended::reset())) };
+        let Some(send) = &mut self.send else {
+            return Poll::Ready(Err(Ended::reset()));
+        };
         let room = ready!(send.poll_ready(cx)).map_err(Ended::from)?;
         let part = data.split_to(room.min(data.len()));
         Poll::Ready(send.send(part).map_err(Ended::from))
@@ -42,7 +49,9 @@ impl End for TunnelEnd {
     }
 
     fn finish(&mut self) -> Result<(), Ended> {
-        let Some(send) = &mut self.send else { return Err(Ended::reset()) };
+        let Some(send) = &mut self.send else {
+            return Err(Ended::reset());
+        };
         self.write_fin = true;
         send.finish().map_err(Ended::from)
     }
@@ -51,7 +60,9 @@ impl End for TunnelEnd {
         if self.read_fin && self.write_fin {
             return Poll::Ready(Ok(()));
         }
-        let Some(send) = &mut self.send else { return Poll::Ready(Err(Ended::reset())) };
+        let Some(send) = &mut self.send else {
+            return Poll::Ready(Err(Ended::reset()));
+        };
         send.poll_broken(cx).map(|error| Err(error.into()))
     }
 
@@ -64,6 +75,9 @@ impl End for TunnelEnd {
 
 impl From<StreamError> for Ended {
     fn from(error: StreamError) -> Self {
-        Self { reason: error.close_reason(), detail: error.to_string() }
+        Self {
+            reason: error.close_reason(),
+            detail: error.to_string(),
+        }
     }
 }

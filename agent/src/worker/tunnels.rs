@@ -11,8 +11,8 @@ use adit_control::{Location, Workload};
 use adit_flow::{Closer, RefuseReason, WorkloadName};
 use adit_identity::{PeerIdentity, SpiffeId};
 use adit_tunnel::{
-    Connect, Credentials, Destination, Dial, Drain, Drainer, Endpoint, Handler, HeadError, Incoming, OpenError, Pool, PoolConfig,
-    Refusal, TunnelConfig, serve,
+    Connect, Credentials, Destination, Dial, Drain, Drainer, Endpoint, Handler, HeadError, Incoming,
+    OpenError, Pool, PoolConfig, Refusal, TunnelConfig, serve,
 };
 use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
 use tokio::net::TcpStream;
@@ -48,8 +48,18 @@ impl Tunnels {
     /// No tunnel yet.
     pub(crate) fn new(shared: Arc<Shared>) -> Self {
         let (drainer, drain) = Drainer::new();
-        let pool = Pool::new(PoolConfig::default(), Dialer { shared: Arc::clone(&shared) });
-        Self { shared, pool, drainer, drain }
+        let pool = Pool::new(
+            PoolConfig::default(),
+            Dialer {
+                shared: Arc::clone(&shared),
+            },
+        );
+        Self {
+            shared,
+            pool,
+            drainer,
+            drain,
+        }
     }
 
     /// Opens a stream to `address` of `workload` for a flow that `client`, of `source`, opened.
@@ -66,16 +76,27 @@ impl Tunnels {
             Location::Remote { hbone, .. } => (Endpoint::Wire(hbone), Some(server_name(address.ip()).into())),
         };
         let source = credentials.id().clone();
-        let destination =
-            Destination { source: source.clone(), expected: workload.identity.clone(), target, server_name };
-        let opened = self.pool.open(&destination, &credentials, &Connect::new(address, client)).await;
+        let destination = Destination {
+            source: source.clone(),
+            expected: workload.identity.clone(),
+            target,
+            server_name,
+        };
+        let opened = self
+            .pool
+            .open(&destination, &credentials, &Connect::new(address, client))
+            .await;
         let stream = opened.map_err(|error| Refused {
             reason: error.refuse_reason(),
             by: refused_by(&error),
             detail: Some(with_causes(&error)),
         })?;
         let wire_port = matches!(target, Endpoint::Wire(_)).then(|| target.addr().port());
-        Ok(Opened { end: TunnelEnd::new(stream), source, wire_port })
+        Ok(Opened {
+            end: TunnelEnd::new(stream),
+            source,
+            wire_port,
+        })
     }
 
     /// Takes no new stream; tunnels say so to their peers, and end after their last.
@@ -93,11 +114,13 @@ impl Tunnels {
     fn credentials_of(&self, workload: &WorkloadName) -> Result<Arc<Credentials>, Refused> {
         let snapshot = self.shared.snapshot.load();
         let known = snapshot.workloads.get(workload);
-        known.and_then(|workload| self.shared.identities.credentials(&workload.identity)).ok_or_else(|| Refused {
-            reason: RefuseReason::TunnelFailed,
-            by: Closer::Agent,
-            detail: Some(format!("no SVID could be issued for {workload} yet")),
-        })
+        known
+            .and_then(|workload| self.shared.identities.credentials(&workload.identity))
+            .ok_or_else(|| Refused {
+                reason: RefuseReason::TunnelFailed,
+                by: Closer::Agent,
+                detail: Some(format!("no SVID could be issued for {workload} yet")),
+            })
     }
 }
 
@@ -144,12 +167,30 @@ impl Dial for Dialer {
 
 impl Dialer {
     async fn pipe_to(&self, address: IpAddr) -> io::Result<DuplexStream> {
-        let absent = || io::Error::new(io::ErrorKind::HostUnreachable, format!("no pod here has {address}"));
-        let pod = self.shared.snapshot.load().workload_at(address).ok_or_else(absent)?.name.clone();
+        let absent = || {
+            io::Error::new(
+                io::ErrorKind::HostUnreachable,
+                format!("no pod here has {address}"),
+            )
+        };
+        let pod = self
+            .shared
+            .snapshot
+            .load()
+            .workload_at(address)
+            .ok_or_else(absent)?
+            .name
+            .clone();
         let places = self.shared.places.load_full();
-        let worker = places.get(&pod).and_then(|place| self.shared.workers.get(*place)).ok_or_else(absent)?;
+        let worker = places
+            .get(&pod)
+            .and_then(|place| self.shared.workers.get(*place))
+            .ok_or_else(absent)?;
         let (ours, theirs) = tokio::io::duplex(PIPE_CAPACITY);
-        worker.send(Command::Tunnel { pod, io: theirs }).await.map_err(|_| absent())?;
+        worker
+            .send(Command::Tunnel { pod, io: theirs })
+            .await
+            .map_err(|_| absent())?;
         Ok(ours)
     }
 }
@@ -168,21 +209,33 @@ fn pod_address(name: &str) -> Option<IpAddr> {
     let (digits, rest) = name.split_once('.')?;
     let exact = |length| digits.len() == length && digits.bytes().all(|byte| byte.is_ascii_hexdigit());
     match rest {
-        "v4.pod.adit.internal" if exact(8) => Some(Ipv4Addr::from_bits(u32::from_str_radix(digits, 16).ok()?).into()),
-        "v6.pod.adit.internal" if exact(32) => Some(Ipv6Addr::from_bits(u128::from_str_radix(digits, 16).ok()?).into()),
+        "v4.pod.adit.internal" if exact(8) => {
+            Some(Ipv4Addr::from_bits(u32::from_str_radix(digits, 16).ok()?).into())
+        }
+        "v6.pod.adit.internal" if exact(32) => {
+            Some(Ipv6Addr::from_bits(u128::from_str_radix(digits, 16).ok()?).into())
+        }
         _ => None,
     }
 }
 
 /// Serves the far end of an in-memory tunnel to `pod`.
 pub(super) fn serve_pipe(worker: &Rc<Worker>, pod: &Rc<Pod>, io: DuplexStream) {
-    let listener = Listener { worker: Rc::clone(worker), pod: Some(pod.name().clone()), wire_port: None };
+    let listener = Listener {
+        worker: Rc::clone(worker),
+        pod: Some(pod.name().clone()),
+        wire_port: None,
+    };
     tokio::task::spawn_local(run(listener, io));
 }
 
 /// Serves a connection from another agent; its SNI says which pod it's for.
 pub(super) fn serve_socket(worker: &Rc<Worker>, socket: TcpStream, wire_port: u16) {
-    let listener = Listener { worker: Rc::clone(worker), pod: None, wire_port: Some(wire_port) };
+    let listener = Listener {
+        worker: Rc::clone(worker),
+        pod: None,
+        wire_port: Some(wire_port),
+    };
     tokio::task::spawn_local(run(listener, socket));
 }
 
@@ -224,14 +277,22 @@ impl Handler for Listener {
     }
 
     fn on_incoming(&mut self, incoming: Incoming) {
-        let Some(pod) = self.pod.clone() else { return incoming.refuse(Refusal::BAD_REQUEST) };
-        let arrived = Arrived { incoming, wire_port: self.wire_port };
+        let Some(pod) = self.pod.clone() else {
+            return incoming.refuse(Refusal::BAD_REQUEST);
+        };
+        let arrived = Arrived {
+            incoming,
+            wire_port: self.wire_port,
+        };
         if let Some(pod) = self.worker.pod(&pod) {
             self.worker.spawn_inbound(&pod, arrived);
         } else if let Some(mailbox) = self.worker.shared.worker_of(&pod) {
             // A socket's tunnel is served before its pod is known. When the mailbox is full the command is
             // dropped, which resets the stream.
-            let _ = mailbox.try_send(Command::Arrived { pod, arrived: Box::new(arrived) });
+            let _ = mailbox.try_send(Command::Arrived {
+                pod,
+                arrived: Box::new(arrived),
+            });
         } else {
             arrived.incoming.refuse(Refusal::of(RefuseReason::Unreachable));
         }

@@ -34,7 +34,11 @@ struct Script {
 
 impl Scripted {
     fn new(acts: impl IntoIterator<Item = Act>, room: usize) -> Self {
-        Self(Rc::new(RefCell::new(Script { acts: acts.into_iter().collect(), room, ..Script::default() })))
+        Self(Rc::new(RefCell::new(Script {
+            acts: acts.into_iter().collect(),
+            room,
+            ..Script::default()
+        })))
     }
 }
 
@@ -113,9 +117,19 @@ fn both_ends_close_cleanly_and_the_first_fin_is_named() {
     let server = Scripted::new([send("answer"), Act::Fin], 2);
     let mut relay = Relay::new(client.clone(), server.clone());
     let outcome = run(&mut relay).unwrap();
-    assert_eq!(outcome, Outcome { reason: CloseReason::Fin, by: Side::Opener, detail: String::new() });
+    assert_eq!(
+        outcome,
+        Outcome {
+            reason: CloseReason::Fin,
+            by: Side::Opener,
+            detail: String::new()
+        }
+    );
     assert_eq!(relay.moved(), Moved { sent: 3, received: 6 });
-    assert_eq!((&*server.0.borrow().received, &*client.0.borrow().received), (&b"ask"[..], &b"answer"[..]));
+    assert_eq!(
+        (&*server.0.borrow().received, &*client.0.borrow().received),
+        (&b"ask"[..], &b"answer"[..])
+    );
     assert!(!client.0.borrow().got_reset && !server.0.borrow().got_reset);
 }
 
@@ -142,7 +156,11 @@ fn a_reset_of_either_end_reaches_the_other_as_a_reset() {
         let client = Scripted::new(client_acts.clone(), 8);
         let server = Scripted::new(server_acts.clone(), 8);
         let outcome = run(&mut Relay::new(client.clone(), server.clone())).unwrap();
-        assert_eq!((outcome.reason, outcome.by), (CloseReason::Reset, by), "{client_acts:?} {server_acts:?}");
+        assert_eq!(
+            (outcome.reason, outcome.by),
+            (CloseReason::Reset, by),
+            "{client_acts:?} {server_acts:?}"
+        );
         let other = if by == Side::Opener { &server } else { &client };
         assert!(other.0.borrow().got_reset, "{client_acts:?} {server_acts:?}");
         if by == Side::Opener {

@@ -34,7 +34,9 @@ impl HostFlow {
     /// must have the user's group).
     pub(super) fn open(pod: &Rc<Pod>, first: &Packet) -> io::Result<Self> {
         let socket = match (&first.content, first.dst) {
-            (Content::Udp(_), _) => Socket::new(Domain::for_address(first.dst), Type::DGRAM, Some(Protocol::UDP)),
+            (Content::Udp(_), _) => {
+                Socket::new(Domain::for_address(first.dst), Type::DGRAM, Some(Protocol::UDP))
+            }
             (_, SocketAddr::V4(_)) => Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::ICMPV4)),
             (_, SocketAddr::V6(_)) => Socket::new(Domain::IPV6, Type::DGRAM, Some(Protocol::ICMPV6)),
         }?;
@@ -48,7 +50,13 @@ impl HostFlow {
         let socket = Rc::new(UdpSocket::from_std(socket.into())?);
         let (opener, outside) = (first.src, first.dst);
         let echo = !matches!(first.content, Content::Udp(_));
-        let answers = tokio::task::spawn_local(bring_answers(Rc::clone(pod), Rc::clone(&socket), opener, outside, echo));
+        let answers = tokio::task::spawn_local(bring_answers(
+            Rc::clone(pod),
+            Rc::clone(&socket),
+            opener,
+            outside,
+            echo,
+        ));
         Ok(Self { socket, answers })
     }
 
@@ -81,21 +89,39 @@ impl Drop for HostFlow {
     }
 }
 
-async fn bring_answers(pod: Rc<Pod>, socket: Rc<UdpSocket>, opener: SocketAddr, outside: SocketAddr, is_echo: bool) {
+async fn bring_answers(
+    pod: Rc<Pod>,
+    socket: Rc<UdpSocket>,
+    opener: SocketAddr,
+    outside: SocketAddr,
+    is_echo: bool,
+) {
     while !pod.is_gone() && socket.readable().await.is_ok() {
         // One buffer for all flows of the worker, borrowed between two awaits: thousands of flows wait here.
         let received = SCRATCH.with_borrow_mut(|buffer| {
             buffer.resize(MESSAGE_LIMIT, 0);
             let length = socket.try_recv(buffer)?;
             let message = &buffer[..length];
-            Ok(if is_echo { parse_echo_reply(message) } else { Some(Content::Udp(message.to_vec())) })
+            Ok(if is_echo {
+                parse_echo_reply(message)
+            } else {
+                Some(Content::Udp(message.to_vec()))
+            })
         });
         match received {
-            Ok(Some(content)) => pod.deliver(Packet { src: outside, dst: opener, content }),
+            Ok(Some(content)) => pod.deliver(Packet {
+                src: outside,
+                dst: opener,
+                content,
+            }),
             Ok(None) => {}
             Err(error) if io::Error::kind(&error) == io::ErrorKind::WouldBlock => {}
             Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-                pod.unreachable(&Packet { src: opener, dst: outside, content: Content::Udp(Vec::new()) });
+                pod.unreachable(&Packet {
+                    src: opener,
+                    dst: outside,
+                    content: Content::Udp(Vec::new()),
+                });
             }
             Err(error) => {
                 tracing::debug!(%error, %outside, "a datagram flow's socket failed");
@@ -128,13 +154,22 @@ mod tests {
 
     #[test]
     fn an_echo_request_is_laid_out_as_rfc_792_says() {
-        assert_eq!(echo(8, 0x0102, b"data"), [8, 0, 0, 0, 0, 0, 1, 2, b'd', b'a', b't', b'a']);
+        assert_eq!(
+            echo(8, 0x0102, b"data"),
+            [8, 0, 0, 0, 0, 0, 1, 2, b'd', b'a', b't', b'a']
+        );
     }
 
     #[test]
     fn only_echo_replies_are_taken() {
         let reply = [0, 0, 0xab, 0xcd, 0, 7, 0, 9, b'x'];
-        assert_eq!(parse_echo_reply(&reply), Some(Content::EchoReply { sequence: 9, payload: b"x".to_vec() }));
+        assert_eq!(
+            parse_echo_reply(&reply),
+            Some(Content::EchoReply {
+                sequence: 9,
+                payload: b"x".to_vec()
+            })
+        );
         assert_eq!(parse_echo_reply(&[3, 1, 0, 0, 0, 0, 0, 0]), None);
         assert_eq!(parse_echo_reply(&[0, 0, 0]), None);
     }

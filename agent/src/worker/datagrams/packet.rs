@@ -68,7 +68,9 @@ impl Content {
     /// Bytes of payload.
     pub(crate) fn len(&self) -> usize {
         match self {
-            Self::EchoReply { payload, .. } | Self::EchoRequest { payload, .. } | Self::Udp(payload) => payload.len(),
+            Self::EchoReply { payload, .. } | Self::EchoRequest { payload, .. } | Self::Udp(payload) => {
+                payload.len()
+            }
         }
     }
 }
