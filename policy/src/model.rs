@@ -217,7 +217,7 @@ pub struct IcmpMatch {
     pub code: Option<u8>,
 }
 
-/// What one end of a flow must be.
+/// What one end of a flow must be. What few rules have is boxed, so that the rest is close together.
 #[derive(Clone, Debug, PartialEq)]
 pub struct End<S> {
     /// It must be one of these; `None` asks nothing, an empty list matches nobody.
@@ -225,9 +225,9 @@ pub struct End<S> {
     /// No pod and no network set that holds its address may be selected by this.
     pub unless: Option<S>,
     /// Its address must be in here.
-    pub nets: Option<Nets>,
+    pub nets: Option<Box<Nets>>,
     /// Its address must not be in here, and here must be some address of its IP version.
-    pub not_nets: Option<Nets>,
+    pub not_nets: Option<Box<Nets>>,
     /// Its port must be one of these.
     pub ports: Option<Box<[PortMatch]>>,
     /// Its port must be none of these.

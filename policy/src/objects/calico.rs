@@ -358,7 +358,7 @@ fn entity(
                 values::nets(decoder, node, true)
             })
             .filter(|nets| !nets.is_empty())
-            .map(|nets| Nets::new(&nets))
+            .map(|nets| Box::new(Nets::new(&nets)))
     };
     let (nets, not_nets) = (nets(decoder, "nets"), nets(decoder, "notNets"));
     let mut ports = |decoder: &mut Decoder<'_>, name: &str| {
