@@ -1,5 +1,5 @@
 //! The agent's process: takes the mesh from its supervisor, the pods' queues from the node helper, and keeps the
-//! workers going. It parses what pods and peers send, so it runs confined (see [`crate::confine`]).
+//! workers going. It parses what pods and peers send, so it runs confined: no capability, no new privilege, a system call filter.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};

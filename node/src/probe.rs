@@ -1,7 +1,7 @@
 //! Can this machine do it? Tried out, not guessed.
 //!
 //! [`run`] makes a pod in a child process, the same way as the helper does, and throws it away; then it looks at what
-//! the kernel says about itself to tell *why* something was refused. The judgement is pure ([`judge`]) and tested
+//! the kernel says about itself to tell *why* something was refused. The judgement is pure ([`judge()`]) and tested
 //! against machines that we don't have.
 
 mod judge;

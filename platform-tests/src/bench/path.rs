@@ -29,6 +29,8 @@ pub struct BenchPath<'a> {
     pub target: String,
     /// The processes that carry the traffic, the programs at its ends apart.
     pub carriers: Vec<u32>,
+    /// Whether it is somebody else's: it may fail without the run failing.
+    pub foreign: bool,
     client: Box<dyn Fn() -> Command + 'a>,
     _running: Vec<Box<dyn fmt::Debug + 'a>>,
 }
@@ -84,6 +86,7 @@ fn direct<'a>(a: &'a Sandbox, b: &'a Sandbox) -> BenchPath<'a> {
         name: "direct".to_owned(),
         target: OUTSIDE.to_owned(),
         carriers: Vec::new(),
+        foreign: false,
         client: Box::new(move || a.command(a.load())),
         _running: vec![Box::new(server)],
     }
@@ -160,6 +163,7 @@ fn through<'a>(name: &str, a: &'a Sandbox, target: String, meshes: Vec<Mesh<'a>>
         name: name.to_owned(),
         target,
         carriers,
+        foreign: false,
         client: Box::new(client),
         _running: running.collect(),
     }
@@ -227,6 +231,7 @@ pub fn external<'a>(name: &str, script: &Path, lab: &Lab, a: &'a Sandbox) -> Opt
         name: name.to_owned(),
         target: ready.target.unwrap_or_else(|| OUTSIDE.to_owned()),
         carriers: ready.carriers,
+        foreign: true,
         client: Box::new(client),
         _running: vec![Box::new(setup)],
     })
