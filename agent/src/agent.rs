@@ -1,5 +1,6 @@
 //! The agent's process: takes the mesh from its supervisor, the pods' queues from the node helper, and keeps the
-//! workers going. It parses what pods and peers send, so it runs confined: no capability, no new privilege, a system call filter.
+//! workers going. It parses what pods and peers send, so it runs confined: no capability, no new privilege, a filter of
+//! system calls.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};

@@ -5,7 +5,7 @@
 //!      YAML   shape     meaning   one node's view: readiness, joined workloads
 //! ```
 //!
-//! [`load`] goes as far as [`Mesh`], reporting everything that is wrong on the way; [`build`] makes a [`Snapshot`]
+//! [`load()`] goes as far as [`Mesh`], reporting everything that is wrong on the way; [`build()`] makes a [`Snapshot`]
 //! of it, again and again as workloads become ready or join.
 
 mod address;

@@ -13,7 +13,7 @@ use crate::file::RestartPolicy;
 use crate::snapshot::{ServicePort, WorkloadPort};
 use crate::suggest;
 
-/// A mesh file that passed every check. Made by [`parse`](crate::parse) and [`load`](crate::load) alone.
+/// A mesh file that passed every check. Made by [`parse`](crate::parse) and [`load`](crate::load()) alone.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Mesh {
