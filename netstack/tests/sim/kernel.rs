@@ -17,6 +17,14 @@ pub(crate) struct Kernel {
     listeners: HashMap<u16, SocketHandle>,
 }
 
+/// What the other end is to acknowledge.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Owed {
+    /// Bytes, whether a FIN follows or not.
+    Bytes,
+    OnlyFin,
+}
+
 #[derive(Default)]
 pub(crate) struct Wire {
     pub(crate) mtu: usize,
@@ -90,6 +98,25 @@ impl Kernel {
 
     pub(crate) fn socket(&mut self, handle: SocketHandle) -> &mut Socket<'static> {
         self.sockets.get_mut(handle)
+    }
+
+    /// The connections of which something is unacknowledged, by their ends, the pod's first.
+    pub(crate) fn owing(&self) -> Vec<((SocketAddr, SocketAddr), Owed)> {
+        let address = |end: IpEndpoint| SocketAddr::new(end.addr.into(), end.port);
+        let mut owing = Vec::new();
+        for (_, socket) in self.sockets.iter() {
+            let smoltcp::socket::Socket::Tcp(socket) = socket;
+            let has_fin = matches!(socket.state(), State::FinWait1 | State::Closing | State::LastAck);
+            let owed = match (socket.send_queue(), has_fin) {
+                (1.., _) => Owed::Bytes,
+                (0, true) => Owed::OnlyFin,
+                (0, false) => continue,
+            };
+            if let (Some(local), Some(remote)) = (socket.local_endpoint(), socket.remote_endpoint()) {
+                owing.push(((address(local), address(remote)), owed));
+            }
+        }
+        owing
     }
 
     pub(crate) fn poll(&mut self, now: Tick) {

@@ -457,7 +457,7 @@ fn a_clean_link() {
 
 #[test]
 fn a_link_that_loses_repeats_and_reorders() {
-    for_each_seed(18, |seed| {
+    for_each_seed(30, |seed| {
         let shape = Shape {
             link: AWFUL,
             most_bytes: 300_000,

@@ -1,13 +1,13 @@
 //! A kernel and a stack joined by a bad link, in virtual time.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use adit_netstack::{Config, Event, Netstack, RxChecksum, Transmit};
 use smoltcp::time::Instant as Tick;
 
-use crate::kernel::Kernel;
+use crate::kernel::{Kernel, Owed};
 
 /// Small, seeded, and the same on every machine.
 #[derive(Clone)]
@@ -68,8 +68,10 @@ pub(crate) struct World {
     pub(crate) events: Vec<Event>,
     pub(crate) frames: u64,
     trace: bool,
-    /// The last bare ACK to each port of the pod, and when they were repeated.
-    bare_acks: BTreeMap<u16, Vec<u8>>,
+    /// The last bare ACK of each connection, by its ends, the pod's first, and when they were repeated.
+    bare_acks: BTreeMap<(SocketAddr, SocketAddr), Vec<u8>>,
+    /// The pod's last FIN of each connection.
+    fins: BTreeMap<(SocketAddr, SocketAddr), Vec<u8>>,
     repeated_us: u64,
 }
 
@@ -97,6 +99,7 @@ impl World {
             events: Vec::new(),
             frames: 0,
             bare_acks: BTreeMap::new(),
+            fins: BTreeMap::new(),
             repeated_us: 0,
             trace: std::env::var_os("ADIT_SIM_TRACE").is_some(),
         }
@@ -150,14 +153,11 @@ impl World {
 
     fn carry(&mut self, frame: Vec<u8>, to_stack: bool) {
         self.frames += 1;
-        if !to_stack
-            && frame.len() <= 60
-            && (frame[0] >> 4 == 4 && frame.len() == 40 && frame[33] == 0x10
-                || frame[0] >> 4 == 6 && frame.len() == 60 && frame[53] == 0x10)
-        {
-            let at = if frame[0] >> 4 == 4 { 22 } else { 42 };
-            self.bare_acks
-                .insert(u16::from_be_bytes([frame[at], frame[at + 1]]), frame.clone());
+        let (src, dst, flags, is_bare) = ends_and_flags(&frame);
+        if to_stack && flags & FIN != 0 {
+            self.fins.insert((src, dst), frame.clone());
+        } else if !to_stack && flags == ACK && is_bare {
+            self.bare_acks.insert((dst, src), frame.clone());
         }
         if self.trace {
             println!(
@@ -186,7 +186,7 @@ impl World {
 
     /// Jumps to the next thing that happens, at most to `limit`; whether there was one.
     pub(crate) fn jump(&mut self, limit_us: u64) -> bool {
-        self.repeat_acks();
+        self.help_kernel();
         let epoch = self.epoch;
         let stack_at = self
             .stack
@@ -212,14 +212,32 @@ impl World {
         }
     }
 
-    /// smoltcp, which plays the kernel here, can forget its timer when a late segment with an old window closes that window over
-    /// bytes in flight. The stack probes then; a kernel that doesn't is reminded by the link, which repeats old ACKs.
-    fn repeat_acks(&mut self) {
-        if self.now_us > self.repeated_us + 3_000_000 && self.stack.flow_count() > 0 {
-            self.repeated_us = self.now_us;
-            for frame in self.bare_acks.values() {
+    /// smoltcp, which plays the kernel here, can forget its timer with bytes in flight:
+    ///
+    /// 1. after three equal ACKs it sends up to a whole MSS again, whatever the window, and counts all of it as sent;
+    /// 2. the next ACK covers what the window had room for, and says that the window is closed: the timer of the
+    ///    retransmission becomes that of the probes;
+    /// 3. the window opens, if by less than what counts as sent: the timer stops, and nothing is left that could be sent.
+    ///
+    /// And with nothing but its FIN in flight, three equal ACKs (or updates of the window) stop the timer for a fast
+    /// retransmission that sends nothing.
+    ///
+    /// Any real kernel's timer would run. This one is helped by the link: of a connection of which the kernel has something
+    /// unacknowledged it repeats the last ACK, until that makes a fast retransmission, or the pod's FIN if that is all. The
+    /// stack gets no such help: whether it loses its own timer is what the scenarios are for.
+    fn help_kernel(&mut self) {
+        if self.now_us <= self.repeated_us + 3_000_000 {
+            return;
+        }
+        self.repeated_us = self.now_us;
+        for (ends, owed) in self.kernel.owing() {
+            let (frame, queue) = match owed {
+                Owed::Bytes => (self.bare_acks.get(&ends), &mut self.to_kernel),
+                Owed::OnlyFin => (self.fins.get(&ends), &mut self.to_stack),
+            };
+            if let Some(frame) = frame {
                 self.sent += 1;
-                self.to_kernel.insert((self.now_us, self.sent), frame.clone());
+                queue.insert((self.now_us, self.sent), frame.clone());
             }
         }
     }
@@ -233,6 +251,23 @@ impl World {
         }
         self.settle();
     }
+}
+
+const FIN: u8 = 0x01;
+const ACK: u8 = 0x10;
+
+/// Source, destination and flags of a segment, and whether it has neither options nor data.
+fn ends_and_flags(frame: &[u8]) -> (SocketAddr, SocketAddr, u8, bool) {
+    let (at, src, dst) = if frame[0] >> 4 == 6 {
+        let address = |at: usize| IpAddr::from(<[u8; 16]>::try_from(&frame[at..at + 16]).unwrap());
+        (40, address(8), address(24))
+    } else {
+        let address = |at: usize| IpAddr::from(<[u8; 4]>::try_from(&frame[at..at + 4]).unwrap());
+        (20, address(12), address(16))
+    };
+    let port = |at: usize| u16::from_be_bytes([frame[at], frame[at + 1]]);
+    let (src, dst) = (SocketAddr::new(src, port(at)), SocketAddr::new(dst, port(at + 2)));
+    (src, dst, frame[at + 13], frame.len() == at + 20)
 }
 
 /// A TCP frame in a line.
