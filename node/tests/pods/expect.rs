@@ -7,7 +7,9 @@ use std::process::{Child, Stdio};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::Pid;
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+use rustix::termios::tcgetpgrp;
 
 use crate::world::World;
 
@@ -62,6 +64,27 @@ impl Screen {
             self.read_some();
         }
         panic!("expected {text:?} on the terminal, got {:?}", self.seen);
+    }
+
+    /// The process group that has the terminal.
+    pub(crate) fn foreground(&self) -> Option<Pid> {
+        tcgetpgrp(&self.terminal).ok()
+    }
+
+    /// Waits until `job` has the terminal: a Ctrl-C before that is the shell's.
+    #[track_caller]
+    pub(crate) fn gives_terminal_to(&mut self, job: Option<Pid>) -> &mut Self {
+        for _ in 0..TURNS {
+            if self.foreground() == job {
+                return self;
+            }
+            self.read_some();
+        }
+        panic!(
+            "expected {job:?} in the foreground, got {:?}; seen {:?}",
+            self.foreground(),
+            self.seen
+        );
     }
 
     fn read_some(&mut self) {

@@ -58,12 +58,9 @@ fn a_shell_in_a_pod_has_job_control(world: &World) -> Outcome {
         screen.types(SLEEP).sees("run-42").types("\x03").sees("$ ");
         screen.types("echo still-$((40+2))\n").sees("still-42").sees("$ ");
         // Ctrl-Z stops it, and it can be continued.
-        screen
-            .types(SLEEP)
-            .sees("run-42")
-            .types("\x1a")
-            .sees("Stopped")
-            .sees("$ ");
+        screen.types(SLEEP).sees("run-42");
+        let job = screen.foreground();
+        screen.types("\x1a").sees("Stopped").sees("$ ");
         screen
             .types("jobs; echo listed-$((40+2))\n")
             .sees("Stopped")
@@ -72,7 +69,7 @@ fn a_shell_in_a_pod_has_job_control(world: &World) -> Outcome {
         screen
             .types("fg\n")
             .sees("exec sleep")
-            .sees("\n")
+            .gives_terminal_to(job)
             .types("\x03")
             .sees("$ ");
         screen.types("echo back-$((40+2))\n").sees("back-42").sees("$ ");

@@ -280,3 +280,32 @@ fn an_idle_flow_is_closed_if_so_configured() {
         assert_eq!(rig.events(), [closed(flow, CloseReason::Idle, ClosedBy::Agent)]);
     }
 }
+
+/// smoltcp counts them towards a fast retransmission, for which it stops the timer; with no byte in flight it then sends
+/// nothing.
+#[test]
+fn a_lost_fin_is_sent_again_after_three_equal_acks() {
+    let (mut rig, flow) = Rig::open(config());
+    rig.write(flow, b"all");
+    rig.shutdown(flow);
+    assert_eq!(rig.sent(), [sent(FIN | ACK, 1, 0, b"all")]);
+    // The pod's kernel has room for the bytes and none for the FIN.
+    for _ in 0..5 {
+        rig.pod(ACK, 0, 4, b"");
+        assert_eq!(rig.sent(), []);
+    }
+    let again = rig.pass(seconds(3));
+    let fin = sent(FIN | ACK, 4, 0, b"");
+    assert!(
+        !again.is_empty() && again.iter().all(|segment| *segment == fin),
+        "{again:?}"
+    );
+    rig.pod(ACK, 0, 5, b"");
+    assert_eq!(rig.pass(seconds(3)), []);
+    rig.pod(FIN | ACK, 0, 5, b"");
+    assert_eq!(rig.sent(), [sent(ACK, 5, 1, b"")]);
+    assert!(
+        rig.events()
+            .contains(&closed(flow, CloseReason::Fin, ClosedBy::Agent))
+    );
+}
