@@ -19,7 +19,7 @@ build profile="dev":
 ci: lint test
 
 # All tests.
-test: unit purity fuzz-smoke platform-tests
+test: unit purity peers platform-tests fuzz-smoke
 
 # Formatting, lints, documentation: warnings are errors.
 lint:
@@ -30,6 +30,14 @@ lint:
 # Unit, property and simulation tests of every crate.
 unit:
     cargo test --locked --workspace --exclude adit-platform-tests
+
+# The tunnel against an independent HBONE peer, written in Go.
+peers:
+    if go version | grep -qE 'go1\.(2[6-9]|[3-9][0-9])'; then \
+        cargo test --locked --workspace --exclude adit-platform-tests --test go_peer -- --ignored; \
+    else \
+        echo "skipped: peers (the Go peer needs Go 1.26 or later, here is: $(go version))"; \
+    fi
 
 # Programs nobody here wrote, over real namespaces, as an unprivileged user.
 platform-tests: (build "release")
@@ -54,5 +62,9 @@ deny:
 
 # Benchmarks against a direct path in the same run; prints ratios.
 bench:
-    cargo bench --locked -p adit-netstack
-    cargo test --locked --release -p adit-platform-tests --test bench -- --ignored --nocapture
+    cargo build --locked --release -p adit-agent -p adit-platform-tests
+    target/release/adit-bench --json target/bench.json --floor 0.25
+
+# Benchmarks of single crates: netstack, tunnel, policy.
+microbench:
+    cargo bench --locked -p adit-netstack -p adit-tunnel -p adit-policy
