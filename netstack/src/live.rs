@@ -333,8 +333,11 @@ impl Live {
             .map(|interval| after(self.last_activity, interval))
     }
 
-    /// Number and acknowledgement of a probe: one that the pod has acknowledged, so that it answers with its window.
-    pub(crate) fn probe(&mut self, now: Tick) -> (u32, u32, u16) {
+    /// A probe: its number, acknowledgement, flags and window. It has a number that the pod has acknowledged, so that it answers
+    /// with its window. The answers make the engine send bytes again, but not a FIN alone: smoltcp stops its timer for a
+    /// fast retransmission on the third equal ACK, which then finds no byte to send. So if the FIN is all that's under way,
+    /// it is the probe.
+    pub(crate) fn probe(&mut self, now: Tick) -> (u32, u32, u8, u16) {
         self.stall = Some(Stall {
             since: now,
             patience: PROBE_SOON,
@@ -342,12 +345,14 @@ impl Live {
         self.unanswered_since.get_or_insert(now);
         self.last_activity = now;
         let unacknowledged = self.written_end.wrapping_sub(self.socket().send_queue() as u32);
+        let is_fin_sent = self.send_next != self.written_end;
+        let (seq, flags) = if self.is_sent_out() && self.owes_fin() && is_fin_sent {
+            (self.written_end, tcp::FIN | tcp::ACK)
+        } else {
+            (unacknowledged.wrapping_sub(1), tcp::ACK)
+        };
         let splice = self.splice();
-        (
-            unacknowledged.wrapping_sub(1),
-            splice.receive_next,
-            splice.window_field(),
-        )
+        (seq, splice.receive_next, flags, splice.window_field())
     }
 
     /// Whether the state is one that [`splice`](crate::splice) can build.

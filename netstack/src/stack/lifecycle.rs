@@ -357,8 +357,8 @@ impl Netstack {
         let Stage::Live(live) = &mut flow.stage else {
             return;
         };
-        let (seq, ack, window) = live.probe(now);
-        let probe = flow.template(seq, ack, ACK, window);
+        let (seq, ack, flags, window) = live.probe(now);
+        let probe = flow.template(seq, ack, flags, window);
         self.answer_with(probe);
         self.arm(now, slot);
     }

@@ -301,6 +301,7 @@ fn a_lost_fin_is_sent_again_after_three_equal_acks() {
         "{again:?}"
     );
     rig.pod(ACK, 0, 5, b"");
+    assert_eq!(rig.sent(), []);
     assert_eq!(rig.pass(seconds(3)), []);
     rig.pod(FIN | ACK, 0, 5, b"");
     assert_eq!(rig.sent(), [sent(ACK, 5, 1, b"")]);
