@@ -348,7 +348,12 @@ impl Datagrams {
 
     /// Ends every flow that no longer passes `policy`.
     pub(crate) fn judge(&self, policy: &PolicySet) {
-        for flow in self.flows.borrow_mut().values_mut() {
+        let mut flows = self.flows.borrow_mut();
+        // What was denied is forgotten, so that its next packet is judged as a first one.
+        flows
+            .extract_if(|_, flow| matches!(flow.way, Way::Denied) && flow.generation != policy.generation())
+            .for_each(|(_, flow)| flow.close(CloseReason::PolicyChanged));
+        for flow in flows.values_mut() {
             flow.judge(policy);
         }
     }
@@ -376,7 +381,7 @@ impl Flow {
         }
     }
 
-    /// Both ways: what was allowed may be denied from now on, what was denied allowed by its next packet.
+    /// What was allowed may be denied from now on.
     fn judge(&mut self, policy: &PolicySet) {
         if self.generation == policy.generation() {
             return;
@@ -385,8 +390,7 @@ impl Flow {
         let decision = match self.way {
             Way::Inbound => policy.ingress(&self.judged, Trace::Off),
             Way::Mesh { .. } | Way::Host(_) => policy.egress(&self.judged, Trace::Off),
-            // Forgotten, so that the next packet is judged as a first one.
-            Way::Denied => return self.last_packet -= IDLE_LIMIT,
+            Way::Denied => return,
         };
         if !decision.is_allowed() {
             self.recorder.verdict(decision.verdict());
