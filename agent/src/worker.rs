@@ -27,6 +27,7 @@ mod flow_end;
 mod host_end;
 mod pod;
 mod resolver;
+mod server_name;
 mod shared;
 mod tunnel_end;
 mod tunnels;
@@ -54,14 +55,14 @@ pub(crate) enum Command {
         /// The datagram.
         packet: datagrams::Packet,
     },
-    /// A stream for `pod` from a tunnel that another worker serves.
+    /// A stream for `pod` from a tunnel that another worker serves: the exception, see [`Command::Accepted`].
     Arrived {
         /// Whose address was asked for.
         pod: WorkloadName,
         /// The stream.
         arrived: Box<inbound::Arrived>,
     },
-    /// A connection that another agent made to this node's listener.
+    /// A connection that another agent made to this node's listener, to the worker of the pod that it's for.
     Accepted {
         /// Bytes of TLS.
         socket: std::net::TcpStream,

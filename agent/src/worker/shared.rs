@@ -9,6 +9,7 @@ use arc_swap::ArcSwap;
 use tokio::sync::mpsc;
 
 use super::Command;
+use super::server_name::pod_address;
 use crate::admin::FlowHub;
 use crate::identities::Identities;
 
@@ -78,6 +79,13 @@ impl Mailbox {
 pub(crate) struct Overflowed;
 
 impl Shared {
+    /// The index of the worker that serves the pod which a client asked for by SNI.
+    pub(crate) fn place_of(&self, server_name: &str) -> Option<usize> {
+        let snapshot = self.snapshot.load();
+        let workload = snapshot.workload_at(pod_address(server_name)?)?;
+        self.places.load().get(&workload.name).copied()
+    }
+
     /// The mailbox of the worker that serves `workload` on this node.
     pub(crate) fn worker_of(&self, workload: &WorkloadName) -> Option<&Mailbox> {
         self.workers.get(*self.places.load().get(workload)?)

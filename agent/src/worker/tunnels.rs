@@ -1,7 +1,7 @@
 //! The tunnels of a worker: those that its pods open, and those that it serves.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -18,6 +18,7 @@ use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Duration, Instant};
 
+use super::server_name::{pod_address, server_name};
 use super::{Command, Pod, Shared, TunnelEnd, Worker};
 use crate::pipeline::Refused;
 use crate::pipeline::inbound::Arrived;
@@ -195,30 +196,6 @@ impl Dialer {
     }
 }
 
-/// The name by which a client asks, with SNI, for the pod that has `address`: where one listener serves all pods
-/// of a node, the certificate to present depends on it. `internal` is reserved for private use.
-fn server_name(address: IpAddr) -> String {
-    match address {
-        IpAddr::V4(address) => format!("{:08x}.v4.pod.adit.internal", address.to_bits()),
-        IpAddr::V6(address) => format!("{:032x}.v6.pod.adit.internal", address.to_bits()),
-    }
-}
-
-/// The address in a [`server_name`].
-fn pod_address(name: &str) -> Option<IpAddr> {
-    let (digits, rest) = name.split_once('.')?;
-    let exact = |length| digits.len() == length && digits.bytes().all(|byte| byte.is_ascii_hexdigit());
-    match rest {
-        "v4.pod.adit.internal" if exact(8) => {
-            Some(Ipv4Addr::from_bits(u32::from_str_radix(digits, 16).ok()?).into())
-        }
-        "v6.pod.adit.internal" if exact(32) => {
-            Some(Ipv6Addr::from_bits(u128::from_str_radix(digits, 16).ok()?).into())
-        }
-        _ => None,
-    }
-}
-
 /// Serves the far end of an in-memory tunnel to `pod`.
 pub(super) fn serve_pipe(worker: &Rc<Worker>, pod: &Rc<Pod>, io: DuplexStream) {
     let listener = Listener {
@@ -287,8 +264,8 @@ impl Handler for Listener {
         if let Some(pod) = self.worker.pod(&pod) {
             self.worker.spawn_inbound(&pod, arrived);
         } else if let Some(mailbox) = self.worker.shared.worker_of(&pod) {
-            // A socket's tunnel is served before its pod is known. When the mailbox is full the command is
-            // dropped, which resets the stream.
+            // The listener gave up waiting for the SNI, or the pod has moved since. When the mailbox is full the
+            // command is dropped, which resets the stream.
             let _ = mailbox.try_send(Command::Arrived {
                 pod,
                 arrived: Box::new(arrived),
@@ -350,25 +327,6 @@ impl AsyncWrite for Wire {
         match self.get_mut() {
             Self::Pipe(io) => Pin::new(io).poll_shutdown(cx),
             Self::Tcp(io) => Pin::new(io).poll_shutdown(cx),
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    proptest! {
-        #[test]
-        fn an_address_survives_its_server_name(address: IpAddr) {
-            prop_assert_eq!(pod_address(&server_name(address)), Some(address));
-        }
-
-        #[test]
-        fn any_other_name_is_no_address(name in "[a-z0-9.]{0,40}") {
-            prop_assert_eq!(pod_address(&name), None);
         }
     }
 }
