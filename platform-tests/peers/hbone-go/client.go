@@ -9,7 +9,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
-	"math/rand/v2"
+	"math/rand"
 	"net"
 	"net/http"
 	"net/url"
@@ -76,8 +76,15 @@ func (c *client) run(ctx context.Context) error {
 		return err
 	}
 	defer socket.Close()
-	stop := context.AfterFunc(ctx, func() { socket.Close() })
-	defer stop()
+	done := make(chan struct{})
+	defer close(done)
+	go func() {
+		select {
+		case <-ctx.Done():
+			socket.Close()
+		case <-done:
+		}
+	}()
 	if c.bad == badPlainBytes {
 		return plainBytes(socket)
 	}
@@ -103,8 +110,12 @@ func (c *client) run(ctx context.Context) error {
 func (c *client) checkAll(ctx context.Context, tunnel *http2.ClientConn) error {
 	failures := make(chan error, c.streams)
 	var running sync.WaitGroup
-	for stream := range c.streams {
-		running.Go(func() { failures <- c.checkOne(ctx, tunnel, uint64(stream)) })
+	for stream := 0; stream < c.streams; stream++ {
+		running.Add(1)
+		go func(seed int64) {
+			defer running.Done()
+			failures <- c.checkOne(ctx, tunnel, seed)
+		}(int64(stream))
 	}
 	running.Wait()
 	close(failures)
@@ -118,9 +129,9 @@ func (c *client) checkAll(ctx context.Context, tunnel *http2.ClientConn) error {
 }
 
 // checkOne sends bytes that differ everywhere, half-closes, and compares what comes back.
-func (c *client) checkOne(ctx context.Context, tunnel *http2.ClientConn, seed uint64) error {
+func (c *client) checkOne(ctx context.Context, tunnel *http2.ClientConn, seed int64) error {
 	sent, received := sha256.New(), sha256.New()
-	source := rand.NewChaCha8([32]byte{byte(seed), byte(seed >> 8)})
+	source := rand.New(rand.NewSource(seed))
 	err := c.pipe(ctx, tunnel, io.TeeReader(io.LimitReader(source, c.check), sent), received)
 	if err == nil && !bytes.Equal(sent.Sum(nil), received.Sum(nil)) {
 		err = errors.New("what came back differs from what was sent")

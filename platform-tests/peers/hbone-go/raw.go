@@ -34,22 +34,28 @@ func (r *raw) head(stream uint32, end bool, fields ...string) error {
 			return err
 		}
 	}
-	block := r.block.Bytes()
-	const most = 16384
-	first := block[:min(most, len(block))]
-	block = block[len(first):]
+	first, block := cut(r.block.Bytes())
 	param := http2.HeadersFrameParam{StreamID: stream, BlockFragment: first, EndHeaders: len(block) == 0, EndStream: end}
 	if err := r.WriteHeaders(param); err != nil {
 		return err
 	}
 	for len(block) > 0 {
-		part := block[:min(most, len(block))]
-		block = block[len(part):]
+		var part []byte
+		part, block = cut(block)
 		if err := r.WriteContinuation(stream, len(block) == 0, part); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// cut splits off as much of a header block as fits a frame.
+func cut(block []byte) (first, rest []byte) {
+	const most = 16384
+	if len(block) > most {
+		return block[:most], block[most:]
+	}
+	return block, nil
 }
 
 // next gives the next frame that isn't the connection's housekeeping, which it answers.

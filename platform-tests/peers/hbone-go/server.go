@@ -93,10 +93,10 @@ func (s *server) connect(w http.ResponseWriter, r *http.Request, peer *url.URL) 
 		w.WriteHeader(s.status)
 		return
 	}
-	flush := http.NewResponseController(w).Flush
+	flush := w.(http.Flusher).Flush
 	if s.target == "" {
 		w.WriteHeader(http.StatusOK)
-		_ = flush()
+		flush()
 		if err := copyFlushing(w, flush, r.Body); err != nil {
 			abort("echo", err)
 		}
@@ -109,15 +109,20 @@ func (s *server) connect(w http.ResponseWriter, r *http.Request, peer *url.URL) 
 	}
 	defer target.Close()
 	w.WriteHeader(http.StatusOK)
-	_ = flush()
+	flush()
 	up := make(chan error, 1)
 	go func() {
 		_, err := io.Copy(target, r.Body)
-		up <- errors.Join(err, target.(*net.TCPConn).CloseWrite())
+		if closing := target.(*net.TCPConn).CloseWrite(); err == nil {
+			err = closing
+		}
+		up <- err
 	}()
 	down := copyFlushing(w, flush, target)
-	if err := errors.Join(down, <-up); err != nil {
-		abort("forward", err)
+	for _, err := range []error{down, <-up} {
+		if err != nil {
+			abort("forward", err)
+		}
 	}
 }
 
@@ -127,7 +132,7 @@ func abort(what string, err error) {
 	panic(http.ErrAbortHandler)
 }
 
-func copyFlushing(w io.Writer, flush func() error, from io.Reader) error {
+func copyFlushing(w io.Writer, flush func(), from io.Reader) error {
 	buffer := make([]byte, 32<<10)
 	for {
 		read, err := from.Read(buffer)
@@ -135,9 +140,7 @@ func copyFlushing(w io.Writer, flush func() error, from io.Reader) error {
 			if _, err := w.Write(buffer[:read]); err != nil {
 				return err
 			}
-			if err := flush(); err != nil {
-				return err
-			}
+			flush()
 		}
 		if errors.Is(err, io.EOF) {
 			return nil
