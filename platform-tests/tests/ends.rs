@@ -11,7 +11,9 @@ const LIMIT: Duration = Duration::from_secs(30);
 const PORT: u16 = 7000;
 
 fn spec(sandbox: &Sandbox) -> MeshSpec {
-    MeshSpec::new("ends").workload(Workload::load_server(sandbox, "server", PORT))
+    MeshSpec::new("ends")
+        .workload(Workload::load_server(sandbox, "server", PORT))
+        .workload(Workload::shell(sandbox, "reader"))
 }
 
 fn end(mesh: &Mesh<'_>, load: &str, target: &str, arguments: &[&str]) -> Ended {
@@ -222,15 +224,15 @@ fn readers_that_stall_do_not_delay_another_connection() {
     let mesh = sandbox.up(spec(&sandbox));
     mesh.wait_ready();
     let load = sandbox.load();
-    let mut stalled = mesh.spawn_as(
-        "test/stalled",
+    let mut stalled = mesh.spawn_in(
+        "reader",
         [&load, "stall", "server:7000", "--count", "32", "--hold", "100"],
     );
     stalled.wait_for("opened 32", LIMIT);
     // Long enough for every window between them to fill.
     std::thread::sleep(Duration::from_secs(1));
-    let same_pair = mesh.run_as(
-        "test/other",
+    let same_pair = mesh.run_in(
+        "reader",
         [
             &load,
             "connect",
