@@ -17,7 +17,7 @@ use crate::confine::{self, ConfineError};
 
 mod handler;
 mod listener;
-mod policies;
+pub(crate) mod policies;
 mod running;
 mod store;
 

@@ -29,6 +29,7 @@ use std::process::ExitStatus;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use adit_control::{FileSource, Style, Update};
 use adit_flow::WorkloadName;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
@@ -46,7 +47,7 @@ pub use process::AgentArguments;
 use process::Kept;
 use replica::{Console, Replica};
 pub use table::Source;
-use table::{Change, Desired, Table};
+use table::{Change, Desired, Replaced, Table, policy_texts};
 
 /// What to run and how.
 #[derive(Debug)]
@@ -61,6 +62,8 @@ pub struct Options {
     pub agent: AgentArguments,
     /// The workload whose end is the end of everything; its exit code is ours.
     pub once: Option<WorkloadName>,
+    /// Whether to follow the mesh file and its policy files as they change.
+    pub watch: bool,
     /// Whether the one workload has the terminal, as under `adit run`.
     pub foreground: bool,
     /// How long programs may take to end after SIGTERM.
@@ -137,6 +140,8 @@ async fn stopping(stop: &watch::Receiver<Stop>, far: Stop) {
 enum Event {
     /// There is no agent and there won't be one.
     AgentFailed(String),
+    /// The mesh file or one of its policy files was saved.
+    FileChanged(Box<Update>),
     /// Somebody asks on the supervisor's socket.
     Asked(Ask),
     /// A workload's state changed.
@@ -264,6 +269,8 @@ struct Supervisor {
     foreground: bool,
     notices: Notices,
     warned: BTreeSet<String>,
+    /// Lives as long as the mesh runs.
+    _watch: Option<FileSource>,
     helper_process: Kept,
     helper: Helper,
     events: mpsc::UnboundedReceiver<Event>,
@@ -312,6 +319,7 @@ impl Supervisor {
             listener,
             Arc::new(Door::new(reports.clone(), stop.clone())),
         ));
+        let watch = watch(&options, &reports);
         let mut replicas = JoinSet::new();
         let snapshot = table.snapshot();
         for (index, (name, shown)) in display_names(&options).into_iter().enumerate() {
@@ -361,6 +369,7 @@ impl Supervisor {
             foreground: options.foreground,
             notices,
             warned: BTreeSet::new(),
+            _watch: watch,
             helper_process,
             helper,
             events,
@@ -411,6 +420,7 @@ impl Supervisor {
                     self.desired.send_replace(self.table.desired());
                 }
             }
+            Event::FileChanged(update) => self.on_file(*update),
             Event::Finished { name, code } if self.once.as_ref() == Some(&name) => return Some(Ok(code)),
             Event::Finished { .. } => {}
             Event::PodFailed { name, reason } => return Some(Err(UpError::Pod { name, reason })),
@@ -421,6 +431,40 @@ impl Supervisor {
             }
         }
         None
+    }
+
+    /// A file that is wrong changes nothing, and people are told what is wrong with it.
+    fn on_file(&mut self, update: Update) {
+        let report = match update {
+            Update::Refused(report) => {
+                self.notices
+                    .say("the mesh file was saved and can't be used; the mesh goes on as it was");
+                report
+            }
+            Update::Changed(loaded) => {
+                // The agent would refuse them, and with them every later change of the mesh.
+                if let Err(error) = crate::agent::policies::check(&policy_texts(&loaded.mesh)) {
+                    let text = format!("{error}; the mesh goes on with the policies that it had");
+                    return self.notices.say(&text);
+                }
+                let replaced = self.table.replace(loaded.mesh, loaded.text);
+                self.desired.send_replace(self.table.desired());
+                self.notices.say(match replaced {
+                    Replaced::Whole { restart_needed: false } => "the mesh file or a policy file was saved and took effect",
+                    Replaced::Whole { restart_needed: true } => {
+                        "the mesh file was saved and took effect, but for how programs are run: start the mesh again for that"
+                    }
+                    Replaced::Policies => {
+                        "the mesh file was saved with other workloads than run: only its policies took effect; start the mesh again for the rest"
+                    }
+                });
+                loaded.warnings
+            }
+        };
+        report
+            .render(Style::Plain)
+            .lines()
+            .for_each(|line| self.notices.say(line));
     }
 
     fn on_ask(&mut self, ask: Ask) {
@@ -498,6 +542,26 @@ impl Supervisor {
             }
         }
     }
+}
+
+/// Follows the files of the mesh. One that can't be watched is no reason not to run, but one to be told.
+fn watch(options: &Options, reports: &mpsc::UnboundedSender<Event>) -> Option<FileSource> {
+    if !options.watch {
+        return None;
+    }
+    let source = &options.source;
+    let changes = reports.clone();
+    let watched = FileSource::watch(&source.path, (*source.mesh).clone(), move |update| {
+        // Nobody takes it any more when everything is about to end.
+        let _ = changes.send(Event::FileChanged(Box::new(update)));
+    });
+    watched
+        .map_err(|error| {
+            let _ = reports.send(Event::Warning(format!(
+                "changes of files won't take effect: {error}"
+            )));
+        })
+        .ok()
 }
 
 fn helper_died(ended: io::Result<ExitStatus>) -> UpError {

@@ -24,6 +24,8 @@ pub const MAX_POLICY_FILES: usize = 4096;
 pub struct Loaded {
     /// The mesh.
     pub mesh: Mesh,
+    /// The text that it was read from.
+    pub text: String,
     /// Warnings only; often empty.
     pub warnings: Report,
 }
@@ -86,7 +88,14 @@ fn parse_tree(path: &Path, text: &str) -> Result<(Node, Loaded), Report> {
     let mesh = schema::decode(&root, &mut findings).and_then(|file| check::mesh(path, file, &mut findings));
     let warnings = findings.report;
     match mesh {
-        Some(mesh) if !warnings.has_errors() => Ok((root, Loaded { mesh, warnings })),
+        Some(mesh) if !warnings.has_errors() => Ok((
+            root,
+            Loaded {
+                mesh,
+                text: text.to_owned(),
+                warnings,
+            },
+        )),
         _ => Err(warnings),
     }
 }

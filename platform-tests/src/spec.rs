@@ -1,5 +1,7 @@
 //! Mesh files for tests. JSON is YAML.
 
+use std::path::PathBuf;
+
 use serde_json::{Value, json};
 
 use crate::sandbox::Sandbox;
@@ -14,6 +16,7 @@ pub struct MeshSpec {
     nodes: Vec<Value>,
     workloads: Vec<Workload>,
     services: Vec<Value>,
+    policies: Vec<PathBuf>,
 }
 
 /// One workload of it.
@@ -31,6 +34,7 @@ impl MeshSpec {
             nodes: Vec::new(),
             workloads: Vec::new(),
             services: Vec::new(),
+            policies: Vec::new(),
         }
     }
 
@@ -61,12 +65,19 @@ impl MeshSpec {
         self
     }
 
+    /// Names a policy file, or a folder of them.
+    pub fn policies(mut self, path: impl Into<PathBuf>) -> Self {
+        self.policies.push(path.into());
+        self
+    }
+
     /// The file's text.
     pub fn text(&self) -> String {
         let workloads: Vec<&Value> = self.workloads.iter().map(|workload| &workload.fields).collect();
         let mut file = json!({
             "apiVersion": "adit.dev/v1alpha1", "kind": "Mesh", "name": self.name, "trustDomain": "test.local",
             "namespaces": [{"name": NAMESPACE}], "workloads": workloads, "services": self.services,
+            "policies": self.policies,
         });
         if !self.nodes.is_empty() {
             file["nodes"] = json!(self.nodes);

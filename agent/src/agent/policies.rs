@@ -22,8 +22,16 @@ pub(super) struct Policies {
 /// A policy file that can't be read at all: what it would deny is unknown.
 #[derive(Debug, thiserror::Error)]
 #[error("policy files: {report}")]
-pub(super) struct Unreadable {
+pub(crate) struct Unreadable {
     report: String,
+}
+
+/// Whether the agent could take `files`, for those who must know before they send them.
+///
+/// # Errors
+/// A file that can't be read at all.
+pub(crate) fn check(files: &[PolicyText]) -> Result<(), Unreadable> {
+    Policies::new().read(files)
 }
 
 impl Policies {

@@ -71,6 +71,7 @@ fn alone(args: Run) -> Result<u8, CliError> {
             node: None,
         },
         base: Base::of_process(),
+        watch: false,
         tun_device: args.tun.path,
         agent: AgentArguments::default(),
         once: Some(name),

@@ -23,6 +23,7 @@ pub(super) fn up(args: Up) -> Result<u8, CliError> {
     let listen = args.listen.or_else(|| node.map(|node| node.hbone));
     Ok(supervisor::up(Options {
         base: Base::of_process(),
+        watch: true,
         tun_device: args.tun.path,
         agent: AgentArguments {
             listen,
@@ -46,15 +47,11 @@ fn load(args: &Up) -> Result<Source, CliError> {
     // Absolute, so that relative working directories are right wherever a program is started from.
     let path = absolute(&args.file)?;
     let loaded = adit_control::load(&path).map_err(|report| CliError::Mesh(Box::new(report)))?;
-    let text = std::fs::read_to_string(&path).map_err(|source| CliError::System {
-        step: "reading the mesh file a second time",
-        source,
-    })?;
     let _ = std::io::stderr().write_all(loaded.warnings.render(report_style()).as_bytes());
     loaded.mesh.choose_node(args.node.as_deref())?;
     Ok(Source {
         path,
-        text,
+        text: loaded.text,
         mesh: Arc::new(loaded.mesh),
         node: args.node.clone(),
     })

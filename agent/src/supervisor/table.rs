@@ -62,6 +62,18 @@ pub(super) enum Change {
     Stopping,
 }
 
+/// How much of a changed mesh file took effect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Replaced {
+    /// All that the agent knows: labels, services, service accounts, policies.
+    Whole {
+        /// Whether commands, probes or restart policies changed too, which a running program doesn't see.
+        restart_needed: bool,
+    },
+    /// The policies alone: the file has other workloads than run.
+    Policies,
+}
+
 #[derive(Debug)]
 struct Row {
     name: WorkloadName,
@@ -224,9 +236,26 @@ impl Table {
         left
     }
 
+    /// Takes what the mesh file and its policy files say now. Where the file has other workloads than run, or they
+    /// have other addresses, only its policies are taken: what runs is decided at the start.
+    pub(super) fn replace(&mut self, mesh: Mesh, text: String) -> Replaced {
+        self.generation += 1;
+        let running = &self.source.mesh;
+        if placed(running).eq(placed(&mesh)) {
+            let restart_needed = !programs(running).eq(programs(&mesh));
+            self.source.mesh = Arc::new(mesh);
+            self.source.text = text;
+            return Replaced::Whole { restart_needed };
+        }
+        let mut running = (**running).clone();
+        running.policy_paths = mesh.policy_paths;
+        running.policies = mesh.policies;
+        self.source.mesh = Arc::new(running);
+        Replaced::Policies
+    }
+
     /// What the agent is to know and to serve.
     pub(super) fn desired(&self) -> Desired {
-        let policies = self.source.mesh.policies.iter();
         let joined = self.rows.iter().filter_map(|row| {
             let joined = row.joined.as_ref()?;
             Some(JoinedWorkload {
@@ -240,12 +269,7 @@ impl Table {
             generation: self.generation,
             path: self.source.path.clone(),
             text: self.source.text.clone(),
-            policies: policies
-                .map(|file| PolicyText {
-                    path: file.path.clone(),
-                    text: file.text.clone(),
-                })
-                .collect(),
+            policies: policy_texts(&self.source.mesh),
             node: self.source.node.clone(),
             ready: self
                 .rows
@@ -335,6 +359,37 @@ impl Life {
     }
 }
 
+/// The policy files as the agent takes them.
+pub(super) fn policy_texts(mesh: &Mesh) -> Vec<PolicyText> {
+    let text = |file: &adit_control::PolicyDocument| PolicyText {
+        path: file.path.clone(),
+        text: file.text.clone(),
+    };
+    mesh.policies.iter().map(text).collect()
+}
+
+/// Every replica with its place in the network.
+fn placed(mesh: &Mesh) -> impl Iterator<Item = (WorkloadName, Option<&str>, &[IpAddr])> {
+    mesh.replicas().map(|replica| {
+        let addresses = mesh.allocation.workload(&replica.name);
+        (replica.name, replica.spec.node.as_deref(), addresses)
+    })
+}
+
+/// What of each workload only a new start of its program changes.
+fn programs(mesh: &Mesh) -> impl Iterator<Item = impl PartialEq> {
+    mesh.workloads.iter().map(|spec| {
+        (
+            spec.command.clone(),
+            spec.args.clone(),
+            spec.env.clone(),
+            spec.working_dir.clone(),
+            spec.restart,
+            spec.readiness.clone(),
+        )
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
@@ -364,6 +419,27 @@ workloads:
             },
             now,
         )
+    }
+
+    #[test]
+    fn a_changed_file_takes_effect_as_far_as_the_same_workloads_run() {
+        let replace = |from: &str, to: &str| {
+            let mut table = table(Instant::now());
+            let before = table.desired().update;
+            let text = MESH.replace(from, to);
+            let mesh = adit_control::parse(Path::new("/mesh.yaml"), &text).unwrap().mesh;
+            let replaced = table.replace(mesh, text);
+            let after = table.desired().update;
+            assert!(after.generation > before.generation);
+            (replaced, after.text != before.text)
+        };
+        let whole = |restart_needed| Replaced::Whole { restart_needed };
+        assert_eq!(
+            replace("command: [postgres]", "command: [postgres], labels: {a: b}"),
+            (whole(false), true)
+        );
+        assert_eq!(replace("[postgres]", "[mariadbd]"), (whole(true), true));
+        assert_eq!(replace("replicas: 2", "replicas: 3"), (Replaced::Policies, false));
     }
 
     fn name(text: &str) -> WorkloadName {
