@@ -379,3 +379,39 @@ items:
     assert!(reading.diagnostics.is_empty(), "{}", reading.diagnostics[0]);
     assert_eq!(reading.objects.len(), 2);
 }
+
+#[test]
+fn a_condition_on_an_attribute_that_istio_does_not_have_fails_closed() {
+    let policy = |key: &str| {
+        format!(
+            "
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {{name: db, namespace: shop}}
+spec:
+  action: DENY
+  rules: [{{when: [{{key: '{key}', values: ['10.0.0.9']}}]}}]
+"
+        )
+    };
+    let allowed = |key: &str| set(&policy(key)).ingress(&web_to_db(), Trace::Off).is_allowed();
+    assert!(allowed("source.ip"), "it is another address");
+    assert!(allowed("request.headers[x-user]"), "layer 7 has no effect here");
+    assert!(!allowed("source.ipp"));
+}
+
+#[test]
+fn a_port_name_of_calicos_shape_matches_none_rather_than_breaking_its_policy() {
+    let policy = "
+apiVersion: projectcalico.org/v3
+kind: NetworkPolicy
+metadata: {name: db, namespace: shop}
+spec:
+  selector: app == 'db'
+  types: [Ingress]
+  ingress:
+  - {action: Deny, protocol: TCP, destination: {ports: [Admin.Port]}}
+  - {action: Allow}
+";
+    assert!(set(policy).ingress(&web_to_db(), Trace::Off).is_allowed());
+}

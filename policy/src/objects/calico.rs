@@ -454,10 +454,21 @@ fn service_accounts(decoder: &mut Decoder<'_>, node: &Node) -> Option<Option<Acc
     }))
 }
 
+/// Calico's own shape, wider than Kubernetes': a name that no container port can have matches none.
+fn port_name(text: &str) -> Option<Arc<str>> {
+    let shape = (1..=128).contains(&text.len())
+        && text
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'-'));
+    // Digits alone are a number out of range.
+    let named = shape && !text.bytes().all(|byte| byte.is_ascii_digit());
+    named.then(|| text.into())
+}
+
 /// A port: a number, `low:high` (both included), or a name.
 fn port(decoder: &mut Decoder<'_>, node: &Node) -> Option<PortMatch> {
     let spec = match &node.value {
-        Value::Text(text) => range(text).or_else(|| values::port_name(text).map(PortSpec::Named)),
+        Value::Text(text) => range(text).or_else(|| port_name(text).map(PortSpec::Named)),
         Value::Integer(number) => u16::try_from(*number)
             .ok()
             .map(|number| PortSpec::Range(number, number)),

@@ -27,7 +27,7 @@ pub(super) fn authorization_policy(
     let namespace = header.namespace_or_default();
     let dry_run = header
         .annotation("istio.io/dry-run")
-        .is_some_and(|text| text == "true");
+        .is_some_and(|text| TRUE.contains(&text));
     let mut body = Authorization {
         action: AuthorizationAction::Allow,
         dry_run,
@@ -248,6 +248,24 @@ fn entry(
 }
 
 /// One entry of `when`. A key that layer 4 can't see leaves a match that asks nothing, which never holds.
+/// What istiod takes for true in an annotation.
+const TRUE: [&str; 6] = ["1", "t", "T", "true", "TRUE", "True"];
+
+/// Whether Istio has the attribute `key` for proxies that read HTTP.
+fn is_http_attribute(key: &str) -> bool {
+    let known = [
+        "connection.sni",
+        "remote.ip",
+        "request.auth.audiences",
+        "request.auth.presenter",
+        "request.auth.principal",
+        "source.serviceAccount",
+        "source.trustDomain",
+    ];
+    let families = ["experimental.", "request.auth.claims[", "request.headers["];
+    known.contains(&key) || families.iter().any(|family| key.starts_with(family))
+}
+
 fn condition(decoder: &mut Decoder<'_>, node: &Node, http: &mut Vec<Arc<str>>) -> Option<AuthorizationMatch> {
     let mut fields = decoder.fields(node)?;
     let mut out = AuthorizationMatch::default();
@@ -259,7 +277,12 @@ fn condition(decoder: &mut Decoder<'_>, node: &Node, http: &mut Vec<Arc<str>>) -
         "source.principal" => out.principals = pair(decoder, &mut fields, names, pattern),
         "destination.ip" => out.destination_nets = net_pair(decoder, &mut fields, names),
         "destination.port" => out.ports = pair(decoder, &mut fields, names, port),
-        _ => {
+        other => {
+            // Taken for HTTP, a misspelt key in a DENY would leave the rule without effect.
+            if !is_http_attribute(other) {
+                let message = format!("expected an attribute that Istio has, got {other}");
+                decoder.fail(codes::BAD_VALUE, node.at, message);
+            }
             for name in names {
                 fields.take(name);
             }
