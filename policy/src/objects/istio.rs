@@ -247,7 +247,6 @@ fn entry(
     Some(out)
 }
 
-/// One entry of `when`. A key that layer 4 can't see leaves a match that asks nothing, which never holds.
 /// What istiod takes for true in an annotation.
 const TRUE: [&str; 6] = ["1", "t", "T", "true", "TRUE", "True"];
 
@@ -266,6 +265,7 @@ fn is_http_attribute(key: &str) -> bool {
     known.contains(&key) || families.iter().any(|family| key.starts_with(family))
 }
 
+/// One entry of `when`. A key that layer 4 can't see leaves a match that asks nothing, which never holds.
 fn condition(decoder: &mut Decoder<'_>, node: &Node, http: &mut Vec<Arc<str>>) -> Option<AuthorizationMatch> {
     let mut fields = decoder.fields(node)?;
     let mut out = AuthorizationMatch::default();
