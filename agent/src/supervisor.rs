@@ -29,13 +29,14 @@ use std::process::ExitStatus;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use adit_control::{FileSource, Style, Update};
+use adit_control::{FileSource, Loaded, Report, Style, Update};
 use adit_flow::WorkloadName;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet, LocalSet};
 
 use crate::admin::{self, PsReport};
+use crate::agent::policies;
 use crate::rundir::{Base, RunDir, RunDirError};
 use crate::sink::{self, LineSink, SinkThread};
 use agent_keeper::{AgentKeeper, Applied};
@@ -435,36 +436,40 @@ impl Supervisor {
 
     /// A file that is wrong changes nothing, and people are told what is wrong with it.
     fn on_file(&mut self, update: Update) {
-        let report = match update {
+        match update {
+            Update::Changed(loaded) => self.on_saved(*loaded),
             Update::Refused(report) => {
                 self.notices
                     .say("the mesh file was saved and can't be used; the mesh goes on as it was");
-                report
+                self.say_report(&report);
             }
-            Update::Changed(loaded) => {
-                // The agent would refuse them, and with them every later change of the mesh.
-                if let Err(error) = crate::agent::policies::check(&policy_texts(&loaded.mesh)) {
-                    let text = format!("{error}; the mesh goes on with the policies that it had");
-                    return self.notices.say(&text);
-                }
-                let replaced = self.table.replace(loaded.mesh, loaded.text);
-                self.desired.send_replace(self.table.desired());
-                self.notices.say(match replaced {
-                    Replaced::Whole { restart_needed: false } => "the mesh file or a policy file was saved and took effect",
-                    Replaced::Whole { restart_needed: true } => {
-                        "the mesh file was saved and took effect, but for how programs are run: start the mesh again for that"
-                    }
-                    Replaced::Policies => {
-                        "the mesh file was saved with other workloads than run: only its policies took effect; start the mesh again for the rest"
-                    }
-                });
-                loaded.warnings
+        }
+    }
+
+    fn on_saved(&mut self, loaded: Loaded) {
+        // The agent would refuse them, and with them every later change of the mesh.
+        if let Err(error) = policies::check(&policy_texts(&loaded.mesh)) {
+            let text = format!("{error}; the mesh goes on with the policies that it had");
+            return self.notices.say(&text);
+        }
+        let replaced = self.table.replace(loaded.mesh, loaded.text);
+        self.desired.send_replace(self.table.desired());
+        self.notices.say(match replaced {
+            Replaced::Whole { restart_needed: false } => "the mesh file or a policy file was saved and took effect",
+            Replaced::Whole { restart_needed: true } => {
+                "the mesh file was saved and took effect, but for how programs are run: start the mesh again for that"
             }
-        };
-        report
-            .render(Style::Plain)
-            .lines()
-            .for_each(|line| self.notices.say(line));
+            Replaced::Policies => {
+                "the mesh file was saved with other workloads than run: only its policies took effect; start the mesh again for the rest"
+            }
+        });
+        self.say_report(&loaded.warnings);
+    }
+
+    fn say_report(&self, report: &Report) {
+        for line in report.render(Style::Plain).lines() {
+            self.notices.say(line);
+        }
     }
 
     fn on_ask(&mut self, ask: Ask) {

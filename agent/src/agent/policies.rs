@@ -31,7 +31,25 @@ pub(crate) struct Unreadable {
 /// # Errors
 /// A file that can't be read at all.
 pub(crate) fn check(files: &[PolicyText]) -> Result<(), Unreadable> {
-    Policies::new().read(files)
+    readable(&parse(&Reader::default(), files))
+}
+
+fn parse(reader: &Reader, files: &[PolicyText]) -> Reading {
+    let mut reading = Reading::default();
+    for file in files {
+        reader.read_into(&file.path.display().to_string(), &file.text, &mut reading);
+    }
+    reading
+}
+
+fn readable(reading: &Reading) -> Result<(), Unreadable> {
+    if !reading.incomplete {
+        return Ok(());
+    }
+    let report: Vec<_> = reading.diagnostics.iter().map(ToString::to_string).collect();
+    Err(Unreadable {
+        report: report.join("; "),
+    })
 }
 
 impl Policies {
@@ -50,23 +68,14 @@ impl Policies {
     /// # Errors
     /// Such a file. The policies read before stay in force.
     pub(super) fn read(&mut self, files: &[PolicyText]) -> Result<(), Unreadable> {
-        let mut reading = Reading::default();
-        for file in files {
-            self.reader
-                .read_into(&file.path.display().to_string(), &file.text, &mut reading);
-        }
+        let reading = parse(&self.reader, files);
         for diagnostic in &reading.diagnostics {
             match diagnostic.severity {
                 Severity::Error => tracing::error!("{diagnostic}"),
                 _ => tracing::warn!("{diagnostic}"),
             }
         }
-        if reading.incomplete {
-            let report: Vec<_> = reading.diagnostics.iter().map(ToString::to_string).collect();
-            return Err(Unreadable {
-                report: report.join("; "),
-            });
-        }
+        readable(&reading)?;
         self.read = reading.objects;
         Ok(())
     }

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use adit_control::{JoinError, Joined, Mesh, Snapshot, View};
+use adit_control::{JoinError, Joined, Mesh, PolicyDocument, Snapshot, View, WorkloadSpec};
 use adit_flow::WorkloadName;
 
 use crate::admin::{JoinRequest, JoinedWorkload, MeshUpdate, PolicyText, PsReport, PsRow, WorkloadState};
@@ -242,7 +242,7 @@ impl Table {
         self.generation += 1;
         let running = &self.source.mesh;
         if placed(running).eq(placed(&mesh)) {
-            let restart_needed = !programs(running).eq(programs(&mesh));
+            let restart_needed = !run_alike(running, &mesh);
             self.source.mesh = Arc::new(mesh);
             self.source.text = text;
             return Replaced::Whole { restart_needed };
@@ -361,7 +361,7 @@ impl Life {
 
 /// The policy files as the agent takes them.
 pub(super) fn policy_texts(mesh: &Mesh) -> Vec<PolicyText> {
-    let text = |file: &adit_control::PolicyDocument| PolicyText {
+    let text = |file: &PolicyDocument| PolicyText {
         path: file.path.clone(),
         text: file.text.clone(),
     };
@@ -376,18 +376,18 @@ fn placed(mesh: &Mesh) -> impl Iterator<Item = (WorkloadName, Option<&str>, &[Ip
     })
 }
 
-/// What of each workload only a new start of its program changes.
-fn programs(mesh: &Mesh) -> impl Iterator<Item = impl PartialEq> {
-    mesh.workloads.iter().map(|spec| {
-        (
-            spec.command.clone(),
-            spec.args.clone(),
-            spec.env.clone(),
-            spec.working_dir.clone(),
-            spec.restart,
-            spec.readiness.clone(),
-        )
-    })
+/// Whether the workloads of both, which are placed alike, have programs that are run alike: what only a new start changes.
+fn run_alike(running: &Mesh, saved: &Mesh) -> bool {
+    let alike = |(one, other): (&WorkloadSpec, &WorkloadSpec)| {
+        one.command == other.command
+            && one.args == other.args
+            && one.env == other.env
+            && one.working_dir == other.working_dir
+            && one.restart == other.restart
+            && one.readiness == other.readiness
+    };
+    running.workloads.len() == saved.workloads.len()
+        && running.workloads.iter().zip(&saved.workloads).all(alike)
 }
 
 #[cfg(test)]
