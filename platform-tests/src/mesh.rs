@@ -270,6 +270,20 @@ impl<'a> Mesh<'a> {
         command
     }
 
+    /// How many flows the agent relays now; one within the mesh counts at both of its pods.
+    ///
+    /// # Panics
+    /// If `adit dump` fails or doesn't say.
+    #[track_caller]
+    pub fn live_flows(&self) -> u64 {
+        let text = self.adit(["dump"]).stdout();
+        let dump: serde_json::Value =
+            serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error} in {text}"));
+        dump["counters"]["flows_relayed"]
+            .as_u64()
+            .unwrap_or_else(|| panic!("no count of flows in {text}"))
+    }
+
     /// The flow records that the agent keeps.
     ///
     /// # Panics

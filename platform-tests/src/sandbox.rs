@@ -1,6 +1,7 @@
 //! A folder, a user and the `adit` program: what a test runs in.
 
 use std::fs;
+use std::net::SocketAddr;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -260,6 +261,22 @@ impl Sandbox {
     #[track_caller]
     pub fn up_with(&self, spec: &MeshSpec, options: UpOptions) -> Mesh<'_> {
         Mesh::up(self, spec, options)
+    }
+
+    /// Starts one node's share of a mesh, and waits until all that runs there is ready. `state` is the folder of the
+    /// authority that the nodes share.
+    ///
+    /// # Panics
+    /// If `adit up` can't be started, or not everything gets ready.
+    #[track_caller]
+    pub fn up_node(&self, spec: &MeshSpec, node: &str, listen: SocketAddr, state: &Path) -> Mesh<'_> {
+        let options = UpOptions {
+            node: Some((node.to_owned(), listen)),
+            arguments: vec!["--state-dir".to_owned(), state.display().to_string()],
+        };
+        let mesh = self.up_with(spec, options);
+        mesh.wait_ready();
+        mesh
     }
 
     /// What is left of everything that ran in it: processes and mounts. Empty when all is well; waits a little for

@@ -2,9 +2,7 @@
 
 use adit_flow::Direction;
 use adit_platform_tests::load::Stream;
-use adit_platform_tests::{
-    Mesh, MeshSpec, RecordingRelay, Sandbox, UpOptions, Workload, configured, free_port,
-};
+use adit_platform_tests::{Mesh, MeshSpec, RecordingRelay, Sandbox, Workload, configured, free_port};
 
 const PORT: u16 = 7000;
 
@@ -51,21 +49,9 @@ fn between_two_agents_with_nothing_but_tls_on_the_wire() {
         .node("b", &relays[1].address.to_string())
         .workload(Workload::load_server(&sandbox, "server", PORT).on("b"))
         .workload(Workload::shell(&sandbox, "client").on("a"));
-    let state = sandbox.folder("state").to_string_lossy().into_owned();
-    let up = |node: &str, listen| {
-        let arguments = vec!["--state-dir".to_owned(), state.clone()];
-        sandbox.up_with(
-            &spec,
-            UpOptions {
-                node: Some((node.to_owned(), listen)),
-                arguments,
-            },
-        )
-    };
-    let far = up("b", listen[1]);
-    far.wait_ready();
-    let near = up("a", listen[0]);
-    near.wait_ready();
+    let state = sandbox.folder("state");
+    let far = sandbox.up_node(&spec, "b", listen[1], &state);
+    let near = sandbox.up_node(&spec, "a", listen[0], &state);
     for reverse in [false, true] {
         transfer(&near, &sandbox.load(), reverse);
     }

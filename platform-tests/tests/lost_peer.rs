@@ -3,9 +3,7 @@
 use std::time::Duration;
 
 use adit_flow::{CloseReason, Closer};
-use adit_platform_tests::{
-    Mesh, MeshSpec, RecordingRelay, Sandbox, UpOptions, Workload, free_port, wait_until,
-};
+use adit_platform_tests::{Mesh, MeshSpec, RecordingRelay, Sandbox, Workload, free_port, wait_until};
 use rustix::process::{Pid, Signal, kill_process};
 
 const PORT: u16 = 7000;
@@ -22,18 +20,9 @@ fn broken_in_mid_stream(break_it: impl FnOnce(&RecordingRelay, &Mesh<'_>)) {
         .node("b", &relay.address.to_string())
         .workload(Workload::load_server(&sandbox, "server", PORT).on("b"))
         .workload(Workload::shell(&sandbox, "client").on("a"));
-    let state = sandbox.folder("state").to_string_lossy().into_owned();
-    let up = |node: &str, listen| {
-        let options = UpOptions {
-            node: Some((node.to_owned(), listen)),
-            arguments: vec!["--state-dir".to_owned(), state.clone()],
-        };
-        let mesh = sandbox.up_with(&spec, options);
-        mesh.wait_ready();
-        mesh
-    };
-    let far = up("b", listen[1]);
-    let near = up("a", listen[0]);
+    let state = sandbox.folder("state");
+    let far = sandbox.up_node(&spec, "b", listen[1], &state);
+    let near = sandbox.up_node(&spec, "a", listen[0], &state);
     let load = sandbox.load();
     let reading = [
         "stream",

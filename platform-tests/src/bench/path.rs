@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use crate::lab::Lab;
-use crate::mesh::{Mesh, UpOptions};
+use crate::mesh::Mesh;
 use crate::process::{Running, wait_until};
 use crate::sandbox::Sandbox;
 use crate::spec::{MeshSpec, Workload};
@@ -109,24 +109,15 @@ fn two_agents<'a>(a: &'a Sandbox, b: &'a Sandbox) -> BenchPath<'a> {
         .workload(Workload::load_server(b, "server", PORT).on("b"))
         .workload(Workload::shell(a, "client").on("a"));
     // Both hosts have one disk here; what the nodes share is the CA's key.
-    let state = a.folder("state").to_string_lossy().into_owned();
+    let state = a.folder("state");
     let up = |sandbox: &'a Sandbox, node: &str, address: &str| {
         let listen = format!("{address}:{HBONE}")
             .parse()
             .expect("an address and a port");
-        let arguments = vec!["--state-dir".to_owned(), state.clone()];
-        sandbox.up_with(
-            &spec,
-            UpOptions {
-                node: Some((node.to_owned(), listen)),
-                arguments,
-            },
-        )
+        sandbox.up_node(&spec, node, listen, &state)
     };
     let far = up(b, "b", "10.99.0.2");
-    far.wait_ready();
     let near = up(a, "a", "10.99.0.1");
-    near.wait_ready();
     let target = format!("{}:{PORT}", near.address("test/server"));
     let mut path = through("adit-two", a, target, vec![near, far]);
     path.client = Box::new(|| {
