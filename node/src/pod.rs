@@ -120,6 +120,9 @@ fn configure_kernel(warnings: &mut Vec<String>) -> bool {
     set("ipv4/ip_unprivileged_port_start", "0");
     // Group 0 here is the caller's own group, the only one that exists inside.
     set("ipv4/ping_group_range", "0 0");
+    // The pod's link is memory: it has one hop, loses nothing, and its queue is the agent's window. What the host
+    // chose for its network, BBR say, would pace segments with timers here. Reno is in every kernel.
+    set("ipv4/tcp_congestion_control", "reno");
     let ipv6 = Path::new("/proc/sys/net/ipv6/conf").exists();
     if ipv6 {
         // Before the device exists, so that it starts out quiet: no router on the link will ever answer.

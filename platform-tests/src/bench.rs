@@ -29,6 +29,8 @@ pub struct Plan {
     pub idle: usize,
     /// Only the paths of these names, and the direct one; all without any.
     pub only: Vec<String>,
+    /// Only these measures; all, and memory besides, without any.
+    pub measures: Vec<Measure>,
     /// Proxies of others: a name and the script that sets it up (see [`external`]).
     pub externals: Vec<(String, PathBuf)>,
 }
@@ -46,12 +48,12 @@ pub fn run(plan: &Plan) -> Report {
     let externals = plan.externals.iter().filter(|(name, _)| wanted(name));
     paths.extend(externals.filter_map(|(name, script)| external(name, script, &lab, &a)));
     let mut report = Report::new(plan, paths.iter().map(|path| path.name.clone()));
-    for (index, path) in paths.iter().enumerate() {
+    for (index, path) in paths.iter().enumerate().filter(|_| plan.measures.is_empty()) {
         eprintln!("memory of idle connections on {}", path.name);
         report.measure_memory(index, path, plan);
     }
     for round in 1..=plan.rounds {
-        for measure in Measure::ALL {
+        for measure in plan.measures() {
             for (index, path) in paths.iter().enumerate() {
                 eprintln!(
                     "round {round} of {}: {} on {}",
@@ -67,6 +69,16 @@ pub fn run(plan: &Plan) -> Report {
         report.measure_memory_after(index, path);
     }
     report
+}
+
+impl Plan {
+    fn measures(&self) -> &[Measure] {
+        if self.measures.is_empty() {
+            Measure::ALL
+        } else {
+            &self.measures
+        }
+    }
 }
 
 /// One measure. Where somebody else's proxy fails, as pasta of Debian 12 does with eight streams, its cell stays empty.

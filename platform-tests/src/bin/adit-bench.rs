@@ -4,7 +4,7 @@ use std::error::Error;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use adit_platform_tests::bench::{self, Plan, Report};
+use adit_platform_tests::bench::{self, Measure, Plan, Report};
 use clap::Parser;
 
 /// Measures adit beside a direct veth path and prints medians and ratios.
@@ -27,6 +27,9 @@ struct Cli {
     /// Measure only this path and the direct one: adit-one, adit-two, adit-outside, pasta, …; may be given again
     #[arg(long, value_name = "NAME")]
     only: Vec<String>,
+    /// Take only this measure, and no memory; may be given again
+    #[arg(long, value_enum)]
+    measure: Vec<Measure>,
     /// Another proxy and the script that sets it up; may be given again
     #[arg(long, value_name = "NAME=SCRIPT", value_parser = named_script)]
     external: Vec<(String, PathBuf)>,
@@ -65,6 +68,7 @@ fn run(cli: Cli) -> Result<(), Box<dyn Error>> {
         requests: cli.requests,
         idle: cli.idle,
         only: cli.only,
+        measures: cli.measure,
         externals,
     };
     let report = bench::run(&plan);
