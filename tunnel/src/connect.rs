@@ -16,7 +16,7 @@ use tokio::time::{Instant, timeout};
 use crate::keepalive;
 use crate::observe::{Heard, Observed};
 use crate::stream::{Slot, TunnelLoad};
-use crate::tls::{self, Secured};
+use crate::tls::{self, Secured, TlsStream};
 use crate::{
     Connect, Credentials, Destination, Dial, HandshakeError, OpenError, REASON_HEADER, ResetCode, Side,
     Stream, StreamError, TunnelConfig, TunnelEnd,
@@ -73,7 +73,7 @@ pub(crate) struct Tunnel {
 
 /// The task side of a tunnel: to be polled until it ends.
 pub(crate) struct Driver<Io> {
-    connection: Connection<Observed<tokio_rustls::TlsStream<tokio::io::BufReader<Io>>>, Bytes>,
+    connection: Connection<Observed<TlsStream<Io>>, Bytes>,
     load: Arc<TunnelLoad>,
     config: TunnelConfig,
 }

@@ -17,7 +17,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use crate::connect::{RESETS_REMEMBERED, end_of};
 use crate::observe::{Observed, Told};
 use crate::stream::{Slot, TunnelLoad};
-use crate::tls::{self, Secured};
+use crate::tls::{self, Secured, TlsStream};
 use crate::{
     Connect, Credentials, Drain, DrainState, HandshakeError, HandshakeLabel, HeadError, REASON_HEADER,
     Stream, StreamError, TunnelConfig, TunnelEnd, keepalive,
@@ -142,7 +142,7 @@ where
     }
 }
 
-type ServerConnection<Io> = Connection<Observed<tokio_rustls::TlsStream<tokio::io::BufReader<Io>>>, Bytes>;
+type ServerConnection<Io> = Connection<Observed<TlsStream<Io>>, Bytes>;
 
 async fn shake_hands<Io: AsyncRead + AsyncWrite + Unpin>(
     io: Io,

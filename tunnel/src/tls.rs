@@ -1,5 +1,8 @@
 //! TLS 1.3 with SVIDs on both sides, and what makes it ours: verification by `adit-identity`, one verdict for
-//! each connection, no resumption.
+//! each connection, no resumption; and records that are sealed and opened without a copy beside.
+//!
+//! rustls shakes hands ([`handshake`]) and keeps the traffic secrets; the records after are ours ([`stream`]), on the
+//! AEADs of aws-lc-rs.
 
 use std::fmt;
 use std::io;
@@ -20,8 +23,16 @@ use rustls::{
     AlertDescription, CertificateError, ClientConfig, DigitallySignedStruct, DistinguishedName, Error,
     PeerMisbehaved, ServerConfig, SignatureScheme,
 };
-use tokio::io::{AsyncRead, AsyncWrite, BufReader};
-use tokio_rustls::{LazyConfigAcceptor, TlsConnector, TlsStream};
+use tokio::io::{AsyncRead, AsyncWrite};
+
+mod handshake;
+mod input;
+mod output;
+mod record;
+mod stream;
+
+use handshake::Failure;
+pub(crate) use stream::TlsStream;
 
 /// What one workload proves itself with and whom it trusts: an SVID loaded for TLS, and a trust bundle.
 ///
@@ -113,14 +124,9 @@ pub enum HandshakeLabel {
 
 /// A finished handshake.
 pub(crate) struct Secured<Io> {
-    pub(crate) io: TlsStream<BufReader<Io>>,
+    pub(crate) io: TlsStream<Io>,
     pub(crate) peer: PeerIdentity,
 }
-
-/// Bytes read from the transport at once: rustls itself asks for 4 KiB, which would be a system call each.
-const READ_BUFFER: usize = 64 << 10;
-/// Bytes of TLS records that may wait for the transport.
-const WRITE_BUFFER: usize = 256 << 10;
 
 static PROVIDER: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| {
     use aws_lc_rs::cipher_suite::{TLS13_AES_128_GCM_SHA256, TLS13_AES_256_GCM_SHA384};
@@ -191,25 +197,10 @@ pub(crate) async fn connect<Io: AsyncRead + AsyncWrite + Unpin>(
     expected: &SpiffeId,
     server_name: ServerName<'static>,
 ) -> Result<Secured<Io>, HandshakeError> {
-    let verifier = Arc::new(Verifier {
-        bundle: Arc::clone(&credentials.bundle),
-        expected: Some(expected.clone()),
-        verdict: OnceLock::new(),
-    });
-    let mut config = ClientConfig::builder_with_provider(Arc::clone(&PROVIDER))
-        .with_protocol_versions(&[&rustls::version::TLS13])
-        .map_err(HandshakeError::Tls)?
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::clone(&verifier) as _)
-        .with_client_cert_resolver(Arc::new(SingleCertAndKey::from(Arc::clone(&credentials.key))));
-    config.alpn_protocols = vec![ALPN.to_vec()];
-    config.resumption = Resumption::disabled();
-    let outcome = TlsConnector::from(Arc::new(config))
-        .connect(server_name, BufReader::with_capacity(READ_BUFFER, io))
-        .await;
-    let mut io = outcome.map_err(|error| verifier.blame(error))?;
-    io.get_mut().1.set_buffer_limit(Some(WRITE_BUFFER));
-    finish(io.into(), &verifier)
+    let verifier = Verifier::new(credentials, Some(expected));
+    let config = client_config(credentials, &verifier).map_err(HandshakeError::Tls)?;
+    let outcome = handshake::client(io, Arc::new(config), server_name).await;
+    finish(outcome, &verifier)
 }
 
 /// The server's side: proves what the client asked for by name, takes any workload of its own trust domain.
@@ -217,40 +208,50 @@ pub(crate) async fn accept<Io: AsyncRead + AsyncWrite + Unpin>(
     io: Io,
     choose: impl FnOnce(Option<&str>) -> Option<Arc<Credentials>>,
 ) -> Result<Secured<Io>, HandshakeError> {
-    let io = BufReader::with_capacity(READ_BUFFER, io);
-    let hello = LazyConfigAcceptor::new(rustls::server::Acceptor::default(), io);
-    let hello = hello.await.map_err(|error| match classify(error) {
+    let hello = handshake::read_hello(io).await.map_err(|failure| match classify(failure) {
         HandshakeError::Tls(Error::InvalidMessage(_)) => HandshakeError::NotTls,
         other => other,
     })?;
-    let server_name = hello.client_hello().server_name().map(str::to_owned);
+    let server_name = hello.server_name();
     let Some(credentials) = choose(server_name.as_deref()) else {
         return Err(HandshakeError::NoCredentials { server_name });
     };
-    let verifier = Arc::new(Verifier {
-        bundle: Arc::clone(&credentials.bundle),
-        expected: None,
-        verdict: OnceLock::new(),
-    });
+    let verifier = Verifier::new(&credentials, None);
+    let config = server_config(&credentials, &verifier).map_err(HandshakeError::Tls)?;
+    let outcome = hello.answer(Arc::new(config)).await;
+    finish(outcome, &verifier)
+}
+
+fn client_config(credentials: &Credentials, verifier: &Arc<Verifier>) -> Result<ClientConfig, Error> {
+    let mut config = ClientConfig::builder_with_provider(Arc::clone(&PROVIDER))
+        .with_protocol_versions(&[&rustls::version::TLS13])?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::clone(verifier) as _)
+        .with_client_cert_resolver(Arc::new(SingleCertAndKey::from(Arc::clone(&credentials.key))));
+    config.alpn_protocols = vec![ALPN.to_vec()];
+    config.resumption = Resumption::disabled();
+    config.enable_secret_extraction = true;
+    Ok(config)
+}
+
+fn server_config(credentials: &Credentials, verifier: &Arc<Verifier>) -> Result<ServerConfig, Error> {
     let mut config = ServerConfig::builder_with_provider(Arc::clone(&PROVIDER))
-        .with_protocol_versions(&[&rustls::version::TLS13])
-        .map_err(HandshakeError::Tls)?
-        .with_client_cert_verifier(Arc::clone(&verifier) as _)
+        .with_protocol_versions(&[&rustls::version::TLS13])?
+        .with_client_cert_verifier(Arc::clone(verifier) as _)
         .with_cert_resolver(Arc::new(SingleCertAndKey::from(Arc::clone(&credentials.key))));
     config.alpn_protocols = vec![ALPN.to_vec()];
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
     config.ignore_client_order = true;
-    let outcome = hello.into_stream(Arc::new(config)).await;
-    let mut io = outcome.map_err(|error| verifier.blame(error))?;
-    io.get_mut().1.set_buffer_limit(Some(WRITE_BUFFER));
-    finish(io.into(), &verifier)
+    config.enable_secret_extraction = true;
+    Ok(config)
 }
 
-fn finish<Io>(io: TlsStream<BufReader<Io>>, verifier: &Verifier) -> Result<Secured<Io>, HandshakeError> {
-    if io.get_ref().1.alpn_protocol() != Some(ALPN) {
-        return Err(HandshakeError::NoHttp2);
-    }
+fn finish<Io>(
+    outcome: Result<TlsStream<Io>, Failure>,
+    verifier: &Verifier,
+) -> Result<Secured<Io>, HandshakeError> {
+    let io = outcome.map_err(|failure| verifier.blame(failure))?;
     match verifier.verdict.get() {
         Some(Ok(peer)) => Ok(Secured {
             io,
@@ -262,14 +263,13 @@ fn finish<Io>(io: TlsStream<BufReader<Io>>, verifier: &Verifier) -> Result<Secur
     }
 }
 
-/// tokio-rustls wraps TLS errors into IO errors; this is the one place that takes them out again.
-fn classify(error: io::Error) -> HandshakeError {
-    match error.downcast::<Error>() {
-        Ok(Error::AlertReceived(alert)) => HandshakeError::Alert { alert },
-        Ok(Error::NoCertificatesPresented) => HandshakeError::Verify(VerifyError::NoCertificate),
-        Ok(Error::NoApplicationProtocol) => HandshakeError::NoHttp2,
-        Ok(error) => HandshakeError::Tls(error),
-        Err(error) => HandshakeError::Io(error),
+fn classify(failure: Failure) -> HandshakeError {
+    match failure {
+        Failure::Tls(Error::AlertReceived(alert)) => HandshakeError::Alert { alert },
+        Failure::Tls(Error::NoCertificatesPresented) => HandshakeError::Verify(VerifyError::NoCertificate),
+        Failure::Tls(Error::NoApplicationProtocol) | Failure::Protocol => HandshakeError::NoHttp2,
+        Failure::Tls(error) => HandshakeError::Tls(error),
+        Failure::Io(error) => HandshakeError::Io(error),
     }
 }
 
@@ -282,6 +282,15 @@ struct Verifier {
 }
 
 impl Verifier {
+    /// For one handshake of the holder of `credentials`; without `expected` any workload of its trust domain will do.
+    fn new(credentials: &Credentials, expected: Option<&SpiffeId>) -> Arc<Self> {
+        Arc::new(Self {
+            bundle: Arc::clone(&credentials.bundle),
+            expected: expected.cloned(),
+            verdict: OnceLock::new(),
+        })
+    }
+
     fn judge(
         &self,
         end_entity: &CertificateDer<'_>,
@@ -307,10 +316,10 @@ impl Verifier {
     }
 
     /// Our own verdict comes before what TLS made of it.
-    fn blame(&self, error: io::Error) -> HandshakeError {
+    fn blame(&self, failure: Failure) -> HandshakeError {
         match self.verdict.get() {
             Some(Err(error)) => HandshakeError::Verify(error.clone()),
-            _ => classify(error),
+            _ => classify(failure),
         }
     }
 
