@@ -167,8 +167,9 @@ impl Input {
         self.opener = opener;
     }
 
-    /// Room for the next read from the transport.
+    /// Room for the next read from the transport. To be called when no plaintext waits.
     pub(super) fn room(&mut self) -> &mut [u8] {
+        self.plain = 0..0; // where it ended may lie beyond a smaller buffer
         if self.start == self.end {
             self.start = 0;
             self.end = 0;

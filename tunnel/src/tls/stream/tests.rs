@@ -152,6 +152,28 @@ fn a_change_of_the_peers_key_is_followed() {
 }
 
 #[test]
+fn after_much_data_little_is_read_with_a_small_buffer_again() {
+    block_on(async {
+        let (mut ours, mut theirs) = pair(Client::Ours, 256 << 10).await;
+        // The last record of many lies far back in a large buffer, and there is no room for it elsewhere.
+        let sent = pattern(1 << 20, 0);
+        let mut received = vec![0; sent.len()];
+        let (read, _) = tokio::join!(ours.read_exact(&mut received), async {
+            theirs.write_all(&sent).await.unwrap();
+            theirs.flush().await.unwrap();
+        });
+        read.unwrap();
+        assert!(received == sent, "the bytes changed");
+        for round in 0..40_u8 {
+            theirs.write_all(&[round; 10]).await.unwrap();
+            theirs.flush().await.unwrap();
+            let count = ours.read(&mut received).await.unwrap();
+            assert_eq!(received[..count], [round; 10]);
+        }
+    });
+}
+
+#[test]
 fn an_end_without_close_notify_is_no_end_of_file() {
     block_on(async {
         let (mut ours, mut theirs) = pair(Client::Ours, 4096).await;
