@@ -208,10 +208,12 @@ pub(crate) async fn accept<Io: AsyncRead + AsyncWrite + Unpin>(
     io: Io,
     choose: impl FnOnce(Option<&str>) -> Option<Arc<Credentials>>,
 ) -> Result<Secured<Io>, HandshakeError> {
-    let hello = handshake::read_hello(io).await.map_err(|failure| match classify(failure) {
-        HandshakeError::Tls(Error::InvalidMessage(_)) => HandshakeError::NotTls,
-        other => other,
-    })?;
+    let hello = handshake::read_hello(io)
+        .await
+        .map_err(|failure| match classify(failure) {
+            HandshakeError::Tls(Error::InvalidMessage(_)) => HandshakeError::NotTls,
+            other => other,
+        })?;
     let server_name = hello.server_name();
     let Some(credentials) = choose(server_name.as_deref()) else {
         return Err(HandshakeError::NoCredentials { server_name });

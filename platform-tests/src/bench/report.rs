@@ -41,6 +41,8 @@ pub struct Machine {
     pub processors: usize,
     /// The kernel's release.
     pub kernel: String,
+    /// How the hosts' kernels bound what they send: it concerns the direct path and the tunnels between nodes.
+    pub congestion_control: String,
     /// The load average before the run: a figure above 0.5 makes the others doubtful.
     pub load_average: f64,
 }
@@ -157,13 +159,15 @@ impl Machine {
             .lines()
             .find_map(|line| line.strip_prefix("model name")?.split_once(": "));
         let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+        let setting = |name: &str| {
+            let text = fs::read_to_string(format!("/proc/sys/{name}")).unwrap_or_default();
+            text.trim().to_owned()
+        };
         Self {
             processor: name.map_or_else(|| "unknown".to_owned(), |(_, name)| name.to_owned()),
             processors: std::thread::available_parallelism().map_or(0, usize::from),
-            kernel: fs::read_to_string("/proc/sys/kernel/osrelease")
-                .unwrap_or_default()
-                .trim()
-                .to_owned(),
+            kernel: setting("kernel/osrelease"),
+            congestion_control: setting("net/ipv4/tcp_congestion_control"),
             load_average: load
                 .split_whitespace()
                 .next()
@@ -180,11 +184,12 @@ impl fmt::Display for Report {
             processor,
             processors,
             kernel,
+            congestion_control,
             load_average,
         } = &self.machine;
         writeln!(
             f,
-            "{processors} × {processor}, Linux {kernel}, load average {load_average} before the run."
+            "{processors} × {processor}, Linux {kernel} with {congestion_control}, load average {load_average} before the run."
         )?;
         writeln!(
             f,

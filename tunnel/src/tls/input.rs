@@ -223,3 +223,131 @@ impl InputError {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use rustls::ConnectionTrafficSecrets;
+    use rustls::crypto::cipher::{AeadKey, Iv};
+
+    use super::super::record::{OVERHEAD, Sealer};
+    use super::*;
+
+    fn secrets() -> (u64, ConnectionTrafficSecrets) {
+        let (key, iv) = (AeadKey::from([7; 32]), Iv::from([9; 12]));
+        (0, ConnectionTrafficSecrets::Aes256Gcm { key, iv })
+    }
+
+    /// What an input made of the bytes: plaintext, other steps, and the error that ended it.
+    fn feed(bytes: &[u8], reads: usize, room: usize) -> (Vec<u8>, Vec<Step>, Option<InputError>) {
+        let mut input = Input::new(Opener::new(secrets()).unwrap(), &[], &[]);
+        let (mut plain, mut steps, mut rest) = (Vec::new(), Vec::new(), bytes);
+        loop {
+            let mut out = vec![0; room];
+            let mut out = ReadBuf::new(&mut out);
+            let step = input.step(&mut out);
+            plain.extend_from_slice(out.filled());
+            loop {
+                let part = input.take_plain(room);
+                if part.is_empty() {
+                    break;
+                }
+                plain.extend_from_slice(part);
+            }
+            match step {
+                Err(error) => return (plain, steps, Some(error)),
+                Ok(Step::Data | Step::Nothing) => {}
+                Ok(Step::Starved) if rest.is_empty() => return (plain, steps, None),
+                Ok(Step::Starved) => {
+                    let space = input.room();
+                    let count = reads.min(rest.len()).min(space.len());
+                    space[..count].copy_from_slice(&rest[..count]);
+                    input.was_read(count);
+                    rest = &rest[count..];
+                }
+                Ok(step) => steps.push(step),
+            }
+        }
+    }
+
+    fn sealed(records: &[(Content, Vec<u8>)]) -> Vec<u8> {
+        let mut sealer = Sealer::new(secrets()).unwrap();
+        let mut bytes = Vec::new();
+        for (kind, content) in records {
+            let at = bytes.len();
+            bytes.resize(at + content.len() + OVERHEAD, 0);
+            sealer.seal(*kind, content, &mut bytes[at..]);
+        }
+        bytes
+    }
+
+    fn content() -> impl Strategy<Value = Content> {
+        prop_oneof![
+            Just(Content::Alert),
+            Just(Content::ApplicationData),
+            Just(Content::Handshake)
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_a_peer_seals_is_taken_or_refused(
+            records in prop::collection::vec((content(), prop::collection::vec(any::<u8>(), 0..40)), 0..10),
+            reads in 1_usize..300,
+            room in 1_usize..200,
+        ) {
+            let (plain, steps, error) = feed(&sealed(&records), reads, room);
+            let sent: Vec<u8> = records
+                .iter()
+                .filter(|(kind, _)| *kind == Content::ApplicationData)
+                .flat_map(|(_, content)| content.clone())
+                .collect();
+            prop_assert!(sent.starts_with(&plain));
+            prop_assert!(error.is_some() || !steps.is_empty() || plain == sent);
+        }
+
+        #[test]
+        fn whatever_else_comes_is_refused(bytes in prop::collection::vec(any::<u8>(), 0..400), reads in 1_usize..100) {
+            let (plain, steps, _) = feed(&bytes, reads, 64);
+            prop_assert!(plain.is_empty() && steps.is_empty(), "nothing authenticates");
+        }
+    }
+
+    #[test]
+    fn messages_after_the_handshake_are_read_across_records() {
+        let ticket = [&[4, 0, 0, 6][..], b"ticket"].concat();
+        let records = [
+            (Content::Handshake, ticket[..5].to_vec()),
+            (Content::Handshake, [&ticket[5..], &[24, 0, 0, 1, 1]].concat()),
+        ];
+        let (_, steps, error) = feed(&sealed(&records), 1000, 64);
+        assert_eq!((steps, error), (vec![Step::UpdateKey { ours_too: true }], None));
+    }
+
+    #[test]
+    fn messages_that_may_not_come_are_refused() {
+        let certificate = (Content::Handshake, vec![11, 0, 0, 0]);
+        let early_update = (Content::Handshake, vec![24, 0, 0, 1, 0, 4]);
+        let endless = (Content::Handshake, vec![4, 1, 0, 0]);
+        for (record, kind) in [(certificate, 11), (early_update, 24), (endless, 4)] {
+            let (_, _, error) = feed(&sealed(&[record]), 1000, 64);
+            assert_eq!(error, Some(InputError::Message { kind }));
+        }
+    }
+
+    #[test]
+    fn alerts_end_the_connection_each_in_its_way() {
+        let alert = |alert: &[u8]| feed(&sealed(&[(Content::Alert, alert.to_vec())]), 1000, 64);
+        assert_eq!(alert(&[1, 0]).1, [Step::Closed]);
+        assert_eq!(
+            alert(&[2, 42]).2,
+            Some(InputError::Alert(AlertDescription::BadCertificate))
+        );
+        assert_eq!(alert(&[1]).2, Some(InputError::MalformedAlert));
+        let (_, steps, error) = alert(&[1, 90]);
+        assert!(
+            steps.is_empty() && error.is_none(),
+            "user_canceled has no consequence"
+        );
+    }
+}

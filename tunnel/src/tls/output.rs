@@ -231,7 +231,10 @@ mod tests {
         let mut output = output();
         let frame = [0; 9 + 65_536];
         for _ in 0..3 {
-            assert_eq!(output.take(&[IoSlice::new(&frame[..9]), IoSlice::new(&frame[9..])]), frame.len());
+            assert_eq!(
+                output.take(&[IoSlice::new(&frame[..9]), IoSlice::new(&frame[9..])]),
+                frame.len()
+            );
         }
         output.close_record();
         let (content, records) = open(output.sealed());

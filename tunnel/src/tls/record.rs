@@ -328,8 +328,17 @@ mod tests {
     fn headers_that_may_not_come_are_refused() {
         let length = |bytes: &[u8]| Opener::record_length(bytes);
         assert_eq!(length(&[23, 3, 3, 0]), Ok(None));
-        assert_eq!(length(&[20, 3, 3, 0, 1]), Err(RecordError::Unexpected { kind: 20 }));
-        assert_eq!(length(&[23, 3, 3, 0, 16]), Err(RecordError::TooShort { length: 16 }));
-        assert_eq!(length(&[23, 3, 3, 0x41, 0x01]), Err(RecordError::TooLong { length: 0x4101 }));
+        assert_eq!(
+            length(&[20, 3, 3, 0, 1]),
+            Err(RecordError::Unexpected { kind: 20 })
+        );
+        assert_eq!(
+            length(&[23, 3, 3, 0, 16]),
+            Err(RecordError::TooShort { length: 16 })
+        );
+        assert_eq!(
+            length(&[23, 3, 3, 0x41, 0x01]),
+            Err(RecordError::TooLong { length: 0x4101 })
+        );
     }
 }

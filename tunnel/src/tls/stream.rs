@@ -174,11 +174,7 @@ fn broken(error: InputError) -> io::Error {
 }
 
 impl<Io: AsyncRead + AsyncWrite + Unpin> AsyncRead for TlsStream<Io> {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        out: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, out: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         let before = out.filled().len();
         loop {

@@ -204,7 +204,10 @@ fn a_record_that_does_not_authenticate_ends_the_connection_and_the_peer_is_told(
             assert_eq!(error.kind(), io::ErrorKind::InvalidData);
             assert_eq!(error.to_string(), "a TLS record doesn't authenticate");
         }
-        assert_eq!(ours.write(b"after").await.unwrap_err().kind(), io::ErrorKind::BrokenPipe);
+        assert_eq!(
+            ours.write(b"after").await.unwrap_err().kind(),
+            io::ErrorKind::BrokenPipe
+        );
         let told = theirs.read(&mut received).await.unwrap_err();
         assert!(told.to_string().contains("BadRecordMac"), "{told}");
     });
@@ -279,6 +282,9 @@ fn what_the_peer_sends_with_the_end_of_its_handshake_is_not_lost() {
         theirs.flush().await.unwrap();
         let bytes = held.lock().unwrap().take().unwrap();
         theirs.get_mut().0.1.write_all(&bytes).await.unwrap();
-        assert!(ours.await.unwrap() == sent, "bytes behind the Finished message were lost or changed");
+        assert!(
+            ours.await.unwrap() == sent,
+            "bytes behind the Finished message were lost or changed"
+        );
     });
 }
