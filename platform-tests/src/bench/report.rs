@@ -261,6 +261,7 @@ mod tests {
             requests: 1,
             idle: 0,
             only: Vec::new(),
+            measures: Vec::new(),
             externals: Vec::new(),
         };
         let mut report = Report::new(&plan, ["direct", "adit"].map(str::to_owned).into_iter());
