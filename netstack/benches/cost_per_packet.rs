@@ -1,4 +1,5 @@
-//! What a packet costs by the number of flows, bytes per second either way, and the memory of an idle flow.
+//! What a packet costs by the number of flows, what opening and closing one costs, bytes per second either way, and the memory
+//! of an idle flow.
 //!
 //! The cost per packet at 10,000 flows is to stay within twice that at 10: only the flow that a packet belongs to is
 //! touched. A flow is chosen at random for each, so at 10,000 the difference is what the caches can't hold.
@@ -93,6 +94,26 @@ impl Bench {
             seq: 101,
             ack,
         });
+    }
+
+    /// The last peer's app closes, then the agent does: nothing of the flow is left.
+    fn close_last(&mut self) {
+        let peer = self.peers.pop().expect("one is open");
+        let Peer {
+            flow, port, address, ..
+        } = peer;
+        self.segment((address, port), peer.seq, peer.ack, FIN | ACK, &[], 0);
+        self.stack
+            .handle_frame(self.now, &self.frame, RxChecksum::Partial);
+        self.drain();
+        self.stack.shutdown(self.now, flow);
+        self.drain();
+        let (seq, ack) = (peer.seq.wrapping_add(1), peer.ack.wrapping_add(1));
+        self.segment((address, port), seq, ack, ACK, &[], 0);
+        self.stack
+            .handle_frame(self.now, &self.frame, RxChecksum::Partial);
+        self.drain();
+        self.stack.release(flow);
     }
 
     fn segment(&mut self, pod: (u8, u16), seq: u32, ack: u32, flags: u8, options: &[u8], data: usize) {
@@ -208,8 +229,10 @@ fn send_100_bytes(bencher: Bencher<'_, '_>, flows: usize) {
 #[divan::bench(args = [1, 100])]
 fn receive_bulk(bencher: Bencher<'_, '_>, flows: usize) {
     let bench = RefCell::new(Bench::new(flows, config()));
-    (0..flows * 200).for_each(|_| bench.borrow_mut().receive(16_000));
-    (0..flows * 200).for_each(|_| bench.borrow_mut().receive(60_000));
+    // The window is what bounds a segment, and it grows with use.
+    for size in [4_000, 16_000, 60_000] {
+        (0..flows * 200).for_each(|_| bench.borrow_mut().receive(size));
+    }
     bencher
         .counter(BytesCount::new(60_000_usize))
         .bench_local(|| bench.borrow_mut().receive(60_000));
@@ -224,6 +247,18 @@ fn send_bulk(bencher: Bencher<'_, '_>, flows: usize) {
     bencher
         .counter(BytesCount::new(data.len()))
         .bench_local(|| bench.borrow_mut().send(&data));
+}
+
+/// The pod opens a flow and closes it, beside so many that are open.
+#[divan::bench(args = FLOWS, sample_count = 300, sample_size = 50)]
+fn open_and_close(bencher: Bencher<'_, '_>, flows: usize) {
+    let bench = RefCell::new(Bench::new(flows, config()));
+    bencher.counter(ItemsCount::new(1_usize)).bench_local(|| {
+        let bench = &mut *bench.borrow_mut();
+        bench.open(flows);
+        bench.close_last();
+        assert_eq!(bench.stack.flow_count(), flows);
+    });
 }
 
 /// A folded flow is unfolded by a segment and folded again.
@@ -246,6 +281,7 @@ fn fold_all(bench: &mut Bench) {
     }
 }
 
+const FIN: u8 = 0x01;
 const SYN: u8 = 0x02;
 const ACK: u8 = 0x10;
 
