@@ -19,7 +19,7 @@ codes! {
         "correct the syntax at the line named; nothing of this file is used until then";
     UNKNOWN_KIND = "ADIT-P002", "an object of a kind or version that adit doesn't know",
         "the apiVersion or the kind is misspelt, too new or too old, or the object has nothing to do with policy",
-        "check apiVersion and kind; move objects that aren't about policy to another file";
+        "check apiVersion and kind; move objects that aren't about policy to another file; until then what looks like a policy denies";
     UNKNOWN_FIELD = "ADIT-P003", "a field that the API doesn't have",
         "a misspelt field, one at the wrong depth, or one from a newer API",
         "correct or remove the field; until then the policy denies, since the field may restrict it";

@@ -35,6 +35,8 @@ pub enum PolicyKind {
     NetworkPolicy,
     /// Istio's PeerAuthentication.
     PeerAuthentication,
+    /// Something that looks like a policy and is of no kind known.
+    Unknown,
 }
 
 impl PolicyKind {
@@ -47,6 +49,7 @@ impl PolicyKind {
             Self::GlobalNetworkPolicy => "GlobalNetworkPolicy",
             Self::NetworkPolicy => "KubernetesNetworkPolicy",
             Self::PeerAuthentication => "PeerAuthentication",
+            Self::Unknown => "UnknownPolicy",
         }
     }
 }
@@ -347,6 +350,8 @@ pub struct AuthorizationMatch {
     pub namespaces: Values<Pattern>,
     /// Namespace and name of the source's identity.
     pub accounts: Values<(Arc<str>, Arc<str>)>,
+    /// Trust domains of the source's identity.
+    pub trust_domains: Values<Pattern>,
     /// The source address.
     pub source_nets: NetValues,
     /// The destination address.

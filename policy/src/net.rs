@@ -71,6 +71,16 @@ impl Nets {
         }
     }
 
+    /// Whether the set has any IPv4 address.
+    pub fn has_v4(&self) -> bool {
+        !self.v4.is_empty()
+    }
+
+    /// Whether the set has any IPv6 address.
+    pub fn has_v6(&self) -> bool {
+        !self.v6.is_empty()
+    }
+
     /// Whether the set has any address of the same IP version as `like`.
     pub fn has_version_of(&self, like: IpAddr) -> bool {
         match like {

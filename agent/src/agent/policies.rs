@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use adit_control::{Snapshot, Workload};
 use adit_flow::WorkloadName;
+use adit_policy::commands::lint::duplicates;
 use adit_policy::diagnostic::Severity;
 use adit_policy::inventory::{ContainerPort, LabelMap, Workload as Subject};
 use adit_policy::objects::{Object, Reader, Reading};
@@ -19,7 +20,7 @@ pub(super) struct Policies {
     read: Vec<Object>,
 }
 
-/// A policy file that can't be read at all: what it would deny is unknown.
+/// Something in the policy files that can't be read and that policies lean on: what it would deny is unknown.
 #[derive(Debug, thiserror::Error)]
 #[error("policy files: {report}")]
 pub(crate) struct Unreadable {
@@ -39,6 +40,7 @@ fn parse(reader: &Reader, files: &[PolicyText]) -> Reading {
     for file in files {
         reader.read_into(&file.path.display().to_string(), &file.text, &mut reading);
     }
+    reading.diagnostics.extend(duplicates(&reading.objects));
     reading
 }
 
@@ -46,7 +48,8 @@ fn readable(reading: &Reading) -> Result<(), Unreadable> {
     if !reading.incomplete {
         return Ok(());
     }
-    let report: Vec<_> = reading.diagnostics.iter().map(ToString::to_string).collect();
+    let errors = reading.diagnostics.iter().filter(|found| found.is_error());
+    let report: Vec<_> = errors.map(ToString::to_string).collect();
     Err(Unreadable {
         report: report.join("; "),
     })
@@ -63,10 +66,10 @@ impl Policies {
     }
 
     /// Takes the policy files as they are now. A policy that can't be compiled denies what it selects, and the log
-    /// says so; a file that isn't YAML changes nothing.
+    /// says so; a file that isn't YAML, or a broken network set, changes nothing.
     ///
     /// # Errors
-    /// Such a file. The policies read before stay in force.
+    /// Such a file or object. The policies read before stay in force.
     pub(super) fn read(&mut self, files: &[PolicyText]) -> Result<(), Unreadable> {
         let reading = parse(&self.reader, files);
         for diagnostic in &reading.diagnostics {

@@ -184,7 +184,7 @@ fn objects(texts: &Texts) -> Result<Vec<Object>, CliError> {
     }
     if reading.incomplete {
         return Err(CliError::Usage {
-            problem: "a file can't be read as YAML or JSON; see above".to_owned(),
+            problem: "a file, or an object that policies lean on, can't be read; see above".to_owned(),
         });
     }
     Ok(reading.objects)

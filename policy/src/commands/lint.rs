@@ -40,7 +40,7 @@ pub fn lint(reader: &Reader, sources: &[Source<'_>]) -> Report {
             _ => None,
         })
         .collect();
-    linter.duplicates(&reading.objects);
+    linter.diagnostics.extend(duplicates(&reading.objects));
     linter.tiers(&reading.objects, &policies);
     for policy in &policies {
         linter.unreachable(policy);
@@ -56,6 +56,52 @@ pub fn lint(reader: &Reader, sources: &[Source<'_>]) -> Report {
         diagnostics: linter.diagnostics,
         policies: policies.len(),
         workloads: workloads.len(),
+    }
+}
+
+/// Objects given twice: which of them counts is said, since the other may be the one that was meant.
+pub fn duplicates(objects: &[Object]) -> Vec<Diagnostic> {
+    let mut seen = HashSet::new();
+    let mut owners = BTreeMap::new();
+    let mut found = Vec::new();
+    for object in objects {
+        if !seen.insert(object.key()) {
+            let message = "an earlier object has the same kind, namespace and name";
+            found.push(duplicate(object, message.to_owned()));
+        }
+        let Object::Workload(workload) = object else {
+            continue;
+        };
+        for address in &workload.addresses {
+            let owner = owners.entry(*address).or_insert(&workload.name);
+            if *owner != &workload.name {
+                found.push(duplicate(
+                    object,
+                    format!("{} has the address {address} too", *owner),
+                ));
+            }
+        }
+    }
+    found
+}
+
+fn duplicate(object: &Object, message: String) -> Diagnostic {
+    let (file, at, name) = match object {
+        Object::Policy(policy) => (
+            policy.origin.file.to_string(),
+            policy.origin.at,
+            policy.key.to_string(),
+        ),
+        other => (String::new(), Position::default(), describe(other)),
+    };
+    Diagnostic {
+        code: codes::DUPLICATE,
+        severity: Severity::Warning,
+        file,
+        at,
+        object: name,
+        path: String::new(),
+        message,
     }
 }
 
@@ -115,48 +161,6 @@ impl Linter {
             at,
             object: policy.key.to_string(),
             path,
-            message,
-        });
-    }
-
-    fn duplicates(&mut self, objects: &[Object]) {
-        let mut seen = HashSet::new();
-        let mut owners = BTreeMap::new();
-        for object in objects {
-            if !seen.insert(object.key()) {
-                self.about(
-                    object,
-                    "an earlier object has the same kind, namespace and name".to_owned(),
-                );
-            }
-            let Object::Workload(workload) = object else {
-                continue;
-            };
-            for address in &workload.addresses {
-                let owner = owners.entry(*address).or_insert(&workload.name);
-                if *owner != &workload.name {
-                    self.about(object, format!("{} has the address {address} too", *owner));
-                }
-            }
-        }
-    }
-
-    fn about(&mut self, object: &Object, message: String) {
-        let (file, at, name) = match object {
-            Object::Policy(policy) => (
-                policy.origin.file.to_string(),
-                policy.origin.at,
-                policy.key.to_string(),
-            ),
-            other => (String::new(), Position::default(), describe(other)),
-        };
-        self.diagnostics.push(Diagnostic {
-            code: codes::DUPLICATE,
-            severity: Severity::Warning,
-            file,
-            at,
-            object: name,
-            path: String::new(),
             message,
         });
     }

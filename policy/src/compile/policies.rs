@@ -8,7 +8,7 @@ use super::chain::{Chain, Chains, Link, MeshChain, Pending, PortModes};
 use super::ids::Ids;
 use crate::flow::Direction;
 use crate::model::{
-    ADMIN_TIER, AuthorizationAction, BASELINE_TIER, Body, DEFAULT_TIER, DEFAULT_TIER_ORDER, Order,
+    ADMIN_TIER, AuthorizationAction, BASELINE_TIER, Body, DEFAULT_TIER, DEFAULT_TIER_ORDER, MtlsMode, Order,
     PeerAuthentication, PeerLevel, Policy, PolicyKey, Tier,
 };
 use crate::selector::NamespaceScope;
@@ -373,6 +373,13 @@ fn has_unenforced(policy: &Policy) -> bool {
 /// The mode of each port: the first that is set among the workload policy's port, the workload policy, the
 /// namespace's and the mesh's. Of several policies at one level only the oldest counts.
 fn port_modes(policies: &[(u32, &Arc<Policy>, &PeerAuthentication)]) -> PortModes {
+    // One that couldn't be read may have been about any port and at any level: nothing plain is taken.
+    if let Some((slot, ..)) = policies.iter().find(|(_, policy, _)| policy.broken.is_some()) {
+        return PortModes {
+            ports: Box::default(),
+            other: Some((MtlsMode::Strict, *slot)),
+        };
+    }
     let at = |level: PeerLevel| {
         policies
             .iter()

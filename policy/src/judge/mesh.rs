@@ -211,11 +211,13 @@ fn miss(context: &Context<'_>, peer: &Peer, rule: &AuthorizationRule, action: Ac
 fn holds(context: &Context<'_>, peer: &Peer, one: &AuthorizationMatch) -> bool {
     let id = context.flow.source_identity.as_ref();
     let namespace = id.map(|id| id.namespace());
+    let trust_domain = id.map(|id| id.trust_domain().as_str());
     value(&one.principals, |pattern| matches(pattern, peer.principal(id)))
         && value(&one.namespaces, |pattern| matches(pattern, namespace))
         && value(&one.accounts, |(namespace, name)| {
             id.is_some_and(|id| id.namespace() == &**namespace && id.service_account() == &**name)
         })
+        && value(&one.trust_domains, |pattern| matches(pattern, trust_domain))
         && net(&one.source_nets, context.source.address)
         && net(&one.destination_nets, context.destination.address)
         && value(&one.ports, |port| *port == context.destination.port)

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use adit_flow::Protocol;
 
+use super::calico_checks::{self, host_only, selector};
 use super::decode::{Decoder, Fields};
 use super::header::Header;
 use super::values::{self, Types};
@@ -25,9 +26,13 @@ pub(super) fn policy(
     staged: bool,
 ) -> Policy {
     let mut parts = Parts {
+        tier: DEFAULT_TIER.into(),
         order: Order(f64::INFINITY),
+        subject: None,
         types: BOTH,
-        ..Parts::default()
+        ingress: Vec::new(),
+        egress: Vec::new(),
+        removal: false,
     };
     if let Some(fields) = decoder.fields(spec) {
         parts.read(decoder, fields, namespace, staged);
@@ -53,7 +58,7 @@ pub(super) fn policy(
             .subject
             .unwrap_or_else(|| EndpointSelector::everything_in(namespace)),
         body: Body::Network(Network {
-            tier: parts.tier.unwrap_or_else(|| DEFAULT_TIER.into()),
+            tier: parts.tier,
             order: parts.order,
             ingress: rules(parts.types.ingress, parts.ingress),
             egress: rules(parts.types.egress, parts.egress),
@@ -69,9 +74,8 @@ const BOTH: Types = Types {
     egress: true,
 };
 
-#[derive(Default)]
 struct Parts {
-    tier: Option<Arc<str>>,
+    tier: Arc<str>,
     order: Order,
     subject: Option<EndpointSelector>,
     types: Types,
@@ -88,9 +92,17 @@ impl Parts {
         namespace: Option<&Arc<str>>,
         staged: bool,
     ) {
-        self.tier = decoder
+        let before = decoder.errors();
+        if let Some(tier) = decoder
             .optional(&mut fields, "tier", Decoder::shared)
-            .filter(|tier| !tier.is_empty());
+            .filter(|tier| !tier.is_empty())
+        {
+            self.tier = tier;
+        }
+        if decoder.errors() > before {
+            // No tier has this name, so the policy denies ahead of all.
+            self.tier = "".into();
+        }
         let before = decoder.errors();
         if let Some(order) = decoder.optional(&mut fields, "order", Decoder::number) {
             self.order = Order(order);
@@ -106,7 +118,11 @@ impl Parts {
         let types_are_sound = decoder.errors() == before;
         self.ingress = rules(decoder, &mut fields, "ingress", namespace);
         self.egress = rules(decoder, &mut fields, "egress", namespace);
-        let host_only = host_only(decoder, &mut fields);
+        // Only the global kind has the fields that are about hosts.
+        let host_only = namespace.is_none() && host_only(decoder, &mut fields);
+        decoder.optional(&mut fields, "performanceHints", |decoder, node| {
+            decoder.list(node, |decoder, node| decoder.text(node).map(drop))
+        });
         let at = fields.at;
         decoder.finish(fields);
         self.types = match types {
@@ -131,7 +147,7 @@ impl Parts {
                 });
             }
         }
-        if host_only {
+        if host_only && decoder.errors() == 0 {
             self.types = Types::default();
             decoder.warn(
                 codes::IGNORED,
@@ -140,26 +156,6 @@ impl Parts {
             );
         }
     }
-}
-
-impl Default for Order {
-    /// Last.
-    fn default() -> Self {
-        Self(f64::INFINITY)
-    }
-}
-
-/// Whether the policy is for host endpoints alone; the other fields of the kind don't matter to workloads.
-fn host_only(decoder: &mut Decoder<'_>, fields: &mut Fields<'_>) -> bool {
-    let mut host_only = false;
-    for name in ["doNotTrack", "preDNAT"] {
-        host_only |= decoder.optional(fields, name, Decoder::boolean).unwrap_or(false);
-    }
-    decoder.optional(fields, "applyOnForward", Decoder::boolean);
-    decoder.optional(fields, "performanceHints", |decoder, node| {
-        decoder.list(node, |decoder, node| decoder.text(node).map(drop))
-    });
-    host_only
 }
 
 /// `stagedAction`: whether the staged policy stands for the removal of the enforced one.
@@ -184,11 +180,11 @@ fn subject(
     namespace: Option<&Arc<str>>,
 ) -> Option<EndpointSelector> {
     let before = decoder.errors();
-    let labels = decoder.optional(fields, "selector", values::calico_selector);
-    let accounts = decoder.optional(fields, "serviceAccountSelector", values::calico_selector);
+    let labels = decoder.optional(fields, "selector", selector);
+    let accounts = decoder.optional(fields, "serviceAccountSelector", selector);
     let namespaces = match namespace {
         Some(_) => None,
-        None => decoder.optional(fields, "namespaceSelector", values::calico_selector),
+        None => decoder.optional(fields, "namespaceSelector", selector),
     };
     (decoder.errors() == before).then(|| EndpointSelector {
         dialect: Dialect::Calico,
@@ -266,6 +262,7 @@ fn rule(
     rule.source = end(decoder, "source");
     rule.destination = end(decoder, "destination");
     decoder.finish(fields);
+    calico_checks::rule(decoder, &rule, node.at, http.is_some());
     if let Some(http) = http {
         unjudged = true;
         decoder.within("http", |decoder| {
@@ -276,10 +273,7 @@ fn rule(
             );
         });
     }
-    // What can't be judged may not allow, and may not keep a rule from denying.
-    if unjudged && action != Action::Deny {
-        rule.source.get_or_insert_default().peers = Some(Box::default());
-    }
+    super::restrict_unjudged(&mut rule, unjudged);
     Some(rule)
 }
 
@@ -407,9 +401,9 @@ struct Selected {
 /// The selectors of one side of a rule, with Calico's confinement: in a namespaced policy, any of them without a
 /// namespaceSelector looks in the policy's namespace alone, notSelector included.
 fn selected(decoder: &mut Decoder<'_>, fields: &mut Fields<'_>, namespace: Option<&Arc<str>>) -> Selected {
-    let labels = decoder.optional(fields, "selector", values::calico_selector);
-    let not_labels = decoder.optional(fields, "notSelector", values::calico_selector);
-    let namespaces = decoder.optional(fields, "namespaceSelector", values::calico_selector);
+    let labels = decoder.optional(fields, "selector", selector);
+    let not_labels = decoder.optional(fields, "notSelector", selector);
+    let namespaces = decoder.optional(fields, "namespaceSelector", calico_checks::namespace_selector);
     let accounts = decoder
         .optional(fields, "serviceAccounts", service_accounts)
         .flatten();
@@ -440,10 +434,10 @@ fn service_accounts(decoder: &mut Decoder<'_>, node: &Node) -> Option<Option<Acc
     let mut fields = decoder.fields(node)?;
     let mut names = decoder
         .optional(&mut fields, "names", |decoder, node| {
-            decoder.list(node, Decoder::shared)
+            decoder.list(node, |decoder, node| decoder.word(node).map(Arc::from))
         })
         .unwrap_or_default();
-    let labels = decoder.optional(&mut fields, "selector", values::calico_selector);
+    let labels = decoder.optional(&mut fields, "selector", selector);
     decoder.finish(fields);
     names.sort_unstable();
     names.dedup();
@@ -493,41 +487,27 @@ fn range(text: &str) -> Option<PortSpec> {
     (first <= last).then_some(PortSpec::Range(first, last))
 }
 
-/// Reads the `spec` of a Tier. A tier that can't be read keeps its name, so that its policies stay in it, and denies.
-pub(super) fn tier(decoder: &mut Decoder<'_>, header: &Header, spec: Option<&Node>) -> Tier {
+/// Reads the `spec` of a Tier. One with an error isn't there, so its policies deny: nobody can tell where its rules belong,
+/// and one of them may allow what a tier before it would have denied.
+pub(super) fn tier(decoder: &mut Decoder<'_>, header: &Header, spec: Option<&Node>) -> Option<Tier> {
     let mut tier = Tier {
         name: Arc::clone(&header.name),
         order: Order(DEFAULT_TIER_ORDER),
         passes: false,
     };
-    let Some(mut fields) = spec.and_then(|spec| decoder.fields(spec)) else {
-        return tier;
-    };
-    let before = decoder.errors();
-    if let Some(order) = decoder.optional(&mut fields, "order", Decoder::number) {
-        tier.order = Order(order);
+    let mut at = header.origin.at;
+    if let Some(mut fields) = spec.and_then(|spec| decoder.fields(spec)) {
+        if let Some(order) = decoder.optional(&mut fields, "order", Decoder::number) {
+            tier.order = Order(order);
+        }
+        let actions = [("Deny", false), ("Pass", true)];
+        let passes = decoder.optional(&mut fields, "defaultAction", |decoder, node| {
+            decoder.choice(node, &actions)
+        });
+        tier.passes = passes.unwrap_or(false);
+        at = fields.at;
+        decoder.finish(fields);
     }
-    if decoder.errors() > before {
-        tier.order = Order(f64::NEG_INFINITY);
-    }
-    let actions = [("Deny", false), ("Pass", true)];
-    let passes = decoder.optional(&mut fields, "defaultAction", |decoder, node| {
-        decoder.choice(node, &actions)
-    });
-    tier.passes = passes.unwrap_or(false);
-    let at = fields.at;
-    decoder.finish(fields);
-    if *tier.name == *DEFAULT_TIER && (tier.passes || tier.order != Order(DEFAULT_TIER_ORDER)) {
-        decoder.fail(
-            codes::CONTRADICTION,
-            at,
-            "expected order 1000000 and Deny of the default tier",
-        );
-        tier = Tier {
-            name: tier.name,
-            order: Order(DEFAULT_TIER_ORDER),
-            passes: false,
-        };
-    }
-    tier
+    calico_checks::tier(decoder, &tier, at);
+    (decoder.errors() == 0).then_some(tier)
 }

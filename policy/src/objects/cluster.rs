@@ -136,37 +136,41 @@ fn rule(decoder: &mut Decoder<'_>, node: &Node, incoming: bool) -> Option<Rule<E
         &mut fields,
         if incoming { "from" } else { "to" },
         |decoder, node| {
-            let peers = decoder.list(node, |decoder, node| peer(decoder, node, action, incoming))?;
-            if peers.is_empty() {
-                decoder.fail(
-                    codes::MISSING_FIELD,
-                    node.at,
-                    "expected at least one peer, got an empty list",
-                );
-            }
-            Some(peers.concat().into_boxed_slice())
+            let mut unjudged = false;
+            let peers = decoder.items(node, |decoder, node| peer(decoder, node, incoming, &mut unjudged))?;
+            Some((peers.concat(), unjudged))
         },
     );
     let ports = decoder.optional(&mut fields, "protocols", |decoder, node| {
-        decoder.list(node, protocol)
+        decoder.items(node, protocol)
     });
     decoder.finish(fields);
     let ports = ports.filter(|ports| !ports.is_empty()).map(Vec::into_boxed_slice);
+    let (action, (mut peers, unjudged)) = (action?, peers?);
+    // What can't be judged allows nobody and denies anybody. Passing on may be more or less than what follows: it denies.
+    let action = if unjudged && action == Action::Pass {
+        Action::Deny
+    } else {
+        action
+    };
+    if unjudged && action == Action::Deny {
+        peers.push(Peer::Anyone);
+    }
     Some(super::rule_between(
-        action?,
+        action,
         node.at.line,
         incoming,
-        Some(peers?),
+        Some(peers.into()),
         ports,
     ))
 }
 
-/// One peer. One that the engine isn't told enough to judge matches nobody, but anybody where the rule denies.
+/// One peer. One that the engine isn't told enough to judge is no peer, and noted.
 fn peer(
     decoder: &mut Decoder<'_>,
     node: &Node,
-    action: Option<Action>,
     incoming: bool,
+    unjudged: &mut bool,
 ) -> Option<Vec<Peer<EndpointSelector>>> {
     let mut fields = decoder.fields(node)?;
     let before = decoder.errors();
@@ -174,15 +178,15 @@ fn peer(
         .into_iter()
         .map(Peer::Selected)
         .collect();
-    let mut unknown = false;
+    let mut unknown = 0;
     if !incoming {
         let nets = decoder.optional(&mut fields, "networks", |decoder, node| {
-            values::nets(decoder, node, false)
+            decoder.items(node, |decoder, node| values::net(decoder, node, false))
         });
         peers.extend(nets.map(|nets| Peer::Block(Nets::new(&nets))));
         for name in ["domainNames", "nodes"] {
             if let Some(node) = fields.take(name) {
-                unknown = true;
+                unknown += 1;
                 decoder.within(name, |decoder| {
                     decoder.warn(
                         codes::UNSUPPORTED,
@@ -197,14 +201,15 @@ fn peer(
     if decoder.errors() > before {
         return None;
     }
-    if peers.len() + usize::from(unknown) != 1 {
-        let message = format!("expected one kind of peer in an entry, got {}", peers.len());
+    if peers.len() + unknown != 1 {
+        let message = format!(
+            "expected one kind of peer in an entry, got {}",
+            peers.len() + unknown
+        );
         decoder.fail(codes::CONTRADICTION, node.at, message);
         return None;
     }
-    if unknown && action == Some(Action::Deny) {
-        peers.push(Peer::Anyone);
-    }
+    *unjudged |= unknown > 0;
     Some(peers)
 }
 

@@ -18,6 +18,18 @@ pub(super) struct Decoder<'d> {
     diagnostics: &'d mut Vec<Diagnostic>,
     errors: usize,
     first_error: Option<Arc<str>>,
+    nulls: Nulls,
+}
+
+/// What a field without a value (`from:` with every line below it commented out) is taken for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Nulls {
+    /// No field, as if it weren't written.
+    Absent,
+    /// No field; people are told, since most rules say less without a field.
+    Doubtful,
+    /// An error: the API server refuses it.
+    Refused,
 }
 
 enum Step {
@@ -33,6 +45,11 @@ pub(super) struct Fields<'n> {
 }
 
 impl<'n> Fields<'n> {
+    /// Whether the field is there, with a value or without.
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.fields.iter().any(|(key, _)| key.name == name)
+    }
+
     /// The value of a field; a `null` is as good as no field.
     pub(super) fn take(&mut self, name: &str) -> Option<&'n Node> {
         let index = self.fields.iter().position(|(key, _)| key.name == name)?;
@@ -51,7 +68,13 @@ impl<'d> Decoder<'d> {
             diagnostics,
             errors: 0,
             first_error: None,
+            nulls: Nulls::Absent,
         }
+    }
+
+    /// Sets what becomes of fields without a value from here on.
+    pub(super) fn take_nulls_for(&mut self, nulls: Nulls) {
+        self.nulls = nulls;
     }
 
     /// How many errors were found so far: by comparing two counts a caller knows whether a part was sound.
@@ -130,15 +153,27 @@ impl<'d> Decoder<'d> {
         }
     }
 
-    /// Reports the fields that nobody took.
+    /// Reports the fields that nobody took, and those without a value.
     pub(super) fn finish(&mut self, fields: Fields<'_>) {
-        for ((key, _), taken) in fields.fields.iter().zip(fields.taken) {
+        for ((key, node), taken) in fields.fields.iter().zip(fields.taken) {
+            if taken && node.value == Value::Null {
+                self.within(&key.name, |decoder| decoder.note_null(key.at));
+            }
             if !taken {
                 let message = format!("the API has no field {:?} here", key.name);
                 self.within(&key.name, |decoder| {
                     decoder.fail(codes::UNKNOWN_FIELD, key.at, message)
                 });
             }
+        }
+    }
+
+    fn note_null(&mut self, at: Position) {
+        let message = "expected a value, got nothing: the API server refuses a field without one";
+        match self.nulls {
+            Nulls::Absent => {}
+            Nulls::Doubtful => self.warn(codes::IGNORED, at, "no value: read as if the field weren't there"),
+            Nulls::Refused => self.fail(codes::WRONG_TYPE, at, message),
         }
     }
 
@@ -213,6 +248,29 @@ impl<'d> Decoder<'d> {
                 None
             }
         }
+    }
+
+    /// A text that isn't empty.
+    pub(super) fn word<'n>(&mut self, node: &'n Node) -> Option<&'n str> {
+        let text = self.text(node)?;
+        if text.is_empty() {
+            self.fail(codes::BAD_VALUE, node.at, "expected a text, got an empty one");
+            return None;
+        }
+        Some(text)
+    }
+
+    /// A list with at least one item; an empty one is an error, since it could mean nothing or everything.
+    pub(super) fn items<T>(
+        &mut self,
+        node: &Node,
+        read: impl FnMut(&mut Self, &Node) -> Option<T>,
+    ) -> Option<Vec<T>> {
+        if node.value == Value::List(Vec::new()) {
+            let message = "expected at least one entry, got an empty list";
+            self.fail(codes::MISSING_FIELD, node.at, message);
+        }
+        self.list(node, read)
     }
 
     /// A text to keep.

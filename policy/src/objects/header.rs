@@ -11,6 +11,8 @@ use crate::model::{Origin, PolicyKey, PolicyKind};
 pub(super) struct Header {
     pub(super) name: Arc<str>,
     pub(super) namespace: Option<Arc<str>>,
+    /// Whether nobody can tell which namespace it is for: what is broken in it then concerns them all.
+    pub(super) is_lost: bool,
     pub(super) labels: LabelMap,
     pub(super) annotations: Vec<(String, String)>,
     /// Seconds since the epoch; 0 if it isn't written, which makes it the oldest, as in Istio.
@@ -20,10 +22,13 @@ pub(super) struct Header {
 
 impl Header {
     /// Reads `metadata`. Fields that have no bearing on policy are passed over: the API server writes many.
-    pub(super) fn read(decoder: &mut Decoder<'_>, object: &Node, file: &Arc<str>) -> Self {
+    ///
+    /// An object without a name gets one from `ordinal`, so that it doesn't replace another one without.
+    pub(super) fn read(decoder: &mut Decoder<'_>, object: &Node, file: &Arc<str>, ordinal: usize) -> Self {
         let mut header = Self {
-            name: "".into(),
+            name: format!("(unnamed {ordinal})").into(),
             namespace: None,
+            is_lost: true,
             labels: LabelMap::new(),
             annotations: Vec::new(),
             created: 0,
@@ -48,12 +53,16 @@ impl Header {
         let Some(mut fields) = decoder.fields(node) else {
             return;
         };
-        if let Some(name) = decoder.required(&mut fields, "name", Decoder::shared) {
+        if let Some(name) = decoder.required(&mut fields, "name", |decoder, node| {
+            decoder.word(node).map(Arc::from)
+        }) {
             self.name = name;
         }
+        let before = decoder.errors();
         self.namespace = decoder
             .optional(&mut fields, "namespace", Decoder::shared)
             .filter(|name| !name.is_empty());
+        self.is_lost = decoder.errors() > before;
         self.labels = decoder
             .optional(&mut fields, "labels", values::labels)
             .unwrap_or_default();
@@ -63,10 +72,8 @@ impl Header {
                 .filter_map(|(key, node)| Some((key.name.clone(), node.as_text()?.to_owned())))
                 .collect();
         }
-        self.created = fields
-            .take("creationTimestamp")
-            .and_then(Node::as_text)
-            .and_then(seconds_since_epoch)
+        self.created = decoder
+            .optional(&mut fields, "creationTimestamp", timestamp)
             .unwrap_or_default();
     }
 
@@ -92,18 +99,50 @@ impl Header {
     }
 }
 
-/// Seconds since the epoch of an RFC 3339 time; the API server writes whole seconds in UTC.
+/// A time at which an object was created. Which of two policies counts may hang on it, so a wrong one isn't passed over.
+fn timestamp(decoder: &mut Decoder<'_>, node: &Node) -> Option<i64> {
+    let text = decoder.text(node)?;
+    let seconds = seconds_since_epoch(text);
+    if seconds.is_none() {
+        let message = format!("expected a time such as 2026-01-31T12:00:00Z, got {text:?}");
+        decoder.fail(codes::BAD_VALUE, node.at, message);
+    }
+    seconds
+}
+
+/// Seconds since the epoch of an RFC 3339 time. The API server writes whole seconds in UTC; fractions are cut off.
 fn seconds_since_epoch(text: &str) -> Option<i64> {
-    let (date, time) = text.strip_suffix('Z')?.split_once('T')?;
-    let number = |text: &str| {
-        text.parse::<i64>()
-            .ok()
-            .filter(|number| (0..10_000).contains(number))
+    let number = |text: &str, most: i64| {
+        let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+        let number = digits.then(|| text.parse::<i64>().ok()).flatten()?;
+        (number <= most).then_some(number)
     };
-    let mut date = date.splitn(3, '-').map(number);
-    let (year, month, day) = (date.next()??, date.next()??, date.next()??);
-    let mut time = time.split('.').next()?.splitn(3, ':').map(number);
-    let (hour, minute, second) = (time.next()??, time.next()??, time.next()??);
+    let (date, time) = text.split_once(['T', 't'])?;
+    let (time, offset) = match time.strip_suffix(['Z', 'z']) {
+        Some(time) => (time, 0),
+        None => {
+            let at = time.rfind(['+', '-'])?;
+            let (hours, minutes) = time[at + 1..].split_once(':')?;
+            let offset = number(hours, 23)? * 3600 + number(minutes, 59)? * 60;
+            (
+                &time[..at],
+                if time[at..].starts_with('+') {
+                    offset
+                } else {
+                    -offset
+                },
+            )
+        }
+    };
+    let mut date = date.splitn(3, '-');
+    let year = number(date.next()?, 9_999)?;
+    let month = number(date.next()?, 12).filter(|month| *month > 0)?;
+    let day = number(date.next()?, 31).filter(|day| *day > 0)?;
+    let (time, fraction) = time.split_once('.').unwrap_or((time, "0"));
+    number(fraction, i64::MAX)?;
+    let mut time = time.splitn(3, ':');
+    let (hour, minute) = (number(time.next()?, 23)?, number(time.next()?, 59)?);
+    let second = number(time.next()?, 60)?;
     // Days since 1970-01-01 in the proleptic Gregorian calendar, with years that start in March.
     let (year, month) = if month <= 2 {
         (year - 1, month + 9)
@@ -115,7 +154,7 @@ fn seconds_since_epoch(text: &str) -> Option<i64> {
     let day_of_era =
         year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + (153 * month + 2) / 5 + day - 1;
     let days = era * 146_097 + day_of_era - 719_468;
-    Some(((days * 24 + hour) * 60 + minute) * 60 + second)
+    Some(((days * 24 + hour) * 60 + minute) * 60 + second - offset)
 }
 
 #[cfg(test)]
@@ -129,13 +168,20 @@ mod tests {
             ("2000-03-01T00:00:00Z", 951_868_800),
             ("2024-02-29T12:34:56Z", 1_709_210_096),
             ("2026-01-01T00:06:00.123Z", 1_767_225_960),
+            ("2026-01-01T02:06:00+02:00", 1_767_225_960),
+            ("2025-12-31T18:36:00.5-05:30", 1_767_225_960),
         ] {
             assert_eq!(seconds_since_epoch(text), Some(seconds), "{text}");
         }
         for bad in [
             "",
             "2026-01-01",
-            "2026-01-01T00:00:00+01:00",
+            "2026-01-01T00:00:00",
+            "2026-01-01T00:00:00+0100",
+            "2026-13-01T00:00:00Z",
+            "2026-01-00T00:00:00Z",
+            "2026-01-01T24:00:00Z",
+            "+026-01-01T00:00:00Z",
             "x-1-1T0:0:0Z",
             "99999-1-1T0:0:0Z",
         ] {

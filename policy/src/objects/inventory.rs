@@ -102,8 +102,6 @@ fn addresses_in(decoder: &mut Decoder<'_>, one: Option<&Node>, many: Option<&Nod
 }
 
 /// Reads a NetworkSet, or a GlobalNetworkSet without a namespace.
-///
-/// A set that can't be read whole is still read in part: the addresses that are sound are those that it names.
 pub(super) fn network_set(
     decoder: &mut Decoder<'_>,
     header: &Header,

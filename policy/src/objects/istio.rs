@@ -1,4 +1,4 @@
-//! Istio's AuthorizationPolicy, as far as layer 4 sees it, and PeerAuthentication.
+//! Istio's AuthorizationPolicy, as far as layer 4 sees it.
 
 use std::sync::Arc;
 
@@ -6,10 +6,11 @@ use super::decode::{Decoder, Fields};
 use super::header::Header;
 use super::values;
 use crate::codes;
-use crate::document::{Node, Value};
+use crate::diagnostic::Position;
+use crate::document::Node;
 use crate::model::{
     Authorization, AuthorizationAction, AuthorizationMatch, AuthorizationRule, Body, Clause, ClauseField,
-    MtlsMode, NetValues, Pattern, PeerAuthentication, PeerLevel, Policy, PolicyKind, Values, mesh_subject,
+    NetValues, Pattern, Policy, PolicyKind, Values, mesh_subject,
 };
 use crate::net::Nets;
 use crate::selector::{EndpointSelector, Expression};
@@ -51,29 +52,17 @@ pub(super) fn authorization_policy(
         }) {
             body.action = action;
         }
-        if fields.take("provider").is_some() || body.action == AuthorizationAction::Custom {
-            decoder.warn(
-                codes::NOT_ENFORCED,
-                fields.at,
-                "layer 4 has no external authorizer: CUSTOM isn't enforced",
-            );
-        }
-        for name in ["targetRef", "targetRefs"] {
-            if let Some(node) = fields.take(name) {
-                body.action = AuthorizationAction::Elsewhere;
-                decoder.within(name, |decoder| {
-                    decoder.warn(
-                        codes::NOT_ENFORCED,
-                        node.at,
-                        "the policy is for a waypoint or gateway, not for workloads",
-                    );
-                });
-            }
-        }
+        let has_provider = provider(decoder, &mut fields);
+        let has_selector = fields.has("selector");
+        let is_elsewhere = has_targets(decoder, &mut fields, has_selector);
         let rules = decoder.optional(&mut fields, "rules", |decoder, node| {
             decoder.list(node, |decoder, node| rule(decoder, node, &namespace))
         });
         body.rules = rules.unwrap_or_default().into();
+        check_action(decoder, &body, has_provider, fields.at);
+        if is_elsewhere {
+            body.action = AuthorizationAction::Elsewhere;
+        }
         decoder.finish(fields);
     }
     warn_of_http(decoder, header, &body);
@@ -99,6 +88,65 @@ pub(super) fn authorization_policy(
         body: Body::Authorization(body),
         origin: header.origin.clone(),
         broken,
+    }
+}
+
+/// Whether an external authorizer is named.
+fn provider(decoder: &mut Decoder<'_>, fields: &mut Fields<'_>) -> bool {
+    let named = decoder.optional(fields, "provider", |decoder, node| {
+        let mut fields = decoder.fields(node)?;
+        let name = decoder.required(&mut fields, "name", |decoder, node| decoder.word(node).map(drop));
+        decoder.finish(fields);
+        name
+    });
+    named.is_some()
+}
+
+/// Whether the policy is for a waypoint, gateway or service. An empty list is none: the policy is for workloads then.
+fn has_targets(decoder: &mut Decoder<'_>, fields: &mut Fields<'_>, has_selector: bool) -> bool {
+    let at = fields.at;
+    let target = |decoder: &mut Decoder<'_>, node: &Node| {
+        let mut fields = decoder.fields(node)?;
+        for name in ["kind", "name"] {
+            decoder.required(&mut fields, name, |decoder, node| decoder.word(node).map(drop));
+        }
+        for name in ["group", "namespace"] {
+            decoder.optional(&mut fields, name, |decoder, node| decoder.text(node).map(drop));
+        }
+        decoder.finish(fields);
+        Some(())
+    };
+    let one = decoder.optional(fields, "targetRef", target);
+    let many = decoder.optional(fields, "targetRefs", |decoder, node| decoder.list(node, target));
+    let count = usize::from(one.is_some()) + many.map_or(0, |many| many.len());
+    if count > 0 && (has_selector || one.is_some() && count > 1) {
+        let message = "expected one of selector, targetRef and targetRefs, got more of them";
+        decoder.fail(codes::CONTRADICTION, at, message);
+    } else if count > 0 {
+        decoder.warn(
+            codes::NOT_ENFORCED,
+            at,
+            "targetRefs: the policy is for a waypoint or gateway, not for workloads",
+        );
+    }
+    count > 0
+}
+
+/// What istiod refuses of an action: most of it would have no effect, where an effect was meant.
+fn check_action(decoder: &mut Decoder<'_>, body: &Authorization, has_provider: bool, at: Position) {
+    let is_custom = body.action == AuthorizationAction::Custom;
+    let needs_rules = is_custom || body.action == AuthorizationAction::Deny;
+    if needs_rules && body.rules.is_empty() {
+        let message = "expected rules beside this action, got none: add the rule {} to match everything";
+        decoder.fail(codes::MISSING_FIELD, at, message);
+    }
+    if is_custom != has_provider {
+        let message = "expected a provider with the action CUSTOM and with no other";
+        decoder.fail(codes::CONTRADICTION, at, message);
+    }
+    if is_custom {
+        let message = "layer 4 has no external authorizer: CUSTOM isn't enforced";
+        decoder.warn(codes::NOT_ENFORCED, at, message);
     }
 }
 
@@ -132,7 +180,7 @@ fn warn_of_http(decoder: &mut Decoder<'_>, header: &Header, body: &Authorization
 }
 
 /// `matchLabels`; `None` where it gives none.
-fn match_labels(decoder: &mut Decoder<'_>, node: &Node) -> Option<Option<Expression>> {
+pub(super) fn match_labels(decoder: &mut Decoder<'_>, node: &Node) -> Option<Option<Expression>> {
     let mut fields = decoder.fields(node)?;
     let labels = decoder
         .optional(&mut fields, "matchLabels", values::labels)
@@ -155,7 +203,7 @@ fn rule(decoder: &mut Decoder<'_>, node: &Node, namespace: &Arc<str>) -> Option<
                    http: &mut Vec<Arc<str>>| {
         decoder
             .optional(fields, names.0, |decoder, node| {
-                decoder.list(node, |decoder, node| {
+                decoder.items(node, |decoder, node| {
                     let mut fields = decoder.fields(node)?;
                     let entry = decoder.required(&mut fields, names.1, |decoder, node| {
                         entry(decoder, node, namespace, names.1 == "source", http)
@@ -175,7 +223,9 @@ fn rule(decoder: &mut Decoder<'_>, node: &Node, namespace: &Arc<str>) -> Option<
     let to = entries(decoder, &mut fields, ("to", "operation"), &mut http);
     clauses.extend(to.map(|any| clause(ClauseField::To, any)));
     let conditions = decoder.optional(&mut fields, "when", |decoder, node| {
-        decoder.list(node, |decoder, node| condition(decoder, node, &mut http))
+        decoder.items(node, |decoder, node| {
+            condition(decoder, node, namespace, &mut http)
+        })
     });
     clauses.extend(
         conditions
@@ -220,7 +270,14 @@ fn entry(
             ["serviceAccounts", "notServiceAccounts"],
             |decoder, node| account(decoder, node, namespace),
         );
+        out.trust_domains = pair(decoder, &mut fields, ["trustDomains", "notTrustDomains"], pattern);
         out.source_nets = net_pair(decoder, &mut fields, ["ipBlocks", "notIpBlocks"]);
+        if out.accounts != Values::default()
+            && (out.principals != Values::default() || out.namespaces != Values::default())
+        {
+            let message = "expected serviceAccounts without principals and namespaces, got both";
+            decoder.fail(codes::CONTRADICTION, node.at, message);
+        }
         &HTTP_SOURCES
     } else {
         out.ports = pair(decoder, &mut fields, ["ports", "notPorts"], port);
@@ -228,10 +285,7 @@ fn entry(
     };
     let mut unseen_here = 0;
     for name in unseen {
-        if fields
-            .take(name)
-            .is_some_and(|node| node.value != Value::List(Vec::new()))
-        {
+        if has_words(decoder, &mut fields, name) {
             http.push((*name).into());
             unseen_here += 1;
         }
@@ -247,6 +301,14 @@ fn entry(
     Some(out)
 }
 
+/// Whether a list of texts that layer 4 can't see is there and not empty.
+fn has_words(decoder: &mut Decoder<'_>, fields: &mut Fields<'_>, name: &str) -> bool {
+    let words = decoder.optional(fields, name, |decoder, node| {
+        decoder.list(node, |decoder, node| decoder.word(node).map(drop))
+    });
+    words.is_some_and(|words| !words.is_empty())
+}
+
 /// What istiod takes for true in an annotation.
 const TRUE: [&str; 6] = ["1", "t", "T", "true", "TRUE", "True"];
 
@@ -258,15 +320,18 @@ fn is_http_attribute(key: &str) -> bool {
         "request.auth.audiences",
         "request.auth.presenter",
         "request.auth.principal",
-        "source.serviceAccount",
-        "source.trustDomain",
     ];
     let families = ["experimental.", "request.auth.claims[", "request.headers["];
     known.contains(&key) || families.iter().any(|family| key.starts_with(family))
 }
 
 /// One entry of `when`. A key that layer 4 can't see leaves a match that asks nothing, which never holds.
-fn condition(decoder: &mut Decoder<'_>, node: &Node, http: &mut Vec<Arc<str>>) -> Option<AuthorizationMatch> {
+fn condition(
+    decoder: &mut Decoder<'_>,
+    node: &Node,
+    namespace: &Arc<str>,
+    http: &mut Vec<Arc<str>>,
+) -> Option<AuthorizationMatch> {
     let mut fields = decoder.fields(node)?;
     let mut out = AuthorizationMatch::default();
     let names = ["values", "notValues"];
@@ -275,6 +340,12 @@ fn condition(decoder: &mut Decoder<'_>, node: &Node, http: &mut Vec<Arc<str>>) -
         "source.ip" => out.source_nets = net_pair(decoder, &mut fields, names),
         "source.namespace" => out.namespaces = pair(decoder, &mut fields, names, pattern),
         "source.principal" => out.principals = pair(decoder, &mut fields, names, pattern),
+        "source.serviceAccount" => {
+            out.accounts = pair(decoder, &mut fields, names, |decoder, node| {
+                account(decoder, node, namespace)
+            });
+        }
+        "source.trustDomain" => out.trust_domains = pair(decoder, &mut fields, names, pattern),
         "destination.ip" => out.destination_nets = net_pair(decoder, &mut fields, names),
         "destination.port" => out.ports = pair(decoder, &mut fields, names, port),
         other => {
@@ -283,8 +354,10 @@ fn condition(decoder: &mut Decoder<'_>, node: &Node, http: &mut Vec<Arc<str>>) -
                 let message = format!("expected an attribute that Istio has, got {other}");
                 decoder.fail(codes::BAD_VALUE, node.at, message);
             }
-            for name in names {
-                fields.take(name);
+            let given = names.map(|name| has_words(decoder, &mut fields, name));
+            if given == [false, false] {
+                let message = "expected values or notValues, got neither";
+                decoder.fail(codes::MISSING_FIELD, node.at, message);
             }
             http.push(key);
             decoder.finish(fields);
@@ -329,7 +402,18 @@ fn net_pair(decoder: &mut Decoder<'_>, fields: &mut Fields<'_>, names: [&str; 2]
 }
 
 fn pattern(decoder: &mut Decoder<'_>, node: &Node) -> Option<Pattern> {
-    let text = decoder.text(node)?;
+    let text = decoder.word(node)?;
+    let inner = text.strip_prefix('*').unwrap_or(text);
+    let inner = inner.strip_suffix('*').unwrap_or(inner);
+    if inner.contains('*') || text.len() > 1 && text.starts_with('*') && text.ends_with('*') {
+        let message =
+            format!("only a first or a last * stands for any text; the other of {text:?} is read as it is");
+        decoder.warn(codes::IGNORED, node.at, message);
+    }
+    if text.starts_with("spiffe://") {
+        let message = format!("principals are compared without spiffe://, so {text:?} matches nobody");
+        decoder.warn(codes::IGNORED, node.at, message);
+    }
     Some(if text == "*" {
         Pattern::Present
     } else if let Some(suffix) = text.strip_prefix('*') {
@@ -343,11 +427,17 @@ fn pattern(decoder: &mut Decoder<'_>, node: &Node) -> Option<Pattern> {
 
 /// `namespace/name`, or `name` in the policy's own namespace.
 fn account(decoder: &mut Decoder<'_>, node: &Node, own: &Arc<str>) -> Option<(Arc<str>, Arc<str>)> {
-    let text = decoder.text(node)?;
-    Some(match text.split_once('/') {
-        Some((namespace, name)) => (namespace.into(), name.into()),
-        None => (Arc::clone(own), text.into()),
-    })
+    let text = decoder.word(node)?;
+    let (namespace, name) = text.split_once('/').unwrap_or((own, text));
+    if [namespace, name]
+        .iter()
+        .any(|part| part.is_empty() || part.contains(['/', '*']))
+    {
+        let message = format!("expected NAMESPACE/NAME or NAME without a wildcard, got {text:?}");
+        decoder.fail(codes::BAD_VALUE, node.at, message);
+        return None;
+    }
+    Some((namespace.into(), name.into()))
 }
 
 /// A port, which Istio writes as a text.
@@ -362,109 +452,4 @@ fn port(decoder: &mut Decoder<'_>, node: &Node) -> Option<u16> {
         );
     }
     number
-}
-
-/// Reads the `spec` of a PeerAuthentication.
-pub(super) fn peer_authentication(
-    decoder: &mut Decoder<'_>,
-    header: &Header,
-    spec: Option<&Node>,
-    root: &str,
-) -> Policy {
-    let namespace = header.namespace_or_default();
-    let in_root = *namespace == *root;
-    let mut labels = None;
-    let mut subject_is_sound = true;
-    let mut mode = None;
-    let mut ports = Vec::new();
-    if let Some(mut fields) = spec.and_then(|spec| decoder.fields(spec)) {
-        let before = decoder.errors();
-        labels = decoder.optional(&mut fields, "selector", match_labels).flatten();
-        subject_is_sound = decoder.errors() == before;
-        mode = decoder.optional(&mut fields, "mtls", mutual_tls).flatten();
-        ports = decoder
-            .optional(&mut fields, "portLevelMtls", port_modes)
-            .unwrap_or_default();
-        let at = fields.at;
-        decoder.finish(fields);
-        if labels.is_some() && in_root {
-            decoder.warn(
-                codes::IGNORED,
-                at,
-                "a selector in the root namespace: Istio ignores the whole policy",
-            );
-        } else if labels.is_none() && !ports.is_empty() {
-            decoder.warn(
-                codes::IGNORED,
-                at,
-                "portLevelMtls has no effect without a selector",
-            );
-        }
-    }
-    let broken = decoder.first_error();
-    if broken.is_some() {
-        mode = Some(MtlsMode::Strict);
-        ports.clear();
-    }
-    let level = match (labels.is_some() && subject_is_sound, in_root) {
-        (true, true) if broken.is_none() => PeerLevel::Ignored,
-        (_, true) => PeerLevel::Mesh,
-        (true, false) => PeerLevel::Workload,
-        (false, false) => PeerLevel::Namespace,
-    };
-    if level != PeerLevel::Workload {
-        ports.clear();
-    }
-    let scope = (!in_root).then_some(&namespace);
-    Policy {
-        key: header.key(PolicyKind::PeerAuthentication, Some(&namespace), false),
-        subject: mesh_subject(scope, labels.filter(|_| level == PeerLevel::Workload)),
-        body: Body::PeerAuthentication(PeerAuthentication {
-            level,
-            mode,
-            ports: ports.into(),
-            // A broken one must count, so it is older than all.
-            created: if broken.is_some() {
-                i64::MIN
-            } else {
-                header.created
-            },
-        }),
-        origin: header.origin.clone(),
-        broken,
-    }
-}
-
-/// `mode`; the inner `None` inherits.
-fn mutual_tls(decoder: &mut Decoder<'_>, node: &Node) -> Option<Option<MtlsMode>> {
-    let modes = [
-        ("UNSET", None),
-        ("DISABLE", Some(MtlsMode::Disable)),
-        ("PERMISSIVE", Some(MtlsMode::Permissive)),
-        ("STRICT", Some(MtlsMode::Strict)),
-    ];
-    let mut fields = decoder.fields(node)?;
-    let mode = decoder.optional(&mut fields, "mode", |decoder, node| decoder.choice(node, &modes));
-    decoder.finish(fields);
-    Some(mode.flatten())
-}
-
-fn port_modes(decoder: &mut Decoder<'_>, node: &Node) -> Option<Vec<(u16, Option<MtlsMode>)>> {
-    let Value::Map(entries) = &node.value else {
-        let message = format!("expected a mapping of ports, got {}", node.value.describe());
-        decoder.fail(codes::WRONG_TYPE, node.at, message);
-        return None;
-    };
-    let mut out = Vec::new();
-    for (key, value) in entries {
-        decoder.within(&key.name, |decoder| match key.name.parse() {
-            Ok(port) if port > 0 => out.extend(mutual_tls(decoder, value).map(|mode| (port, mode))),
-            _ => {
-                let message = format!("expected a port from 1 to 65535, got {:?}", key.name);
-                decoder.fail(codes::BAD_PORT, key.at, message);
-            }
-        });
-    }
-    out.sort_unstable_by_key(|(port, _)| *port);
-    Some(out)
 }

@@ -1,15 +1,20 @@
 //! Objects as people write them, read strictly.
 //!
 //! A text of YAML or JSON documents becomes [`Object`]s and [`Diagnostic`]s. A policy with an error in it is still an
-//! object: it denies for the pods that it selects, or for all in its scope where even the selector can't be read.
+//! object: it denies for the pods that it selects, or for all in its scope where even the selector can't be read. A tier
+//! with an error isn't one, so its policies deny. What policies only refer to can't be wrong in a safe way: such an
+//! error makes the whole reading incomplete.
 
 mod calico;
+mod calico_checks;
 mod cluster;
 mod decode;
 mod header;
 mod inventory;
 mod istio;
 mod kubernetes;
+mod peer_authentication;
+mod unknown;
 mod values;
 
 use std::sync::Arc;
@@ -24,7 +29,7 @@ use crate::document::{self, Node, Value};
 use crate::inventory::{LabelMap, NetworkSet, Workload};
 use crate::model::{Action, Peer, Policy, PolicyKey, PortMatch, Rule, Tier};
 use crate::selector::EndpointSelector;
-use decode::Decoder;
+use decode::{Decoder, Nulls};
 use header::Header;
 
 /// An object that has a bearing on policy.
@@ -96,7 +101,8 @@ pub struct Reading {
     pub objects: Vec<Object>,
     /// What was found wrong.
     pub diagnostics: Vec<Diagnostic>,
-    /// Whether some text couldn't be read at all: what it holds is unknown, so the last good reading should stay.
+    /// Whether something couldn't be read that policies may hang on: a whole text, a document of no kind, a network
+    /// set, a pod, a namespace. What is denied by it is unknown, so the last good reading should stay.
     pub incomplete: bool,
 }
 
@@ -169,16 +175,6 @@ impl Reader {
         let kind = word("kind")
             .or_else(|| of_list.map(|(_, kind)| kind))
             .unwrap_or_default();
-        if let (Some(item_kind), Some(items)) = (kind.strip_suffix("List"), node.get("items")) {
-            // Items of a plain List name their own kind; those of a typed one may leave it to the list.
-            let of_list = (!item_kind.is_empty()).then_some((version, item_kind));
-            if let Value::List(items) = &items.value {
-                for item in items {
-                    self.read_node(file, item, of_list, reading);
-                }
-            }
-            return;
-        }
         let name = |node: Option<&Node>, field: &str| {
             node.and_then(|node| node.get(field))
                 .and_then(Node::as_text)
@@ -195,7 +191,35 @@ impl Reader {
             title.trim().to_owned(),
             &mut reading.diagnostics,
         );
-        let object = self.read_object(&mut decoder, file, node, version, kind);
+        if let (Some(item_kind), Some(items)) = (kind.strip_suffix("List"), node.get("items")) {
+            // Items of a plain List name their own kind; those of a typed one may leave it to the list.
+            let of_list = (!item_kind.is_empty()).then_some((version, item_kind));
+            match &items.value {
+                Value::List(items) => {
+                    for item in items {
+                        self.read_node(file, item, of_list, reading);
+                    }
+                }
+                Value::Null => {}
+                other => {
+                    let message = format!("expected a list, got {}", other.describe());
+                    decoder.within("items", |decoder| {
+                        decoder.fail(codes::WRONG_TYPE, items.at, message)
+                    });
+                    reading.incomplete = true;
+                }
+            }
+            return;
+        }
+        let known = Known::of(version, kind);
+        let ordinal = reading.objects.len();
+        let object = match known {
+            Some(known) => self.read_object(&mut decoder, file, node, known, ordinal),
+            None => unknown::read(&mut decoder, file, node, (version, kind), ordinal),
+        };
+        // Errors of policies deny, and a tier that isn't there makes its policies deny. The rest can't be judged without.
+        let denies = matches!(object, Some(Object::Policy(_))) || matches!(known, Some(Known::Tier));
+        reading.incomplete |= decoder.errors() > 0 && !denies;
         reading.objects.extend(object);
     }
 
@@ -204,17 +228,19 @@ impl Reader {
         decoder: &mut Decoder<'_>,
         file: &Arc<str>,
         node: &Node,
-        version: &str,
-        kind: &str,
+        known: Known,
+        ordinal: usize,
     ) -> Option<Object> {
-        let Some(known) = Known::of(version, kind) else {
-            unknown(decoder, node, version, kind);
-            return None;
-        };
-        let header = Header::read(decoder, node, file);
+        let header = Header::read(decoder, node, file, ordinal);
         let root = &self.root_namespace;
         let spec = known.spec(decoder, node);
-        let policy = |policy: Policy| Some(Object::Policy(Arc::new(policy)));
+        decoder.take_nulls_for(known.nulls());
+        let policy = |mut policy: Policy| {
+            if header.is_lost {
+                policy.subject = EndpointSelector::everything_in(None);
+            }
+            Some(Object::Policy(Arc::new(policy)))
+        };
         let empty = Node {
             at: node.at,
             value: Value::Map(Vec::new()),
@@ -226,7 +252,7 @@ impl Reader {
                 istio::authorization_policy(decoder, &header, spec, root)
             })),
             Known::PeerAuthentication => policy(decoder.within("spec", |decoder| {
-                istio::peer_authentication(decoder, &header, spec, root)
+                peer_authentication::peer_authentication(decoder, &header, spec, root)
             })),
             Known::NetworkPolicy { staged } => policy(decoder.within("spec", |decoder| {
                 kubernetes::network_policy(decoder, &header, required, staged)
@@ -240,9 +266,9 @@ impl Reader {
             Known::GlobalNetworkPolicy { staged } => policy(decoder.within("spec", |decoder| {
                 calico::policy(decoder, &header, required, None, staged)
             })),
-            Known::Tier => Some(Object::Tier(
-                decoder.within("spec", |decoder| calico::tier(decoder, &header, spec)),
-            )),
+            Known::Tier => decoder
+                .within("spec", |decoder| calico::tier(decoder, &header, spec))
+                .map(Object::Tier),
             Known::NetworkSet => Some(Object::Set(decoder.within("spec", |decoder| {
                 inventory::network_set(decoder, &header, spec, Some(&own))
             }))),
@@ -315,6 +341,25 @@ impl Known {
         }
     }
 
+    /// What a field of its `spec` without a value is taken for. Kubernetes' own kinds take it for none, and so do
+    /// Calico's tools; the definitions of the others refuse it.
+    fn nulls(self) -> Nulls {
+        match self {
+            Self::AuthorizationPolicy | Self::ClusterNetworkPolicy | Self::PeerAuthentication => {
+                Nulls::Refused
+            }
+            Self::CalicoNetworkPolicy { .. }
+            | Self::GlobalNetworkPolicy { .. }
+            | Self::NetworkPolicy { .. } => Nulls::Doubtful,
+            Self::GlobalNetworkSet
+            | Self::Namespace
+            | Self::NetworkSet
+            | Self::Pod
+            | Self::ServiceAccount
+            | Self::Tier => Nulls::Absent,
+        }
+    }
+
     /// The `spec`, after a look at the fields beside it: a policy is strict about those too.
     fn spec<'n>(self, decoder: &mut Decoder<'_>, node: &'n Node) -> Option<&'n Node> {
         if matches!(self, Self::Namespace | Self::Pod | Self::ServiceAccount) {
@@ -342,28 +387,16 @@ impl Known {
     }
 }
 
-/// Reports an object that isn't understood. One that calls itself a policy is an error: nothing of it is enforced.
-fn unknown(decoder: &mut Decoder<'_>, node: &Node, version: &str, kind: &str) {
-    if version.is_empty() || kind.is_empty() {
-        decoder.fail(
-            codes::UNKNOWN_KIND,
-            node.at,
-            "expected apiVersion and kind, got an object without",
-        );
-    } else if kind.ends_with("NetworkPolicy")
-        || ["AuthorizationPolicy", "PeerAuthentication", "Tier"].contains(&kind)
-    {
-        decoder.fail(
-            codes::UNKNOWN_KIND,
-            node.at,
-            format!("adit doesn't enforce {kind} of {version}"),
-        );
-    } else {
-        decoder.warn(
-            codes::UNKNOWN_KIND,
-            node.at,
-            format!("{kind} of {version} has no bearing on policy here"),
-        );
+/// What can't be judged may not allow, and may not keep a rule from denying. Whether passing on is more or less than what
+/// follows nobody can tell, so a rule that passes denies.
+fn restrict_unjudged(rule: &mut Rule<EndpointSelector>, unjudged: bool) {
+    if !unjudged {
+        return;
+    }
+    match rule.action {
+        Action::Allow | Action::Log => rule.source.get_or_insert_default().peers = Some(Box::default()),
+        Action::Deny => {}
+        Action::Pass => rule.action = Action::Deny,
     }
 }
 

@@ -21,6 +21,7 @@ pub(super) fn net(decoder: &mut Decoder<'_>, node: &Node, bare: bool) -> Option<
         Err(_) if bare => text.parse::<IpAddr>().ok().map(IpNet::from),
         Err(_) => None,
     };
+    let parsed = parsed.map(unmapped);
     if parsed.is_none() {
         let expected = if bare { "an address or a CIDR" } else { "a CIDR" };
         decoder.fail(
@@ -30,6 +31,20 @@ pub(super) fn net(decoder: &mut Decoder<'_>, node: &Node, bare: bool) -> Option<
         );
     }
     parsed
+}
+
+/// IPv4 addresses in IPv6's clothes are IPv4 addresses: flows have them so, and a block of the others matches none.
+fn unmapped(net: IpNet) -> IpNet {
+    const MAPPED_BITS: u8 = 96;
+    match net {
+        IpNet::V6(v6) => v6
+            .addr()
+            .to_ipv4_mapped()
+            .zip(v6.prefix_len().checked_sub(MAPPED_BITS))
+            .and_then(|(address, length)| IpNet::new(address.into(), length).ok())
+            .unwrap_or(net),
+        IpNet::V4(_) => net,
+    }
 }
 
 /// A list of CIDRs.

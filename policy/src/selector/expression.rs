@@ -80,6 +80,16 @@ impl Expression {
         }
     }
 
+    /// Whether `global()` stands anywhere in it.
+    pub(crate) fn mentions_global(&self) -> bool {
+        match self {
+            Self::Global => true,
+            Self::And(parts) | Self::Or(parts) => parts.iter().any(Self::mentions_global),
+            Self::Not(part) => part.mentions_global(),
+            _ => false,
+        }
+    }
+
     /// A label of the object's own, and the values of which it must have one, if the expression implies so.
     pub(crate) fn required(&self) -> Option<(&str, &[Arc<str>])> {
         // Several may be required; the one with the fewest values leaves the fewest candidates.
