@@ -1,50 +1,13 @@
-//! Against a second implementation that walks everything, and what must hold whatever the policies are.
-//!
-//! The model reads the JSON as the API text does: no index, no compilation, no shared code with the engine.
+//! Kubernetes' NetworkPolicy: a union of rules for whoever is isolated.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 
-use adit_flow::{FourTuple, Protocol};
-use adit_policy::objects::{Reader, Reading};
-use adit_policy::{Compiler, Flow, Options, PolicySet, Trace};
+use adit_flow::Protocol;
+use adit_policy::Trace;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-const NAMESPACES: [(&str, &str); 3] = [("a", "prod"), ("b", "test"), ("c", "prod")];
-const PODS: [(&str, &str, &str); 7] = [
-    ("a", "x", "front"),
-    ("a", "y", "back"),
-    ("a", "z", ""),
-    ("b", "x", "front"),
-    ("b", "y", ""),
-    ("c", "x", "back"),
-    ("c", "z", "front"),
-];
-const PORTS: [u16; 3] = [80, 81, 443];
-const OUTSIDE: &str = "192.0.2.7";
-
-fn address(pod: usize) -> String {
-    format!("10.0.{}.{}", pod / 3, pod + 1)
-}
-
-fn inventory() -> Vec<Value> {
-    let namespaces = NAMESPACES.iter().map(|(name, env)| {
-        json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": {"env": env}}})
-    });
-    let pods = PODS.iter().enumerate().map(|(index, (namespace, app, tier))| {
-        let mut labels = json!({ "app": app });
-        if !tier.is_empty() {
-            labels["tier"] = json!(tier);
-        }
-        // The same name is another number on odd pods.
-        let web = if index % 2 == 0 { 80 } else { 81 };
-        json!({"apiVersion": "v1", "kind": "Pod",
-            "metadata": {"name": format!("p{index}"), "namespace": namespace, "labels": labels},
-            "spec": {"containers": [{"name": "c", "ports": [{"name": "web", "containerPort": web}]}]},
-            "status": {"podIP": address(index)}})
-    });
-    namespaces.chain(pods).collect()
-}
+use crate::world::{Case, NAMESPACES, PODS, cases, compile, engine, text};
 
 /// A label selector over the labels that occur, and one that doesn't.
 fn selector(keys: [&'static str; 2], values: [&'static str; 3]) -> impl Strategy<Value = Value> {
@@ -68,11 +31,11 @@ fn selector(keys: [&'static str; 2], values: [&'static str; 3]) -> impl Strategy
     ]
 }
 
-fn pods() -> impl Strategy<Value = Value> {
+pub(crate) fn pods() -> impl Strategy<Value = Value> {
     selector(["app", "tier"], ["x", "front", "back"])
 }
 
-fn namespaces() -> impl Strategy<Value = Value> {
+pub(crate) fn namespaces() -> impl Strategy<Value = Value> {
     selector(["env", "team"], ["prod", "test", "dev"])
 }
 
@@ -141,7 +104,7 @@ fn policy() -> impl Strategy<Value = Value> {
         })
 }
 
-fn policies() -> impl Strategy<Value = Vec<Value>> {
+pub(crate) fn policies() -> impl Strategy<Value = Vec<Value>> {
     proptest::collection::vec(policy(), 0..6).prop_map(|mut policies| {
         for (index, policy) in policies.iter_mut().enumerate() {
             policy["metadata"]["name"] = json!(format!("policy-{index}"));
@@ -150,80 +113,16 @@ fn policies() -> impl Strategy<Value = Vec<Value>> {
     })
 }
 
-fn compile(policies: &[Value]) -> std::sync::Arc<PolicySet> {
-    let mut reading = Reading::default();
-    for object in inventory().into_iter().chain(policies.iter().cloned()) {
-        Reader::default().read_value("", object, &mut reading);
-    }
-    assert!(
-        reading
-            .diagnostics
-            .iter()
-            .all(|diagnostic| !diagnostic.is_error()),
-        "{:?}",
-        reading.diagnostics
-    );
-    Compiler::compile(Options::default(), reading.objects)
-}
-
-/// A flow as the model sees it: pods by index, `None` outside.
-#[derive(Clone, Copy, Debug)]
-struct Case {
-    from: Option<usize>,
-    to: Option<usize>,
-    port: u16,
-    protocol: Protocol,
-}
-
-fn cases() -> Vec<Case> {
-    let ends = || (0..PODS.len()).map(Some).chain([None]);
-    let mut out = Vec::new();
-    for from in ends() {
-        for to in ends().filter(|to| from.is_some() || to.is_some()) {
-            for port in PORTS {
-                for protocol in [Protocol::Tcp, Protocol::Udp] {
-                    out.push(Case {
-                        from,
-                        to,
-                        port,
-                        protocol,
-                    });
-                }
-            }
-            out.push(Case {
-                from,
-                to,
-                port: 0,
-                protocol: Protocol::Icmp,
-            });
-        }
-    }
-    out
-}
-
-fn text(end: Option<usize>) -> String {
-    end.map_or_else(|| OUTSIDE.to_owned(), address)
-}
-
-fn engine(set: &PolicySet, case: Case, trace: Trace) -> bool {
-    let socket = |end, port| SocketAddr::new(text(end).parse().unwrap(), port);
-    let flow = Flow::plain(
-        FourTuple::new(socket(case.from, 40_000), socket(case.to, case.port)),
-        case.protocol,
-    );
-    case.from.is_none_or(|_| set.egress(&flow, trace).is_allowed())
-        && case.to.is_none_or(|_| set.ingress(&flow, trace).is_allowed())
-}
-
-mod model {
+pub(crate) mod model {
     use super::*;
 
     pub(super) fn allows(policies: &[Value], case: Case) -> bool {
-        case.from.is_none_or(|pod| side(policies, pod, false, case))
-            && case.to.is_none_or(|pod| side(policies, pod, true, case))
+        let side = |pod, ingress| side(policies, pod, ingress, case).unwrap_or(true);
+        case.from.is_none_or(|pod| side(pod, false)) && case.to.is_none_or(|pod| side(pod, true))
     }
 
-    fn side(policies: &[Value], pod: usize, ingress: bool, case: Case) -> bool {
+    /// What one side says; `None` where the pod isn't isolated in that direction.
+    pub(crate) fn side(policies: &[Value], pod: usize, ingress: bool, case: Case) -> Option<bool> {
         let (word, peers) = if ingress {
             ("ingress", "from")
         } else {
@@ -236,15 +135,15 @@ mod model {
             .filter(|policy| is_of_type(&policy["spec"], ingress))
             .collect();
         let far = if ingress { case.from } else { case.to };
-        selecting.is_empty()
-            || selecting.iter().any(|policy| {
-                let rules = policy["spec"][word].as_array().unwrap();
-                rules.iter().any(|rule| {
-                    let namespace = policy["metadata"]["namespace"].as_str().unwrap();
-                    any(&rule[peers], |peer| is_peer(peer, namespace, far))
-                        && any(&rule["ports"], |port| is_port(port, case))
-                })
+        let matched = selecting.iter().any(|policy| {
+            let rules = policy["spec"][word].as_array().unwrap();
+            rules.iter().any(|rule| {
+                let namespace = policy["metadata"]["namespace"].as_str().unwrap();
+                any(&rule[peers], |peer| is_peer(peer, namespace, far))
+                    && any(&rule["ports"], |port| is_port(port, case))
             })
+        });
+        (!selecting.is_empty()).then_some(matched)
     }
 
     fn is_of_type(spec: &Value, ingress: bool) -> bool {
@@ -260,7 +159,7 @@ mod model {
             .is_none_or(|list| list.is_empty() || list.iter().any(test))
     }
 
-    fn pod_labels(pod: usize) -> Vec<(&'static str, &'static str)> {
+    pub(crate) fn pod_labels(pod: usize) -> Vec<(&'static str, &'static str)> {
         let (_, app, tier) = PODS[pod];
         [("app", app), ("tier", tier)]
             .into_iter()
@@ -268,7 +167,7 @@ mod model {
             .collect()
     }
 
-    fn selects(selector: &Value, labels: &[(&str, &str)]) -> bool {
+    pub(crate) fn selects(selector: &Value, labels: &[(&str, &str)]) -> bool {
         let value = |key: &str| {
             labels
                 .iter()
