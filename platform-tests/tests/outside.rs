@@ -92,7 +92,7 @@ fn ping_reaches_another_host() {
 #[test]
 fn udp_carries_questions_and_answers() {
     program("nc", "netcat-openbsd");
-    program("python3", "python3-minimal");
+    program("python3", "python3");
     let world = outside();
     let mut command = world.outside.command("python3");
     command.args(["-u", "-c", SHOUT]);
@@ -118,7 +118,7 @@ while True:
 #[test]
 fn a_workload_of_a_mesh_is_recorded_when_it_goes_outside() {
     program("curl", "curl");
-    program("python3", "python3-minimal");
+    program("python3", "python3");
     let world = outside();
     let mut command = world.outside.command("python3");
     command
