@@ -31,10 +31,11 @@ lint:
 unit:
     cargo test --locked --workspace --exclude adit-platform-tests
 
-# The tunnel against an independent HBONE peer, written in Go.
-peers:
+# The tunnel, and a running mesh, against an independent HBONE peer, written in Go.
+peers: (build "release")
     if (cd platform-tests/peers/hbone-go && go mod download); then \
         cargo test --locked --workspace --exclude adit-platform-tests --test go_peer -- --ignored; \
+        cargo test --locked -p adit-platform-tests --test go_peer -- --ignored --test-threads=1; \
     else \
         echo "skipped: peers (the Go peer's modules can't be fetched)"; \
     fi

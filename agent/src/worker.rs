@@ -159,7 +159,7 @@ impl Worker {
     fn new(shared: Arc<Shared>, counters: Arc<Counters>, seed: u64) -> Self {
         Self {
             live: LiveFlows::default(),
-            tunnels: tunnels::Tunnels::new(Arc::clone(&shared)),
+            tunnels: tunnels::Tunnels::new(Arc::clone(&shared), Arc::clone(&counters)),
             resolver: resolver::Resolver::default(),
             shared,
             counters,

@@ -1,5 +1,6 @@
 //! A mesh that runs in a sandbox.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::net::{IpAddr, SocketAddr};
 use std::os::unix::process::CommandExt as _;
@@ -270,18 +271,28 @@ impl<'a> Mesh<'a> {
         command
     }
 
-    /// How many flows the agent relays now; one within the mesh counts at both of its pods.
+    /// The agent's counters, by the names that metrics use.
     ///
     /// # Panics
-    /// If `adit dump` fails or doesn't say.
+    /// If `adit dump` fails or doesn't have them.
     #[track_caller]
-    pub fn live_flows(&self) -> u64 {
+    pub fn counters(&self) -> BTreeMap<String, u64> {
         let text = self.adit(["dump"]).stdout();
         let dump: serde_json::Value =
             serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error} in {text}"));
-        dump["counters"]["flows_relayed"]
-            .as_u64()
-            .unwrap_or_else(|| panic!("no count of flows in {text}"))
+        serde_json::from_value(dump["counters"].clone())
+            .unwrap_or_else(|error| panic!("the counters: {error} in {text}"))
+    }
+
+    /// How many flows the agent relays now; one within the mesh counts at both of its pods.
+    ///
+    /// # Panics
+    /// As [`Mesh::counters`], and if it doesn't say.
+    #[track_caller]
+    pub fn live_flows(&self) -> u64 {
+        let counters = self.counters();
+        let live = counters.get("flows_relayed").copied();
+        live.unwrap_or_else(|| panic!("no count of flows in {counters:?}"))
     }
 
     /// The flow records that the agent keeps.

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::Duration;
@@ -295,6 +296,19 @@ impl Sandbox {
         look()
     }
 
+    /// The path of the HBONE peer that is written in Go, built first where it isn't yet.
+    ///
+    /// # Panics
+    /// If Go is missing or it doesn't build.
+    #[track_caller]
+    pub fn hbone_go(&self) -> PathBuf {
+        let path = self.dir.join("bin/hbone-go");
+        if !path.exists() {
+            self.install(&build_hbone_go(), "hbone-go");
+        }
+        path
+    }
+
     fn install(&self, from: &Path, name: &str) {
         let to = self.dir.join("bin").join(name);
         // A copy: the build folder may be closed to the user.
@@ -381,6 +395,27 @@ fn sibling(name: &str) -> PathBuf {
         path.display()
     );
     path
+}
+
+/// Builds the Go peer once for a process, beside this package's programs.
+#[track_caller]
+fn build_hbone_go() -> PathBuf {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    BUILT
+        .get_or_init(|| {
+            let binary = profile_folder().join("hbone-go");
+            let built = Command::new("go")
+                .args(["build", "-o"])
+                .arg(&binary)
+                .arg(".")
+                .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/peers/hbone-go"))
+                .status();
+            let built =
+                built.unwrap_or_else(|error| panic!("go: {error}: `apt-get install golang-go` has it"));
+            assert!(built.success(), "go build failed");
+            binary
+        })
+        .clone()
 }
 
 /// `target/debug` or `target/release`: tests are in its `deps`, programs in itself.

@@ -59,6 +59,16 @@ impl ConnectError {
             Self::Aborted | Self::Handshake(_) => RefuseReason::TunnelFailed,
         }
     }
+
+    /// The label under which it is counted.
+    pub fn label(&self) -> &'static str {
+        match self {
+            Self::Aborted => "aborted",
+            Self::Dial(_) => "dial",
+            Self::Handshake(error) => error.label().as_str(),
+            Self::TimedOut { .. } => "connect-timeout",
+        }
+    }
 }
 
 /// A tunnel that takes streams. Dropping the last clone of its `SendRequest` lets it end after its streams.

@@ -12,6 +12,7 @@ pub(crate) struct Counters {
     flows_live: AtomicU64,
     /// By label: few, since each is a variant of an error.
     tunnels_ended: Mutex<BTreeMap<&'static str, u64>>,
+    tunnels_failed: Mutex<BTreeMap<&'static str, u64>>,
     bad_heads: Mutex<BTreeMap<&'static str, u64>>,
     refused: [AtomicU64; RefuseReason::ALL.len()],
     closed: [AtomicU64; CloseReason::ALL.len()],
@@ -41,6 +42,11 @@ impl Counters {
     /// A tunnel that was served has ended, for the reason with this label.
     pub(crate) fn tunnel_ended(&self, label: &'static str) {
         bump_label(&self.tunnels_ended, label);
+    }
+
+    /// A flow got no tunnel, for the reason with this label.
+    pub(crate) fn tunnel_failed(&self, label: &'static str) {
+        bump_label(&self.tunnels_failed, label);
     }
 
     /// A CONNECT was refused unread, for the reason with this label.
@@ -81,6 +87,7 @@ impl Counters {
         }
         for (name, labels) in [
             ("tunnels_ended_total", &self.tunnels_ended),
+            ("tunnels_failed_total", &self.tunnels_failed),
             ("bad_connects_total", &self.bad_heads),
         ] {
             for (label, count) in lock(labels).iter() {

@@ -22,6 +22,7 @@ use super::server_name::{pod_address, server_name};
 use super::{Command, Pod, Shared, TunnelEnd, Worker};
 use crate::pipeline::Refused;
 use crate::pipeline::inbound::Arrived;
+use crate::telemetry::Counters;
 
 /// Bytes of TLS on their way through an in-memory tunnel, each direction: some records, so that one side can
 /// encrypt while the other decrypts.
@@ -30,6 +31,7 @@ const PIPE_CAPACITY: usize = 256 * 1024;
 /// The tunnels that pods of a worker open, and the drain of those it serves.
 pub(crate) struct Tunnels {
     shared: Arc<Shared>,
+    counters: Arc<Counters>,
     pool: Pool<Dialer>,
     drainer: Drainer,
     drain: Drain,
@@ -47,7 +49,7 @@ pub(crate) struct Opened {
 
 impl Tunnels {
     /// No tunnel yet.
-    pub(crate) fn new(shared: Arc<Shared>) -> Self {
+    pub(crate) fn new(shared: Arc<Shared>, counters: Arc<Counters>) -> Self {
         let (drainer, drain) = Drainer::new();
         let pool = Pool::new(
             PoolConfig::default(),
@@ -57,6 +59,7 @@ impl Tunnels {
         );
         Self {
             shared,
+            counters,
             pool,
             drainer,
             drain,
@@ -87,11 +90,7 @@ impl Tunnels {
             .pool
             .open(&destination, &credentials, &Connect::new(address, client))
             .await;
-        let stream = opened.map_err(|error| Refused {
-            reason: error.refuse_reason(),
-            by: refused_by(&error),
-            detail: Some(with_causes(&error)),
-        })?;
+        let stream = opened.map_err(|error| self.refused(&error))?;
         let wire_port = matches!(target, Endpoint::Wire(_)).then(|| target.addr().port());
         Ok(Opened {
             end: TunnelEnd::new(stream),
@@ -110,6 +109,17 @@ impl Tunnels {
     /// How many tunnels take streams.
     pub(crate) fn len(&self) -> usize {
         self.pool.stats().tunnels
+    }
+
+    fn refused(&self, error: &OpenError) -> Refused {
+        if let OpenError::Connect { source, .. } = error {
+            self.counters.tunnel_failed(source.label());
+        }
+        Refused {
+            reason: error.refuse_reason(),
+            by: refused_by(error),
+            detail: Some(with_causes(error)),
+        }
     }
 
     fn credentials_of(&self, workload: &WorkloadName) -> Result<Arc<Credentials>, Refused> {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"crypto/tls"
+	"encoding/hex"
 	"errors"
 	"flag"
 	"fmt"
@@ -34,6 +35,7 @@ type client struct {
 	addr, authority, forwarded, serverName, expect, bad string
 	rstCode                                             uint
 	check                                               int64
+	preamble                                            []byte
 	streams                                             int
 	timeout                                             time.Duration
 	proof                                               *proof
@@ -50,6 +52,7 @@ func runClient(args []string) error {
 	flags.StringVar(&c.serverName, "sni", "", "server `name` to ask for; none by default")
 	flags.StringVar(&c.expect, "expect", "", "SPIFFE `id` that must be at the other end")
 	flags.Int64Var(&c.check, "check", 0, "send this many `bytes`, half-close, and expect them back; 0: pipe stdin and stdout")
+	preamble := flags.String("preamble", "", "with --check, `hex` bytes to send first that don't come back")
 	flags.IntVar(&c.streams, "streams", 1, "with --check, streams at once in the tunnel")
 	flags.DurationVar(&c.timeout, "timeout", time.Minute, "for the whole run")
 	flags.StringVar(&c.bad, "bad", "", "misbehave: expired, two-sans, unknown-issuer, wrong-trust-domain, "+
@@ -59,6 +62,9 @@ func runClient(args []string) error {
 		return err
 	}
 	var err error
+	if c.preamble, err = hex.DecodeString(*preamble); err != nil {
+		return usage("--preamble: %v", err)
+	}
 	if c.proof, err = names.load(c.bad); err != nil {
 		return err
 	}
@@ -132,7 +138,8 @@ func (c *client) checkAll(ctx context.Context, tunnel *http2.ClientConn) error {
 func (c *client) checkOne(ctx context.Context, tunnel *http2.ClientConn, seed int64) error {
 	sent, received := sha256.New(), sha256.New()
 	source := rand.New(rand.NewSource(seed))
-	err := c.pipe(ctx, tunnel, io.TeeReader(io.LimitReader(source, c.check), sent), received)
+	expected := io.TeeReader(io.LimitReader(source, c.check), sent)
+	err := c.pipe(ctx, tunnel, io.MultiReader(bytes.NewReader(c.preamble), expected), received)
 	if err == nil && !bytes.Equal(sent.Sum(nil), received.Sum(nil)) {
 		err = errors.New("what came back differs from what was sent")
 	}

@@ -19,6 +19,7 @@ type server struct {
 	target, bad string
 	status      int
 	rstCode     uint
+	afterData   bool
 	tls         *tls.Config
 }
 
@@ -32,6 +33,7 @@ func runServer(args []string) error {
 	flags.IntVar(&s.status, "status", http.StatusOK, "answer each CONNECT with this status")
 	flags.StringVar(&s.bad, "bad", "", "misbehave: expired, two-sans, unknown-issuer, wrong-trust-domain, rst-code, truncate")
 	flags.UintVar(&s.rstCode, "rst-code", 8, "error code for --bad rst-code")
+	flags.BoolVar(&s.afterData, "after-data", false, "with --bad rst-code and truncate, break off once data came")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
@@ -166,20 +168,28 @@ func (s *server) misbehave(socket net.Conn, secure *tls.Conn) error {
 		if err != nil {
 			return err
 		}
-		head, ok := frame.(*http2.MetaHeadersFrame)
-		if !ok {
+		switch frame := frame.(type) {
+		case *http2.MetaHeadersFrame:
+			if err := peer.head(frame.StreamID, false, ":status", fmt.Sprint(http.StatusOK)); err != nil {
+				return err
+			}
+			if err := peer.WriteData(frame.StreamID, false, []byte("half a mess")); err != nil {
+				return err
+			}
+			if s.afterData {
+				continue
+			}
+		case *http2.DataFrame:
+			if !s.afterData {
+				continue
+			}
+		default:
 			continue
-		}
-		if err := peer.head(head.StreamID, false, ":status", fmt.Sprint(http.StatusOK)); err != nil {
-			return err
-		}
-		if err := peer.WriteData(head.StreamID, false, []byte("half a mess")); err != nil {
-			return err
 		}
 		if s.bad == badTruncate {
 			return socket.Close()
 		}
-		if err := peer.WriteRSTStream(head.StreamID, http2.ErrCode(s.rstCode)); err != nil {
+		if err := peer.WriteRSTStream(frame.Header().StreamID, http2.ErrCode(s.rstCode)); err != nil {
 			return err
 		}
 	}
