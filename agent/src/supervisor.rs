@@ -510,6 +510,7 @@ impl Supervisor {
             supervisor_pid: std::process::id(),
             agent_pid: applied.pid,
             agent_restarts: applied.restarts,
+            lines_dropped: self.notices.dropped(),
             ..self.table.report(Instant::now())
         }
     }

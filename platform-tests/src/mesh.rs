@@ -3,9 +3,11 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::net::{IpAddr, SocketAddr};
+use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
@@ -44,6 +46,8 @@ pub struct UpOptions {
     pub node: Option<(String, SocketAddr)>,
     /// Everything else, as it stands.
     pub arguments: Vec<String>,
+    /// Its standard output, where that isn't the log that the test reads.
+    pub output: Option<Arc<OwnedFd>>,
 }
 
 /// What `adit ps --json` says of one mesh.
@@ -55,6 +59,8 @@ pub struct Ps {
     pub agent_pid: Option<u32>,
     /// How often it was started again.
     pub agent_restarts: u32,
+    /// Lines that its standard output didn't take.
+    pub lines_dropped: u64,
     /// The workloads.
     pub workloads: Vec<PsWorkload>,
 }
@@ -115,9 +121,13 @@ impl<'a> Mesh<'a> {
                 .open(&log)
                 .expect("the log was just made")
         };
+        let stdout = match options.output {
+            Some(output) => output.try_clone().expect("descriptors are to be had").into(),
+            None => Stdio::from(out()),
+        };
         command
             .stdin(Stdio::null())
-            .stdout(out())
+            .stdout(stdout)
             .stderr(out())
             .process_group(0);
         let supervisor = command
@@ -265,7 +275,9 @@ impl<'a> Mesh<'a> {
         self.spawn_in(name, argv).finish(RUN_LIMIT)
     }
 
-    fn command(&self) -> Command {
+    /// A command `adit` that asks this mesh: its arguments are to be added.
+    #[track_caller]
+    pub fn command(&self) -> Command {
         let mut command = self.sandbox.command(self.sandbox.adit());
         command.env("ADIT_RUN_DIR", &self.base);
         command

@@ -274,6 +274,7 @@ impl Sandbox {
         let options = UpOptions {
             node: Some((node.to_owned(), listen)),
             arguments: vec!["--state-dir".to_owned(), state.display().to_string()],
+            ..UpOptions::default()
         };
         let mesh = self.up_with(spec, options);
         mesh.wait_ready();

@@ -22,8 +22,8 @@ fn a_long_transfer_outlives_its_certificates() {
     let mesh = sandbox.up_with(
         &spec,
         UpOptions {
-            node: None,
             arguments,
+            ..UpOptions::default()
         },
     );
     mesh.wait_ready();

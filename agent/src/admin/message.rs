@@ -251,6 +251,9 @@ pub struct PsReport {
     pub agent_pid: Option<u32>,
     /// How often the agent was started again.
     pub agent_restarts: u32,
+    /// Lines of output that were dropped because nobody read them, or because they could not be written.
+    #[serde(default)]
+    pub lines_dropped: u64,
     /// The workloads, in the order of the mesh file, then those that joined.
     pub workloads: Vec<PsRow>,
 }

@@ -82,8 +82,12 @@ fn ps_text(report: &PsReport) -> String {
         "ADDRESSES",
         "LAST EXIT",
     ];
+    let dropped = match report.lines_dropped {
+        0 => String::new(),
+        count => format!(", {count} lines of output dropped"),
+    };
     format!(
-        "mesh {}{node}: supervisor {}, {agent}\n{}",
+        "mesh {}{node}: supervisor {}, {agent}{dropped}\n{}",
         report.mesh,
         report.supervisor_pid,
         render(header, &rows)
@@ -184,6 +188,7 @@ mod tests {
             supervisor_pid: 1,
             agent_pid: Some(2),
             agent_restarts: 0,
+            lines_dropped: 7,
             workloads: vec![
                 row("web", WorkloadState::Running { pid: 9 }, None),
                 row(
@@ -195,7 +200,7 @@ mod tests {
         };
         assert_eq!(
             ps_text(&report),
-            "mesh shop: supervisor 1, agent 2\n\
+            "mesh shop: supervisor 1, agent 2, 7 lines of output dropped\n\
              NAME      STATE                   READY  RESTARTS  AGE  PID  ADDRESSES  LAST EXIT\n\
              shop/web  Running                 yes    3         5s   9    10.77.0.2\n\
              shop/db   CrashLoop, again in 4s  no     3         5s        10.77.0.2  status 1\n"

@@ -55,6 +55,14 @@ impl Notices {
         }
     }
 
+    /// How many lines were dropped, those of workloads included, because standard output didn't take them.
+    pub(super) fn dropped(&self) -> u64 {
+        match self {
+            Self::Kept(_) => 0,
+            Self::Shown { sink, .. } => sink.dropped(),
+        }
+    }
+
     fn line(&self, who: &str, line: &str) {
         match self {
             Self::Kept(lines) => {

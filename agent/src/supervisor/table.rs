@@ -303,6 +303,7 @@ impl Table {
             supervisor_pid: 0,
             agent_pid: None,
             agent_restarts: 0,
+            lines_dropped: 0,
             workloads: rows.collect(),
         }
     }
