@@ -92,5 +92,5 @@ pub fn run(options: &Options) -> Result<Vec<Finding>, Error> {
         return Err(Error::Threads);
     }
     let trials = trial::run(options).map_err(Error::Process)?;
-    Ok(judge(&Machine::read(), &trials, options))
+    Ok(judge(&Machine::read(options), &trials, options))
 }

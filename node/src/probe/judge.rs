@@ -33,12 +33,14 @@ pub struct Machine {
     pub descriptor_limit: Option<u64>,
     /// The TUN module is loaded or built in (`/sys/class/misc/tun`).
     pub tun_driver: bool,
+    /// There is something where the TUN device node should be.
+    pub tun_node: bool,
 }
 
 impl Machine {
     /// Asks this machine.
     #[must_use]
-    pub fn read() -> Self {
+    pub fn read(options: &Options) -> Self {
         let text = |path: &str| fs::read_to_string(path).ok().map(|text| text.trim().to_owned());
         let number = |name: &str| text(&format!("/proc/sys/{name}")).and_then(|text| text.parse().ok());
         let status = text("/proc/self/status").unwrap_or_default();
@@ -54,6 +56,7 @@ impl Machine {
             ping_group_range: text("/proc/sys/net/ipv4/ping_group_range"),
             descriptor_limit: rustix::process::getrlimit(Resource::Nofile).maximum,
             tun_driver: fs::exists("/sys/class/misc/tun").unwrap_or(false),
+            tun_node: fs::exists(&options.tun_device).unwrap_or(false),
         }
     }
 }
@@ -141,9 +144,10 @@ fn pod(machine: &Machine, trials: &Trials, options: &Options) -> Vec<Finding> {
                 "TUN device",
                 format!("{message} ({code})"),
             );
-            let fix = match (*code, machine.tun_driver) {
-                (Code::TUN_OPEN, false) => "sudo modprobe tun".to_owned(),
-                (Code::TUN_OPEN, true) => format!("sudo chmod 0666 {device}, as distributions ship it"),
+            let fix = match *code {
+                Code::TUN_OPEN if !machine.tun_driver => "sudo modprobe tun".to_owned(),
+                Code::TUN_OPEN if !machine.tun_node => format!("sudo mknod -m 0666 {device} c 10 200"),
+                Code::TUN_OPEN => format!("sudo chmod 0666 {device}, as distributions ship it"),
                 _ => format!("check that {device} is character device 10:200"),
             };
             vec![
@@ -289,6 +293,7 @@ mod tests {
             ping_group_range: Some("0\t2147483647".into()),
             descriptor_limit: Some(524_288),
             tun_driver: true,
+            tun_node: true,
             ..Machine::default()
         }
     }
@@ -410,10 +415,15 @@ mod tests {
             pod: Some(pod),
             ..good_trials()
         };
-        for (tun_driver, fix) in [(true, "chmod 0666"), (false, "modprobe")] {
+        for (tun_driver, tun_node, fix) in [
+            (true, true, "chmod 0666"),
+            (true, false, "mknod"),
+            (false, false, "modprobe"),
+        ] {
             let findings = judged(
                 &Machine {
                     tun_driver,
+                    tun_node,
                     ..good_machine()
                 },
                 &trials,
