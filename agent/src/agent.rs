@@ -15,6 +15,7 @@ use tokio::net::unix::pipe;
 use crate::admin::{self, FlowHub};
 use crate::confine::{self, ConfineError};
 
+mod arrivals;
 mod handler;
 mod listener;
 pub(crate) mod policies;

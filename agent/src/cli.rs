@@ -5,6 +5,7 @@ mod check;
 mod duration;
 mod explain;
 mod flows;
+mod generate;
 mod inner;
 mod logging;
 mod policy;
@@ -44,12 +45,14 @@ fn dispatch(command: Command) -> Result<u8, CliError> {
     match command {
         Command::Agent(args) => inner::agent(args),
         Command::Check(args) => check::check(&args),
+        Command::Completions(args) => generate::completions(&args),
         Command::Down(args) => show::down(&args),
         Command::Dump(args) => show::dump(&args),
         Command::Enter(args) => inner::enter(&args),
         Command::Explain(args) => explain::explain(&args),
         Command::Flows(args) => flows::flows(args),
         Command::Identity(args) => show::identity(&args),
+        Command::Man(args) => generate::man(&args),
         Command::Node(args) => inner::node(args),
         Command::Policy(command) => policy::policy(command),
         Command::Probe(args) => inner::probe(&args),

@@ -5,14 +5,16 @@
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
 use adit_flow::{CloseReason, Closer, Direction, FlowRecord, MtlsState, RefuseReason};
 use adit_platform_tests::load::{Active, End, Ended, HEADER_LEN, Op, ServedConnection};
-use adit_platform_tests::{Finished, Mesh, MeshSpec, Running, Sandbox, Workload, free_port, wait_until};
+use adit_platform_tests::{
+    Finished, Mesh, MeshSpec, Running, Sandbox, UpOptions, Workload, free_port, wait_until,
+};
 
 const PORT: u16 = 7000;
 const LIMIT: Duration = Duration::from_secs(30);
@@ -28,6 +30,11 @@ struct World<'a> {
 impl<'a> World<'a> {
     /// `elsewhere` are the workloads of the peer's nodes.
     fn new(sandbox: &'a Sandbox, elsewhere: &[&str]) -> Self {
+        Self::with(sandbox, elsewhere, &[])
+    }
+
+    /// The same with further options of `adit up`.
+    fn with(sandbox: &'a Sandbox, elsewhere: &[&str], arguments: &[&str]) -> Self {
         let listen = loopback();
         let mut spec = MeshSpec::new("gopeer")
             .node("a", &listen.to_string())
@@ -41,7 +48,17 @@ impl<'a> World<'a> {
                 .node(name, &address.to_string())
                 .workload(Workload::server(name, PORT, ["elsewhere"]).on(name));
         }
-        let mesh = sandbox.up_node(&spec, "a", listen, &sandbox.folder("state"));
+        let state = sandbox.folder("state").display().to_string();
+        let arguments = ["--state-dir", &state]
+            .into_iter()
+            .chain(arguments.iter().copied());
+        let options = UpOptions {
+            node: Some(("a".to_owned(), listen)),
+            arguments: arguments.map(str::to_owned).collect(),
+            ..UpOptions::default()
+        };
+        let mesh = sandbox.up_with(&spec, options);
+        mesh.wait_ready();
         Self {
             sandbox,
             mesh,
@@ -412,6 +429,67 @@ fn each_misdeed_is_refused_for_its_own_reason_and_harms_nobody_else() {
         );
         healthy.speak();
     }
+    healthy.finish();
+}
+
+/// Connections that say nothing are looked at for two seconds and counted all the while.
+#[test]
+#[ignore = "builds a peer: needs go"]
+fn peers_that_say_nothing_are_counted_and_hold_nobody_up() {
+    const SILENT: usize = 20;
+    let sandbox = Sandbox::new();
+    let world = World::new(&sandbox, &["peer"]);
+    let count = |name: &str| world.mesh.counters()[name];
+    let silent: Vec<TcpStream> = (0..SILENT)
+        .map(|_| TcpStream::connect(world.listen).unwrap())
+        .collect();
+    wait_until(
+        "them to be awaited",
+        LIMIT,
+        || (count("hellos_awaited") == SILENT as u64).then_some(()),
+        || format!("{:?}", world.mesh.counters()),
+    );
+    let healthy = Healthy::start(&world.client());
+    healthy.finish();
+    wait_until(
+        "them to be given up",
+        LIMIT,
+        || (count("connections_accepted_total{hello=slow}") == SILENT as u64).then_some(()),
+        || format!("{:?}", world.mesh.counters()),
+    );
+    assert_eq!(count("connections_accepted_total{hello=named}"), 1);
+    assert_eq!(count("hellos_awaited"), 0);
+    drop(silent);
+}
+
+/// New tunnels get the certificate that is in force, and those that live keep theirs.
+#[test]
+#[ignore = "builds a peer: needs go"]
+fn a_new_tunnel_gets_the_new_certificate_while_an_old_one_goes_on() {
+    let sandbox = Sandbox::new();
+    let world = World::with(&sandbox, &["peer"], &["--svid-ttl", "10s"]);
+    let presented = |client: &Client<'_>| {
+        let said = client.run(&["--check", "1000", "--preamble", &header_in_hex()]);
+        let serial = said.stderr();
+        let serial = serial
+            .lines()
+            .find_map(|line| line.strip_prefix("hbone-go: peer's serial "));
+        serial.unwrap_or_else(|| panic!("no serial in {said}")).to_owned()
+    };
+    let mut healthy = Healthy::start(&world.client().with_port(41_000));
+    let first = presented(&world.client());
+    let second = wait_until(
+        "another certificate",
+        LIMIT,
+        || Some(presented(&world.client())).filter(|serial| *serial != first),
+        || world.mesh.adit(["identity"]).stdout(),
+    );
+    let in_force = world.mesh.adit(["identity", "--json"]).stdout();
+    assert!(
+        in_force.contains(&second) && !in_force.contains(&first),
+        "{first}, then {second}, but in force are {in_force}"
+    );
+    healthy.speak();
     healthy.finish();
 }
 

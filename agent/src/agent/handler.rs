@@ -13,6 +13,7 @@ use serde_json::json;
 use tokio::sync::Mutex;
 
 use super::AgentSettings;
+use super::arrivals::Arrivals;
 use super::policies::Policies;
 use super::running::Running;
 use crate::admin::{Fault, FlowHub, Handler, JoinedWorkload, MeshUpdate, SvidStatus};
@@ -23,6 +24,8 @@ pub(super) struct Agent {
     settings: AgentSettings,
     node_socket: PathBuf,
     hub: Arc<FlowHub>,
+    /// Connections from other nodes that have no worker yet.
+    pub(super) arrivals: Arc<Arrivals>,
     running: OnceLock<Arc<Running>>,
     /// One change at a time: a pod isn't added while the mesh it belongs to is being replaced.
     changing: Mutex<Policies>,
@@ -35,6 +38,7 @@ impl Agent {
             settings,
             node_socket,
             hub,
+            arrivals: Arc::default(),
             running: OnceLock::new(),
             changing: Mutex::new(Policies::new()),
         }
@@ -74,6 +78,7 @@ impl Handler for Agent {
     async fn counters(&self) -> Result<BTreeMap<String, u64>, Fault> {
         let running = self.expect_running()?;
         let mut counters = running.counters();
+        self.arrivals.collect(&mut counters);
         for gauges in running.gauges().await {
             *counters.entry("pods".to_owned()).or_default() += gauges.pods as u64;
             *counters.entry("flows_relayed".to_owned()).or_default() += gauges.flows as u64;

@@ -12,6 +12,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep, timeout_at};
 
+use super::arrivals::Peeked;
 use super::handler::Agent;
 use crate::worker::Command;
 
@@ -42,66 +43,82 @@ pub(super) async fn accept(listener: TcpListener, agent: Arc<Agent>) {
         };
         turn = turn.wrapping_add(1);
         let agent = Arc::clone(&agent);
+        let arrived = Arrived {
+            socket,
+            peer,
+            wire_port,
+            turn,
+        };
         match Arc::clone(&awaited).try_acquire_owned() {
             Ok(place) => {
+                let counted = agent.arrivals.awaiting();
                 tokio::spawn(async move {
-                    let server_name = peek_server_name(&socket).await;
-                    drop(place);
-                    hand_over(&agent, socket, peer, wire_port, server_name.as_deref(), turn);
+                    let peeked = peek(&arrived.socket).await;
+                    drop((place, counted));
+                    arrived.hand_over(&agent, peeked);
                 });
             }
-            Err(_) => hand_over(&agent, socket, peer, wire_port, None, turn),
+            Err(_) => arrived.hand_over(&agent, Peeked::Unseen),
         }
     }
 }
 
-/// The server name that the client asks for; `None` where there is none to be had. The bytes stay in the socket.
-async fn peek_server_name(socket: &TcpStream) -> Option<String> {
+/// Which pod the client asks for, by server name. The bytes stay in the socket.
+async fn peek(socket: &TcpStream) -> Peeked {
     /// Between two looks at a ClientHello of which a part has come: a socket with bytes is always ready.
     const PAUSE: Duration = Duration::from_millis(2);
     let deadline = Instant::now() + AWAITED_FOR;
     let mut first_bytes = vec![0; HELLO_LIMIT];
     loop {
-        let length = timeout_at(deadline, socket.peek(&mut first_bytes))
-            .await
-            .ok()?
-            .ok()?;
+        let Ok(Ok(length)) = timeout_at(deadline, socket.peek(&mut first_bytes)).await else {
+            return Peeked::Slow;
+        };
         match read_hello(&first_bytes[..length]) {
-            Hello::Complete(server_name) => return server_name,
-            Hello::Incomplete if length > 0 && length < HELLO_LIMIT && Instant::now() < deadline => {
-                sleep(PAUSE).await;
-            }
-            Hello::Incomplete | Hello::Invalid => return None,
+            Hello::Complete(server_name) => return server_name.map_or(Peeked::Nameless, Peeked::Named),
+            Hello::Invalid => return Peeked::NotTls,
+            Hello::Incomplete if length == HELLO_LIMIT => return Peeked::NotTls,
+            Hello::Incomplete if length == 0 || Instant::now() >= deadline => return Peeked::Slow,
+            Hello::Incomplete => sleep(PAUSE).await,
         }
     }
 }
 
-/// A connection for a pod that isn't here, or that says nothing, goes to any worker, which refuses it in its own
-/// words. One that finds no mesh, or no room, is closed: its agent tries again.
-fn hand_over(
-    agent: &Agent,
+/// A connection that no worker has yet.
+struct Arrived {
     socket: TcpStream,
     peer: SocketAddr,
     wire_port: u16,
-    server_name: Option<&str>,
+    /// Its number among all: spreads those for no pod over the workers.
     turn: usize,
-) {
-    let Some(running) = agent.running() else { return };
-    let shared = &running.shared;
-    let place = server_name
-        .and_then(|name| shared.place_of(name))
-        .unwrap_or(turn % shared.workers.len());
-    let _ = socket.set_nodelay(true);
-    let handed = socket
-        .into_std()
-        .map_err(|error| error.to_string())
-        .and_then(|socket| {
-            let command = Command::Accepted { socket, wire_port };
-            shared.workers[place]
-                .try_send(command)
-                .map_err(|_| "its worker is overloaded".to_owned())
-        });
-    if let Err(error) = handed {
-        tracing::debug!(%peer, %error, "a connection from another node was closed");
+}
+
+impl Arrived {
+    /// A connection for a pod that isn't here, or that says nothing, goes to any worker, which refuses it in its own
+    /// words. One that finds no mesh, or no room, is closed: its agent tries again.
+    fn hand_over(self, agent: &Agent, peeked: Peeked) {
+        agent.arrivals.peeked(&peeked);
+        let peer = self.peer;
+        if let Err(error) = self.give_to_worker(agent, &peeked) {
+            agent.arrivals.closed();
+            tracing::debug!(%peer, error, "a connection from another node was closed");
+        }
+    }
+
+    fn give_to_worker(self, agent: &Agent, peeked: &Peeked) -> Result<(), String> {
+        let running = agent.running().ok_or("there is no mesh yet")?;
+        let shared = &running.shared;
+        let place = match peeked {
+            Peeked::Named(name) => shared.place_of(name),
+            _ => None,
+        };
+        let _ = self.socket.set_nodelay(true);
+        let socket = self.socket.into_std().map_err(|error| error.to_string())?;
+        let command = Command::Accepted {
+            socket,
+            wire_port: self.wire_port,
+        };
+        shared.workers[place.unwrap_or(self.turn % shared.workers.len())]
+            .try_send(command)
+            .map_err(|_| "its worker is overloaded".to_owned())
     }
 }

@@ -23,6 +23,8 @@ pub(super) struct Cli {
 pub(super) enum Command {
     /// Try out whether this machine can do it; each finding with its fix
     Check(Check),
+    /// Print the completions of a shell, for its startup file
+    Completions(Completions),
     /// Stop a running mesh
     Down(Mesh),
     /// Print the state and the counters of a running mesh's agent, for a report or a script
@@ -34,6 +36,8 @@ pub(super) enum Command {
     Flows(Flows),
     /// Show the certificates of a running mesh
     Identity(Show),
+    /// Write the manual pages into a folder
+    Man(Man),
     /// What policies say of flows, without running anything
     #[command(subcommand)]
     Policy(Policy),
@@ -67,6 +71,18 @@ pub(super) struct Check {
     pub(super) json: bool,
     #[command(flatten)]
     pub(super) tun: TunDevice,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Completions {
+    /// Whose
+    pub(super) shell: clap_complete::Shell,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Man {
+    /// Made if there is none
+    pub(super) folder: PathBuf,
 }
 
 #[derive(Debug, Args)]

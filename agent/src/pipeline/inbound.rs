@@ -146,7 +146,8 @@ fn verify_client(snapshot: &Snapshot, request: Request<'_>) -> Result<SocketAddr
             workload.identity
         ))),
         None => Err(bad(format!(
-            "{client} belongs to no workload, and the peer is {peer}"
+            "{client} belongs to no workload that this node knows, and the peer is {peer}; one that joined on \
+             another node is known there alone"
         ))),
     }
 }

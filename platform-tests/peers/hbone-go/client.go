@@ -98,6 +98,8 @@ func (c *client) run(ctx context.Context) error {
 	if err := secure.HandshakeContext(ctx); err != nil {
 		return outcome{exitRefused, err}
 	}
+	serial := secure.ConnectionState().PeerCertificates[0].SerialNumber
+	fmt.Fprintf(os.Stderr, "hbone-go: peer's serial %x\n", serial.Bytes())
 	switch c.bad {
 	case badOversizedConnect, badMalformedAuthority, badRSTCode, badTruncate:
 		return c.misbehave(socket, secure)
