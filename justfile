@@ -63,8 +63,9 @@ deny:
 
 # Benchmarks against a direct path in the same run; prints ratios.
 bench:
-    cargo build --locked --release -p adit-agent -p adit-platform-tests
-    target/release/adit-bench --json target/bench.json --floor 0.25
+    cargo build --locked --release -p adit-agent
+    cargo build --locked --profile tools -p adit-platform-tests
+    target/tools/adit-bench --json target/bench.json --floor 0.25
 
 # Benchmarks of single crates: netstack, tunnel, policy.
 microbench:

@@ -2,7 +2,9 @@
 //!
 //! The pod's state belongs to one thread. Flow tasks reach it through [`Pod`]; only [`Pod::drive`] touches the
 //! queue. A flow task that changed something wakes the driver, which writes out what the netstack has to say:
-//! so packets of many flows leave in one go, and no task ever waits for the device.
+//! so packets of many flows leave in one go, and no task ever waits for the device. After frames that concern flows the
+//! driver lets their tasks run before it writes: bytes go on their way before their acknowledgement does, and often the
+//! acknowledgement leaves with an answer.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -205,6 +207,7 @@ impl Pod {
             frame: vec![0; FRAME_LIMIT],
         };
         let mut sleep = pin!(tokio::time::sleep_until(tokio::time::Instant::now()));
+        let mut has_let_tasks_run = false;
         poll_fn(|cx| {
             if self.gone.get() {
                 return Poll::Ready(Ok(()));
@@ -212,7 +215,12 @@ impl Pod {
             self.register(cx);
             let reading = turn.read(cx, self)?;
             self.expire(cx, sleep.as_mut());
-            self.dispatch(arrivals);
+            let told = self.dispatch(arrivals);
+            has_let_tasks_run = told && !has_let_tasks_run;
+            if has_let_tasks_run {
+                cx.waker().wake_by_ref(); // behind the tasks that were just woken
+                return Poll::Pending;
+            }
             let writing = turn.write(self);
             self.arm(cx, sleep.as_mut());
             if reading.is_ready() || writing == Progress::More {
@@ -252,13 +260,15 @@ impl Pod {
         }
     }
 
-    /// Hands the netstack's events to those who wait for them.
-    fn dispatch(&self, arrivals: &impl Arrivals) {
+    /// Hands the netstack's events to those who wait for them; whether there were any.
+    fn dispatch(&self, arrivals: &impl Arrivals) -> bool {
+        let mut told = false;
         loop {
             // The borrow ends before anything is woken or spawned.
             let Some(event) = self.stack.borrow_mut().poll_event() else {
-                return;
+                return told;
             };
+            told = true;
             match event {
                 Event::Syn { flow, tuple } => {
                     self.track(flow);
