@@ -19,7 +19,9 @@ enum Op {
     Refuse(u8),
     Connect(u8),
     Send(u8, u16),
+    Give(u8, u16),
     Recv(u8, u16),
+    Take(u8, u16),
     Shutdown(u8),
     Abort(u8),
     Release(u8),
@@ -104,6 +106,17 @@ impl World {
             Op::Send(index, count) => {
                 if let Some(flow) = self.flow(index) {
                     let _ = self.stack.send(now, flow, &vec![7; usize::from(count)]);
+                }
+            }
+            Op::Give(index, count) => {
+                if let Some(flow) = self.flow(index) {
+                    let _ = self.stack.send_bytes(now, flow, &mut vec![7; usize::from(count)].into());
+                }
+            }
+            Op::Take(index, limit) => {
+                if let Some(flow) = self.flow(index) {
+                    let read = self.stack.recv_bytes(now, flow, limit.into());
+                    assert!(read.map_or(0, |bytes| bytes.len()) <= usize::from(limit));
                 }
             }
             Op::Recv(index, count) => {

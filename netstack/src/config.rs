@@ -15,12 +15,13 @@ pub struct Config {
     /// SYNs held for a verdict at once. When it's reached further SYNs are dropped in silence: the bound is
     /// reached by a burst, and the pod's kernel retries after a second.
     pub max_half_open: usize,
-    /// Receive ring of a flow: what the pod may have sent and nobody has read.
+    /// What the pod may have sent on a flow and nobody has read. It's the window, and takes memory only while bytes wait.
     pub receive_buffer: BufferSize,
-    /// Send ring of a flow: what was written to it and the pod has not acknowledged.
+    /// What may be written to a flow that the pod has not acknowledged.
     pub send_buffer: BufferSize,
-    /// Bytes of all rings together. When it's used up rings don't grow any more, and new or waking flows get
-    /// [`MINIMUM_RING`] each way; so the true bound is this plus that much a flow.
+    /// Bytes that wait in all flows together, and the rings of those in the engine. When it's used up a flow may have
+    /// [`MINIMUM_RING`] each way, so the true bound is this plus that much a flow. Windows are promised beyond it: of flows
+    /// that all use theirs at once some will lose segments, which the pod repeats.
     pub buffer_budget: usize,
     /// Datagrams and echoes waiting in [`poll_event`](crate::Netstack::poll_event), and those waiting in
     /// [`poll_transmit`](crate::Netstack::poll_transmit): each queue has this bound.
@@ -42,21 +43,19 @@ pub struct Config {
     /// Probe the pod after so long without a packet (RFC 9293 §3.8.4). `None`: never; the pod's kernel can't
     /// vanish without its device.
     pub keep_alive: Option<Duration>,
-    /// Fold a flow to a small record after so long without a packet or a byte. `None`: never.
-    pub hibernate_after: Option<Duration>,
 }
 
-/// Least ring size that a live flow has, in bytes, whatever the budget says.
+/// Least that a flow may have under way each way, in bytes, whatever the budget says.
 pub const MINIMUM_RING: usize = 4096;
 
-/// Largest ring a flow may be given, in bytes: a window of this size has a scale of 9 of 14.
+/// Most that a flow may have under way each way, in bytes: a window of this size has a scale of 9 of 14.
 pub const MAXIMUM_RING: usize = 16 << 20;
 
 /// Largest initial ring in bytes. The window of a SYN is not scaled (RFC 7323 §2.2), so a larger one could not
 /// be announced.
 pub const MAXIMUM_INITIAL_RING: usize = 32 << 10;
 
-/// Sizes of a ring that grows with use, in bytes.
+/// How much a flow may have under way one way, in bytes; it grows with use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BufferSize {
     /// At first; limited to [`MINIMUM_RING`]..=[`MAXIMUM_INITIAL_RING`].
@@ -76,9 +75,8 @@ pub struct QueueLimit {
 
 impl Default for Config {
     fn default() -> Self {
-        // Small at first: what thousands of flows have had resident once, the allocator keeps.
         let buffer = BufferSize {
-            initial: MINIMUM_RING,
+            initial: MAXIMUM_INITIAL_RING,
             max: 1 << 20,
         };
         Self {
@@ -100,7 +98,6 @@ impl Default for Config {
             orphan_timeout: Duration::from_secs(60),
             idle_timeout: None,
             keep_alive: None,
-            hibernate_after: Some(Duration::from_secs(2)),
         }
     }
 }

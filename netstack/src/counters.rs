@@ -47,17 +47,17 @@ pub struct Counters {
     pub time_waits_evicted: u64,
     /// Four-tuples reused by a new SYN while in TIME-WAIT.
     pub time_waits_reused: u64,
-    /// Rings made larger.
+    /// Flows that may have more under way from now on, one way.
     pub rings_grown: u64,
-    /// Rings that would have grown, had there been budget.
+    /// The same, had there been budget.
     pub growth_refused: u64,
-    /// Rings below their initial size, for want of budget.
+    /// Flows handed to the engine with the least rings, for want of budget.
     pub rings_minimal: u64,
-    /// Idle flows folded to a record.
-    pub hibernated: u64,
-    /// Folded flows unfolded again.
-    pub woken: u64,
-    /// Flows unfolded with less room than their window had promised the pod, for want of budget.
+    /// Flows handed to the engine because something was out of the ordinary.
+    pub engaged: u64,
+    /// Flows that came back from the engine, at rest.
+    pub disengaged: u64,
+    /// Flows handed to the engine with less room than their window had promised the pod, for want of budget.
     pub windows_shrunk: u64,
     /// Socket rebuilds that the engine did not take; the flow went on with what it had.
     pub rebuilds_failed: u64,

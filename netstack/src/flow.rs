@@ -6,9 +6,9 @@ use adit_flow::{CloseReason, FourTuple, RefuseReason};
 
 use crate::clock::Tick;
 use crate::event::{ClosedBy, Event, FlowId};
+use crate::fast::Fast;
 use crate::live::Live;
 use crate::packet::tcp::{Options, Template};
-use crate::splice::Splice;
 
 /// A slot of the flow table in use.
 pub(crate) struct Flow {
@@ -32,19 +32,20 @@ pub(crate) enum Opener {
 /// How far a flow is.
 ///
 /// ```text
-///   SYN ─▶ Held ─ accept ─┐          ┌── first segment or command ──┐
-///                         ├─▶ Live ◀─┴─▶ Asleep (idle, at rest) ────┘
-///   connect ──────────────┘    │
+///   SYN ─▶ Held ─ accept ─┐          ┌── anything out of the ordinary ──▶ Live
+///                         ├─▶ Fast ──┤                                      │
+///   connect ──────────────┘    ▲     └────────────── at rest ◀──────────────┘
+///                              │
 ///                              ├─ both FINs, ours first ─▶ TimeWait ─ timer ─▶ gone
 ///   any ─ reset, timeout ──────┴─────────────────────────▶ Ended ─ Closed was read ─▶ gone
 /// ```
 pub(crate) enum Stage {
     /// The pod's SYN waits for a verdict; the engine knows nothing of it.
     Held(HeldSyn),
+    /// All about it is ordinary, or it's at rest: the stack moves its bytes itself.
+    Fast(Fast),
     /// The engine has a socket for it.
     Live(Box<Live>),
-    /// It's at rest, folded to what it takes to build the socket again.
-    Asleep(Box<Asleep>),
     /// Both directions are closed; repeated FINs are still answered.
     TimeWait(TimeWait),
     /// Nothing is left but the news of its end. Its four-tuple is free.
@@ -57,19 +58,6 @@ pub(crate) struct HeldSyn {
     pub(crate) seq: u32,
     pub(crate) window: u16,
     pub(crate) options: Options,
-}
-
-/// A folded flow.
-pub(crate) struct Asleep {
-    pub(crate) splice: Splice,
-    /// The last packet or byte before it was folded, or answer to a probe since.
-    pub(crate) last_activity: Tick,
-    /// The last keep-alive probe.
-    pub(crate) last_probe: Tick,
-    /// Since when the pod owes an answer to a probe.
-    pub(crate) unanswered_since: Option<Tick>,
-    pub(crate) first_fin: Option<ClosedBy>,
-    pub(crate) fin_reported: bool,
 }
 
 /// A closed connection's numbers (RFC 9293 §3.10.7.4).
@@ -185,19 +173,14 @@ impl News {
 mod tests {
     use super::*;
 
-    /// Memory per flow is an API: what 10,000 idle flows cost is 10,000 times the first two of these, and an
+    /// Memory per flow is an API: what 10,000 flows at rest cost is 10,000 times the first of these, and an
     /// entry in the index and in the deadline queue (below 32 bytes together).
     #[test]
     fn a_flow_is_small() {
         assert!(
-            size_of::<Option<Flow>>() <= 152,
+            size_of::<Option<Flow>>() <= 216,
             "a slot takes {} bytes",
             size_of::<Option<Flow>>()
-        );
-        assert!(
-            size_of::<Asleep>() <= 96,
-            "an idle flow takes {} bytes",
-            size_of::<Asleep>()
         );
         assert!(
             size_of::<Live>() <= 192,

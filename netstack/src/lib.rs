@@ -2,8 +2,8 @@
 //!
 //! One [`Netstack`] stands behind one pod's TUN device. The pod's kernel is the other end of every TCP connection; the
 //! stack plays whatever address the pod talks to. IP packets of the pod go in, flows and datagrams come out, and the
-//! other way round. smoltcp is the TCP engine; the flow table, the held SYNs, the deadlines, the budgets and the folding
-//! of idle flows are this crate's.
+//! other way round. As long as all about a flow is ordinary its segments are dealt with here, on the fast path; for the
+//! rest smoltcp is the TCP engine. The flow table, the held SYNs, the deadlines and the budgets are this crate's.
 //!
 //! Nothing here opens a socket, reads a clock or draws randomness: `now` is an argument, the seed is given. Equal
 //! inputs give equal outputs, byte for byte.
@@ -18,12 +18,14 @@
 //! [`Counters`]. The work of a call is bounded by the packet or the bytes it's given, that of `poll_transmit` by the flows that
 //! were touched since, that of `handle_timeout` by a constant.
 
+mod buffers;
 mod clock;
 mod config;
 mod counters;
 mod deadline;
 mod engine;
 mod event;
+mod fast;
 mod flow;
 mod live;
 mod packet;

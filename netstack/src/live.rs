@@ -1,7 +1,7 @@
 //! A flow with an engine socket: what the stack knows of it beside the socket.
 //!
 //! smoltcp keeps its sequence numbers to itself. The stack follows them from outside, by what goes in and out, as it
-//! needs them for three things: to write segments of its own (resets, answers for a folded flow), to know when nothing
+//! needs them for three things: to write segments of its own (resets, probes), to know when nothing
 //! is under way in either direction, and to build the same connection anew with other rings
 //! (see [`splice`](crate::splice)).
 
@@ -11,7 +11,8 @@ use smoltcp::iface::{SocketHandle, SocketSet};
 use smoltcp::socket::tcp::{Socket, SocketBuffer, State};
 
 use crate::clock::{Tick, after};
-use crate::config::Config;
+use crate::config::{Config, MINIMUM_RING};
+use crate::fast::Fast;
 use crate::packet::tcp::{self, Options, Segment};
 
 /// A connection in the engine. Names are RFC 9293 §3.3.1's, in words.
@@ -77,8 +78,28 @@ pub(crate) struct Rings {
 }
 
 impl Rings {
+    pub(crate) const LEAST: Self = Self {
+        receive: MINIMUM_RING,
+        send: MINIMUM_RING,
+    };
+
     pub(crate) fn total(self) -> usize {
         self.receive + self.send
+    }
+
+    /// Those of a new flow.
+    pub(crate) fn initial(config: &Config) -> Self {
+        Self {
+            receive: config.receive_buffer.initial,
+            send: config.send_buffer.initial,
+        }
+    }
+
+    pub(crate) fn at_least(self, least: Self) -> Self {
+        Self {
+            receive: self.receive.max(least.receive),
+            send: self.send.max(least.send),
+        }
     }
 
     /// A socket with rings of these sizes, in the way that every flow has it.
@@ -96,6 +117,11 @@ pub(crate) fn set_of_one(socket: Socket<'static>) -> (SocketSet<'static>, Socket
     let mut sockets = SocketSet::new(vec![smoltcp::iface::SocketStorage::EMPTY]);
     let handle = sockets.add(socket);
     (sockets, handle)
+}
+
+/// The next size of a ring.
+pub(crate) fn grown(size: usize, max: usize) -> usize {
+    size.saturating_mul(4).min(max)
 }
 
 /// The window scale that smoltcp uses for a receive ring of `size` bytes.
@@ -214,6 +240,17 @@ impl Live {
         usize::from(self.peer_window) << self.peer.window_scale.unwrap_or(0)
     }
 
+    /// Takes over from the fast path what the engine doesn't know.
+    pub(crate) fn inherit_fast(&mut self, fast: &Fast) {
+        self.send_next = fast.send_next;
+        self.write_blocked = fast.write_blocked;
+        self.shutdown = fast.shutdown;
+        self.first_fin = fast.first_fin;
+        self.fin_reported = fast.fin_reported;
+        self.last_activity = fast.last_activity;
+        self.unanswered_since = fast.unanswered_since;
+    }
+
     /// Notes a segment from the pod, before the engine sees it.
     pub(crate) fn before_ingress(&mut self, now: Tick, segment: &Segment) {
         self.last_activity = now;
@@ -271,6 +308,11 @@ impl Live {
             }
         }
         let end = segment.end();
+        if segment.length() == 0 && tcp::before(segment.seq, self.send_next) {
+            // The engine counts as not sent what the fast path has sent, and again what it's about to repeat; an ACK with so
+            // old a number may be discarded unread (RFC 9293 §3.10.7.4, first).
+            transport[4..8].copy_from_slice(&self.send_next.to_be_bytes());
+        }
         if tcp::before(self.send_next, end) {
             self.send_next = end;
         }

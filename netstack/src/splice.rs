@@ -1,10 +1,12 @@
 //! Building a running connection anew in the engine, with rings of other sizes.
 //!
-//! smoltcp fixes a socket's rings when it's made. To let them grow with use, and to keep an idle flow without any, the
-//! stack makes a new socket and brings it to the state of the old one: it plays the pod and feeds the socket a SYN and
+//! A flow comes to the engine when something out of the ordinary happens to it, and smoltcp fixes a socket's rings when it's made.
+//! To hand it a connection in mid-stream, and to let its rings grow with use, the stack makes a new socket and brings it to the
+//! wanted state: it plays the pod and feeds the socket a SYN and
 //! an ACK (and FINs, where a direction is closed) that carry the connection's real sequence numbers, window and options.
 //! The answers go nowhere. This is possible at an instant at which nothing is under way
-//! ([`Live::is_quiescent`](crate::live::Live::is_quiescent)); then the state is nothing but the numbers in [`Splice`].
+//! ([`Live::is_quiescent`](crate::live::Live::is_quiescent)), or as if nothing were: what the fast path has sent counts as not
+//! sent. Then the state is nothing but the numbers in [`Splice`].
 //!
 //! - *Sequence numbers* are the connection's own, so neither direction needs translation:
 //!   [`Engine::with_isn`](crate::engine::Engine::with_isn) chooses ours.

@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use adit_flow::DropReason;
 
+use crate::buffers::Pool;
 use crate::clock::{Clock, Tick};
 use crate::config::Config;
 use crate::counters::Counters;
@@ -20,6 +21,8 @@ use crate::table::{FlowTable, Queue};
 mod commands;
 mod datagrams;
 mod egress;
+mod fast;
+mod handover;
 mod ingress;
 mod lifecycle;
 mod resize;
@@ -27,6 +30,7 @@ mod resize;
 mod tests;
 
 pub use datagrams::Datagram;
+use egress::tcp_transmit;
 
 /// The TCP/IP stack behind one pod's device. See the [crate] for the order of calls.
 pub struct Netstack {
@@ -48,10 +52,11 @@ pub struct Netstack {
     time_waits: VecDeque<FlowId>,
     held: usize,
     ring_bytes: usize,
+    pool: Pool,
     counters: Counters,
     /// A packet being made.
     scratch: Vec<u8>,
-    /// Bytes moved from one ring to another.
+    /// Bytes that nobody has read, moved to another ring.
     unread: Vec<u8>,
 }
 
@@ -80,6 +85,7 @@ impl Netstack {
             time_waits: VecDeque::new(),
             held: 0,
             ring_bytes: 0,
+            pool: Pool::default(),
             counters: Counters::default(),
             scratch: Vec::new(),
             unread: Vec::new(),
@@ -168,7 +174,7 @@ impl Netstack {
         &self.counters
     }
 
-    /// Flows in the table: held SYNs, live and folded flows, TIME-WAIT records, and those whose end was not read yet.
+    /// Flows in the table: held SYNs, open flows, TIME-WAIT records, and those whose end was not read yet.
     pub fn flow_count(&self) -> usize {
         self.table.len()
     }
@@ -178,7 +184,7 @@ impl Netstack {
         self.held
     }
 
-    /// Bytes of all rings, to be compared with [`Config::buffer_budget`].
+    /// Bytes that wait in all flows, and rings of those in the engine, to be compared with [`Config::buffer_budget`].
     pub fn ring_bytes(&self) -> usize {
         self.ring_bytes
     }

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use adit_flow::{CloseReason, FourTuple};
 use adit_netstack::{BufferSize, Config, Event, FlowId, MINIMUM_RING, Netstack, Refusal, RxChecksum};
+use bytes::Bytes;
 use proptest::prelude::*;
 
 #[derive(Clone, Debug)]
@@ -27,7 +28,9 @@ enum Op {
     Refuse(usize, bool),
     Connect(u16),
     Send(usize, usize),
+    Give(usize, usize),
     Recv(usize, usize),
+    Take(usize, usize),
     Shutdown(usize),
     Abort(usize),
     Release(usize),
@@ -66,7 +69,9 @@ fn op() -> impl Strategy<Value = Op> {
         1 => (flow(), any::<bool>()).prop_map(|(flow, silent)| Op::Refuse(flow, silent)),
         1 => (1000..1004_u16).prop_map(Op::Connect),
         4 => (flow(), 0..100_000_usize).prop_map(|(flow, count)| Op::Send(flow, count)),
+        2 => (flow(), 0..100_000_usize).prop_map(|(flow, count)| Op::Give(flow, count)),
         4 => (flow(), 0..100_000_usize).prop_map(|(flow, count)| Op::Recv(flow, count)),
+        2 => (flow(), 0..100_000_usize).prop_map(|(flow, count)| Op::Take(flow, count)),
         1 => flow().prop_map(Op::Shutdown),
         1 => flow().prop_map(Op::Abort),
         1 => flow().prop_map(Op::Release),
@@ -156,11 +161,25 @@ impl World {
                     assert!(taken.is_err() || taken.is_ok_and(|taken| taken <= count));
                 }
             }
+            Op::Give(index, count) => {
+                if let Some(flow) = flow(index) {
+                    let mut data = Bytes::from(vec![7; count]);
+                    let taken = self.stack.send_bytes(now, flow, &mut data);
+                    assert_eq!(taken.unwrap_or(0) + data.len(), count);
+                }
+            }
             Op::Recv(index, count) => {
                 if let Some(flow) = flow(index) {
                     let read = self.stack.recv(now, flow, &mut vec![0; count]);
-                    let after_fin = self.stage.get(&flow).is_some_and(|stage| *stage >= FIN_TOLD);
-                    assert!(!after_fin || !matches!(read, Ok(1..)), "a byte after the FIN");
+                    self.check_read(flow, read.unwrap_or(0));
+                }
+            }
+            Op::Take(index, limit) => {
+                if let Some(flow) = flow(index) {
+                    let read = self.stack.recv_bytes(now, flow, limit);
+                    let read = read.map_or(0, |bytes| bytes.len());
+                    assert!(read <= limit);
+                    self.check_read(flow, read);
                 }
             }
             Op::Shutdown(index) => {
@@ -182,6 +201,11 @@ impl World {
             Op::Wait(millis) => self.wait(Duration::from_millis(millis)),
         }
         self.drain();
+    }
+
+    fn check_read(&self, flow: FlowId, read: usize) {
+        let after_fin = self.stage.get(&flow).is_some_and(|stage| *stage >= FIN_TOLD);
+        assert!(!after_fin || read == 0, "a byte after the FIN");
     }
 
     fn segment(&mut self, op: &Op) {

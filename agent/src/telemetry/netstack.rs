@@ -10,12 +10,13 @@ pub(crate) fn collect_netstack(stack: &Netstack, into: &mut BTreeMap<String, u64
         ("netstack_answers_dropped_total", counters.answers_dropped),
         ("netstack_bytes_in_total", counters.bytes_in),
         ("netstack_bytes_out_total", counters.bytes_out),
+        ("netstack_disengaged_total", counters.disengaged),
+        ("netstack_engaged_total", counters.engaged),
         ("netstack_established_total", counters.established),
         ("netstack_flows", stack.flow_count() as u64),
         ("netstack_frames_in_total", counters.frames_in),
         ("netstack_frames_out_total", counters.frames_out),
         ("netstack_growth_refused_total", counters.growth_refused),
-        ("netstack_hibernated_total", counters.hibernated),
         ("netstack_resets_sent_total", counters.resets_sent),
         ("netstack_ring_bytes", stack.ring_bytes() as u64),
         ("netstack_rings_grown_total", counters.rings_grown),
@@ -25,7 +26,6 @@ pub(crate) fn collect_netstack(stack: &Netstack, into: &mut BTreeMap<String, u64
         ("netstack_syns_repeated_total", counters.syns_repeated),
         ("netstack_table_full_resets_total", counters.table_full_resets),
         ("netstack_windows_shrunk_total", counters.windows_shrunk),
-        ("netstack_woken_total", counters.woken),
     ];
     for (name, value) in plain {
         *into.entry(name.to_owned()).or_default() += value;

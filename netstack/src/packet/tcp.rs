@@ -10,6 +10,7 @@ use super::{be16, be32, ip, put16};
 pub(crate) const FIN: u8 = 0x01;
 pub(crate) const SYN: u8 = 0x02;
 pub(crate) const RST: u8 = 0x04;
+pub(crate) const PSH: u8 = 0x08;
 pub(crate) const ACK: u8 = 0x10;
 
 /// Bytes from the start of the header to the flags.
@@ -73,6 +74,16 @@ impl Segment {
     /// Whether it opens a connection: SYN without ACK.
     pub(crate) fn opens(&self) -> bool {
         self.flags & (SYN | ACK | RST | FIN) == SYN
+    }
+
+    /// The FIN alone, if all of the data before it is older than `receive_next` and it isn't.
+    pub(crate) fn only_fin(&self, receive_next: u32) -> Option<Self> {
+        let data_end = self.seq.wrapping_add(self.data_len);
+        (self.is(FIN) && self.data_len > 0 && data_end == receive_next).then_some(Self {
+            seq: receive_next,
+            data_len: 0,
+            ..*self
+        })
     }
 
     /// How much sequence space it takes (SEG.LEN).
@@ -166,8 +177,14 @@ pub(crate) struct Template {
 impl Template {
     /// Replaces `out` by an IP packet whose checksum field holds the pseudo-header's sum.
     pub(crate) fn emit(&self, out: &mut Vec<u8>, data: &[u8]) {
+        self.emit_header(out, data.len());
+        out.extend_from_slice(data);
+    }
+
+    /// As [`emit`](Self::emit), but for the `count` bytes of data, which are left to be appended.
+    pub(crate) fn emit_header(&self, out: &mut Vec<u8>, count: usize) {
         let (options, options_len) = self.options.emit();
-        let length = HEADER + options_len + data.len();
+        let length = HEADER + options_len + count;
         out.clear();
         ip::push_header(out, self.src.ip(), self.dst.ip(), ip::TCP, length);
         out.extend_from_slice(&self.src.port().to_be_bytes());
@@ -179,7 +196,6 @@ impl Template {
         out.extend_from_slice(&pseudo_sum(self.src.ip(), self.dst.ip(), length).to_be_bytes());
         out.extend_from_slice(&[0, 0]);
         out.extend_from_slice(&options[..options_len]);
-        out.extend_from_slice(data);
     }
 
     /// The reset that answers `segment` when nobody knows its connection (RFC 9293 §3.10.7.1).

@@ -4,16 +4,15 @@ use std::net::SocketAddr;
 use std::time::Instant;
 
 use adit_flow::{CloseReason, FourTuple};
-use smoltcp::wire::IpEndpoint;
+use bytes::{Buf, Bytes};
 
 use super::Netstack;
 use crate::clock::Tick;
-use crate::engine::Engine;
 use crate::event::{ClosedBy, ConnectError, FlowError, FlowGone, FlowId, Refusal};
-use crate::flow::{Flow, HeldSyn, Opener, Stage};
-use crate::live::Live;
+use crate::fast::{Fast, Phase};
+use crate::flow::{Flow, Opener, Stage};
 use crate::packet::icmp::Quote;
-use crate::packet::tcp::{ACK, RST, SYN, Segment, Template};
+use crate::packet::tcp::{ACK, RST};
 
 impl Netstack {
     /// Accepts a held SYN: the handshake is completed, and the app's `connect` succeeds. [`Event::Established`] follows.
@@ -30,47 +29,17 @@ impl Netstack {
             return Err(FlowGone { flow });
         };
         let (remote, pod) = (entry.remote(), entry.pod());
-        let live = self.passive_open(now, (remote, pod), &syn);
+        let isn = self.initial_sequence(now, pod, remote);
+        let mut fast = Fast::opening(now, Phase::SynReceived, isn, &self.config);
+        fast.on_peer_syn(syn.seq, syn.window, syn.options);
         self.held -= 1;
         self.counters.syns_accepted += 1;
         self.deadlines.disarm(slot);
-        self.become_live(slot, live);
+        if let Some(flow) = self.table.get_mut(slot) {
+            flow.stage = Stage::Fast(fast);
+        }
+        self.mark_dirty(slot);
         Ok(())
-    }
-
-    /// A socket that has taken in the held SYN.
-    fn passive_open(&mut self, now: Tick, (remote, pod): (SocketAddr, SocketAddr), syn: &HeldSyn) -> Live {
-        let rings = self.new_rings();
-        let mut socket = rings.socket();
-        socket
-            .listen(IpEndpoint::from(remote))
-            .expect("a new socket listens on any port but 0, which no segment has");
-        let our_isn = self.initial_sequence(now, pod, remote);
-        let mut live = Live::new(now, socket, rings, our_isn, &self.config);
-        let HeldSyn { seq, window, options } = *syn;
-        let template = Template {
-            src: pod,
-            dst: remote,
-            seq,
-            ack: 0,
-            flags: SYN,
-            window,
-            options,
-        };
-        template.emit(&mut self.scratch, b"");
-        let mut opener = Engine::with_isn(self.engine.mtu(), our_isn);
-        opener.ingress(now, &mut live.sockets, &self.scratch, &mut Vec::new());
-        let segment = Segment {
-            src_port: pod.port(),
-            dst_port: remote.port(),
-            seq,
-            ack: 0,
-            flags: SYN,
-            window,
-            data_len: 0,
-        };
-        live.on_peer_syn(&segment, options);
-        live
     }
 
     /// Refuses a held SYN. Its id is stale afterwards; no event follows.
@@ -126,31 +95,13 @@ impl Netstack {
                 limit: self.config.max_flows,
             });
         }
-        let live = self
-            .active_open(now, tuple, our_isn)
-            .ok_or(ConnectError::BadAddress { tuple })?;
+        let fast = Fast::opening(now, Phase::SynSent, our_isn, &self.config);
         self.counters.connects += 1;
         let id = self
             .table
-            .insert(Flow::new(tuple, Opener::Agent, Stage::Live(Box::new(live))));
+            .insert(Flow::new(tuple, Opener::Agent, Stage::Fast(fast)));
         self.mark_dirty(id.index);
         Ok(id)
-    }
-
-    fn active_open(&mut self, now: Tick, tuple: FourTuple, our_isn: u32) -> Option<Live> {
-        let rings = self.new_rings();
-        let mut socket = rings.socket();
-        let mut opener = Engine::with_isn(self.engine.mtu(), our_isn);
-        let opened = socket.connect(
-            opener.context(),
-            IpEndpoint::from(tuple.dst),
-            IpEndpoint::from(tuple.src),
-        );
-        if opened.is_err() {
-            self.free_rings(rings);
-            return None;
-        }
-        Some(Live::new(now, socket, rings, our_isn, &self.config))
     }
 
     /// Writes to the flow: how many bytes of `data` it took. If that's less than all,
@@ -159,63 +110,69 @@ impl Netstack {
     /// # Errors
     /// If the flow has ended, is not accepted, or was shut down.
     pub fn send(&mut self, now: Instant, flow: FlowId, data: &[u8]) -> Result<usize, FlowError> {
-        let mut taken = 0;
-        // The ring may end before the room does; then the rest goes to its start.
-        for _ in 0..2 {
-            let rest = &data[taken..];
-            taken += self.write(now, flow, rest.len(), |room| {
-                let count = room.len().min(rest.len());
-                room[..count].copy_from_slice(&rest[..count]);
-                count
-            })?;
+        let now = self.advance(now);
+        let slot = self.check_writable(flow)?;
+        if data.is_empty() {
+            return Ok(0);
         }
-        Ok(taken)
+        if self.fast_mut(slot).is_some() {
+            return Ok(self.write_fast_slice(now, slot, data));
+        }
+        self.write_live(now, slot, data)
     }
 
-    /// Lets `fill` write into the flow's ring: it's given the room that lies in one piece and returns how many bytes it
-    /// wrote, at most all. Not called if there's no room; [`Event::Writable`](crate::Event::Writable) follows then. As the
-    /// room may go on at the ring's start, call again until it gives 0.
+    /// As [`send`](Self::send), without a copy of more than a few bytes: takes from the front of `data`, which may be
+    /// referenced until the pod has acknowledged it.
     ///
     /// # Errors
     /// As [`send`](Self::send).
-    pub fn send_with(
-        &mut self,
-        now: Instant,
-        flow: FlowId,
-        fill: impl FnOnce(&mut [u8]) -> usize,
-    ) -> Result<usize, FlowError> {
-        self.write(now, flow, usize::MAX, fill)
-    }
-
-    /// `wanted` is what the caller would like to write: if the ring can't take it, that's what makes it grow.
-    fn write(
-        &mut self,
-        now: Instant,
-        id: FlowId,
-        wanted: usize,
-        fill: impl FnOnce(&mut [u8]) -> usize,
-    ) -> Result<usize, FlowError> {
+    pub fn send_bytes(&mut self, now: Instant, flow: FlowId, data: &mut Bytes) -> Result<usize, FlowError> {
         let now = self.advance(now);
-        let ended = FlowError::Ended { flow: id };
-        let slot = self.resolve(id).ok_or(ended)?;
-        if wanted == 0 {
+        let slot = self.check_writable(flow)?;
+        if data.is_empty() {
             return Ok(0);
         }
-        let live = self.wake_for_command(now, slot, id)?;
-        if live.shutdown {
-            return Err(FlowError::Shutdown { flow: id });
+        if self.fast_mut(slot).is_some() {
+            return Ok(self.write_fast_bytes(now, slot, data));
         }
+        let taken = self.write_live(now, slot, data)?;
+        data.advance(taken);
+        Ok(taken)
+    }
+
+    fn check_writable(&self, flow: FlowId) -> Result<u32, FlowError> {
+        let ended = FlowError::Ended { flow };
+        let slot = self.resolve(flow).ok_or(ended)?;
+        let is_shut_down = match &self.table.get(slot).ok_or(ended)?.stage {
+            Stage::Fast(fast) => fast.shutdown,
+            Stage::Held(_) => return Err(FlowError::Held { flow }),
+            Stage::Live(live) => live.shutdown,
+            Stage::Ended | Stage::TimeWait(_) => return Err(ended),
+        };
+        if is_shut_down {
+            return Err(FlowError::Shutdown { flow });
+        }
+        Ok(slot)
+    }
+
+    fn write_live(&mut self, now: Tick, slot: u32, data: &[u8]) -> Result<usize, FlowError> {
+        let ended = FlowError::Ended {
+            flow: self.table.id(slot),
+        };
+        let Some(Flow {
+            stage: Stage::Live(live),
+            ..
+        }) = self.table.get_mut(slot)
+        else {
+            return Err(ended);
+        };
         if !live.established || live.wants_send_room {
             live.write_blocked = true;
             return Ok(0);
         }
         let has_room = live.socket().can_send() || !live.socket().may_send();
         let taken = if has_room {
-            let filled = live.socket_mut().send(|room| {
-                let count = fill(room).min(room.len());
-                (count, count)
-            });
-            filled.map_err(|_| ended)?
+            live.socket_mut().send_slice(data).map_err(|_| ended)?
         } else {
             0
         };
@@ -223,8 +180,7 @@ impl Netstack {
         if taken > 0 {
             live.last_activity = now;
         }
-        let is_full = !live.socket().can_send();
-        if is_full && taken < wanted && !live.write_blocked {
+        if taken < data.len() && !live.write_blocked {
             live.write_blocked = true;
             self.want_send_room(slot);
         }
@@ -274,17 +230,74 @@ impl Netstack {
         take: impl FnOnce(&[u8]) -> usize,
     ) -> Result<usize, FlowError> {
         let now = self.advance(now);
+        let Some(slot) = self.check_readable(flow)? else {
+            return Ok(0);
+        };
+        if self.fast_mut(slot).is_some() {
+            let read = self.read_fast(now, slot, |queue, pool| {
+                let front = queue.front();
+                let count = take(front).min(front.len());
+                queue.consume(count, pool);
+                count
+            });
+            return Ok(read.unwrap_or(0));
+        }
+        self.read_live(now, slot, take)
+    }
+
+    /// Takes up to `limit` bytes out of what was received; none if there's nothing now. Of a long segment that is what the
+    /// stack has kept of it, without another copy.
+    ///
+    /// # Errors
+    /// As [`recv`](Self::recv).
+    pub fn recv_bytes(&mut self, now: Instant, flow: FlowId, limit: usize) -> Result<Bytes, FlowError> {
+        let now = self.advance(now);
+        let Some(slot) = self.check_readable(flow)? else {
+            return Ok(Bytes::new());
+        };
+        if self.fast_mut(slot).is_some() {
+            let taken = self.read_fast(now, slot, |queue, pool| queue.take(limit, pool));
+            return Ok(taken.unwrap_or_default());
+        }
+        let mut taken = Bytes::new();
+        self.read_live(now, slot, |bytes| {
+            taken = Bytes::copy_from_slice(&bytes[..bytes.len().min(limit)]);
+            taken.len()
+        })?;
+        Ok(taken)
+    }
+
+    /// The slot of a flow that there may be something to read of.
+    fn check_readable(&self, flow: FlowId) -> Result<Option<u32>, FlowError> {
         let ended = FlowError::Ended { flow };
         let slot = self.resolve(flow).ok_or(ended)?;
-        let entry = self.table.get_mut(slot).ok_or(ended)?;
-        let live = match &mut entry.stage {
-            Stage::Held(_) => return Err(FlowError::Held { flow }),
-            Stage::Live(live) => live,
-            // Nothing waits to be read: that's what let it be folded or closed.
-            Stage::Asleep(_) | Stage::TimeWait(_) => return Ok(0),
+        let entry = self.table.get(slot).ok_or(ended)?;
+        match &entry.stage {
+            Stage::Held(_) => Err(FlowError::Held { flow }),
+            Stage::Fast(_) | Stage::Live(_) => Ok(Some(slot)),
+            // Nothing waits to be read: that's what let it be closed.
+            Stage::TimeWait(_) => Ok(None),
             // A clean end is no error as long as it was not told.
-            Stage::Ended if matches!(entry.news.closed, Some((CloseReason::Fin, _))) => return Ok(0),
-            Stage::Ended => return Err(ended),
+            Stage::Ended if matches!(entry.news.closed, Some((CloseReason::Fin, _))) => Ok(None),
+            Stage::Ended => Err(ended),
+        }
+    }
+
+    fn read_live(
+        &mut self,
+        now: Tick,
+        slot: u32,
+        take: impl FnOnce(&[u8]) -> usize,
+    ) -> Result<usize, FlowError> {
+        let ended = FlowError::Ended {
+            flow: self.table.id(slot),
+        };
+        let Some(Flow {
+            stage: Stage::Live(live),
+            ..
+        }) = self.table.get_mut(slot)
+        else {
+            return Err(ended);
         };
         if !live.socket().can_recv() || !live.established {
             return Ok(0);
@@ -313,20 +326,22 @@ impl Netstack {
     }
 
     pub(super) fn close_write(&mut self, now: Tick, slot: u32) {
-        let id = self.table.id(slot);
-        let Ok(live) = self.wake_for_command(now, slot, id) else {
-            return;
-        };
-        if live.shutdown {
-            return;
+        match self.table.get_mut(slot).map(|flow| &mut flow.stage) {
+            Some(Stage::Fast(fast)) if !fast.shutdown => {
+                fast.close(now);
+                self.settle_fast(now, slot);
+            }
+            Some(Stage::Live(live)) if !live.shutdown => {
+                live.shutdown = true;
+                live.wants_send_room = false;
+                live.last_activity = now;
+                if live.established {
+                    live.socket_mut().close();
+                }
+                self.settle(slot);
+            }
+            _ => return,
         }
-        live.shutdown = true;
-        live.wants_send_room = false;
-        live.last_activity = now;
-        if live.established {
-            live.socket_mut().close();
-        }
-        self.settle(slot);
         self.mark_dirty(slot);
     }
 
@@ -364,39 +379,27 @@ impl Netstack {
             }
             Stage::Ended => self.table.remove(slot),
             Stage::TimeWait(_) => entry.is_released = true,
-            Stage::Asleep(_) => {
-                entry.is_released = true;
-                self.close_write(now, slot);
+            Stage::Fast(fast) => {
+                let abandons = !fast.is_open() || fast.unread() > 0;
+                self.let_go(now, slot, abandons);
             }
             Stage::Live(live) => {
                 let abandons = !live.established || live.socket().can_recv();
-                entry.is_released = true;
-                if abandons {
-                    self.reset(slot, CloseReason::Reset, ClosedBy::Agent);
-                } else {
-                    self.close_write(now, slot);
-                    // From now on it has a timer of its own, even if nothing else changed.
-                    self.mark_dirty(slot);
-                }
+                self.let_go(now, slot, abandons);
             }
         }
     }
 
-    /// The flow's socket; a folded flow is unfolded for it.
-    fn wake_for_command(&mut self, now: Tick, slot: u32, flow: FlowId) -> Result<&mut Live, FlowError> {
-        if matches!(
-            self.table.get(slot),
-            Some(Flow {
-                stage: Stage::Asleep(_),
-                ..
-            })
-        ) {
-            self.wake(now, slot);
+    fn let_go(&mut self, now: Tick, slot: u32, abandons: bool) {
+        if let Some(flow) = self.table.get_mut(slot) {
+            flow.is_released = true;
         }
-        match &mut self.table.get_mut(slot).ok_or(FlowError::Ended { flow })?.stage {
-            Stage::Held(_) => Err(FlowError::Held { flow }),
-            Stage::Live(live) => Ok(live),
-            Stage::Asleep(_) | Stage::TimeWait(_) | Stage::Ended => Err(FlowError::Ended { flow }),
+        if abandons {
+            self.reset(slot, CloseReason::Reset, ClosedBy::Agent);
+        } else {
+            self.close_write(now, slot);
+            // From now on it has a timer of its own, even if nothing else changed.
+            self.mark_dirty(slot);
         }
     }
 

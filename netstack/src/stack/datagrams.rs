@@ -168,7 +168,12 @@ impl Netstack {
             return;
         };
         let Some(flow) = self.table.get(slot) else { return };
-        if matches!(&flow.stage, Stage::Live(live) if !live.established) {
+        let opens = match &flow.stage {
+            Stage::Fast(fast) => !fast.is_open(),
+            Stage::Live(live) => !live.established,
+            Stage::Ended | Stage::Held(_) | Stage::TimeWait(_) => false,
+        };
+        if opens {
             let reason = match what {
                 Unreachable::Port => RefuseReason::Refused,
                 Unreachable::AdminProhibited | Unreachable::Host | Unreachable::Net => {

@@ -35,7 +35,11 @@ impl Netstack {
         while let Some(slot) = self.dirty.pop_front() {
             self.table.leave(slot, Queue::Dirty);
             if let Some(transmit) = self.flow_egress(now, slot, buf) {
-                self.mark_dirty(slot);
+                if self.fast_mut(slot).is_some_and(|fast| !fast.has_output()) {
+                    self.arm(now, slot);
+                } else {
+                    self.mark_dirty(slot);
+                }
                 return Some(transmit);
             }
             self.on_drained(now, slot);
@@ -45,8 +49,10 @@ impl Netstack {
 
     fn flow_egress(&mut self, now: Tick, slot: u32, buf: &mut Vec<u8>) -> Option<Transmit> {
         let flow = self.table.get_mut(slot)?;
-        let Stage::Live(live) = &mut flow.stage else {
-            return None;
+        let live = match &mut flow.stage {
+            Stage::Fast(_) => return self.fast_egress(now, slot, buf),
+            Stage::Live(live) => live,
+            Stage::Held(_) | Stage::TimeWait(_) | Stage::Ended => return None,
         };
         if live.is_parked || !self.engine.egress(now, &mut live.sockets, buf) {
             return None;
@@ -59,6 +65,7 @@ impl Netstack {
     /// The flow has nothing to send for now: settles what that means, and when to look at it again.
     fn on_drained(&mut self, now: Tick, slot: u32) {
         self.finish_time_wait(now, slot);
+        self.disengage(slot);
         self.arm(now, slot);
     }
 
@@ -70,7 +77,17 @@ impl Netstack {
         let at = match &mut flow.stage {
             Stage::Held(_) | Stage::Ended => return,
             Stage::TimeWait(record) => Some(record.expires_at),
-            Stage::Asleep(asleep) => asleep.deadline(config),
+            Stage::Fast(fast) => {
+                let at = fast.deadline(config, flow.is_released);
+                if fast
+                    .looked_at
+                    .is_some_and(|looked_at| at.is_none_or(|at| looked_at <= at))
+                {
+                    return;
+                }
+                fast.looked_at = at;
+                at
+            }
             Stage::Live(live) => {
                 let engine_at = if live.is_parked {
                     None
@@ -139,7 +156,7 @@ fn finish(frame: &mut [u8], at: usize) -> Transmit {
     tcp_transmit(frame)
 }
 
-fn tcp_transmit(frame: &[u8]) -> Transmit {
+pub(super) fn tcp_transmit(frame: &[u8]) -> Transmit {
     Transmit::NeedsChecksum {
         start: header_len(frame) as u16,
         offset: tcp::CHECKSUM_AT as u16,

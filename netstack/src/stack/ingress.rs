@@ -8,9 +8,9 @@ use smoltcp::socket::tcp::State;
 use super::Netstack;
 use crate::clock::{Tick, after};
 use crate::event::ClosedBy;
-use crate::flow::{Asleep, Flow, HeldSyn, Opener, Stage, TimeWait};
+use crate::flow::{Flow, HeldSyn, Opener, Stage, TimeWait};
 use crate::packet::ip::{self, IpPacket};
-use crate::packet::tcp::{self, ACK, FIN, Options, RST, SYN, Segment, Template};
+use crate::packet::tcp::{self, ACK, FIN, Options, RST, Segment, Template};
 
 impl Netstack {
     pub(super) fn on_tcp(&mut self, packet: &IpPacket<'_>, verify: bool) -> Result<(), DropReason> {
@@ -28,19 +28,7 @@ impl Netstack {
         match &mut self.table.get_mut(slot).ok_or(DropReason::NoFlow)?.stage {
             Stage::Held(_) => self.on_held(slot, &segment, transport),
             Stage::Live(_) => self.on_live(now, slot, packet, &segment),
-            Stage::Asleep(asleep) => {
-                if asleep.is_nothing_new(&segment) {
-                    asleep.on_answer(now, &segment);
-                    return Ok(());
-                }
-                if asleep.is_probe(&segment) {
-                    asleep.on_answer(now, &segment);
-                    self.answer_probe(slot);
-                    return Ok(());
-                }
-                self.wake(now, slot);
-                self.on_live(now, slot, packet, &segment)
-            }
+            Stage::Fast(_) => self.on_fast(now, slot, packet, &segment),
             Stage::TimeWait(record) => {
                 let record = *record;
                 self.on_time_wait(now, slot, record, &segment, transport)
@@ -119,7 +107,7 @@ impl Netstack {
         Err(DropReason::NoFlow)
     }
 
-    fn on_live(
+    pub(super) fn on_live(
         &mut self,
         now: Tick,
         slot: u32,
@@ -135,12 +123,18 @@ impl Netstack {
         if live.lies_beyond_fin(segment) {
             return Err(DropReason::Malformed);
         }
+        // The engine would take the segment for an old one.
+        let only_fin = segment.only_fin(live.receive_next());
+        let segment = only_fin.as_ref().unwrap_or(segment);
         let before = live.state();
         live.before_ingress(now, segment);
         let cut = live.would_cut(segment);
-        let answered = if packet.extended || cut {
+        let answered = if packet.extended || cut || only_fin.is_some() {
             // The engine walks no extension headers, and would take the FIN of a segment whose end it cuts off.
-            let plain = plain_copy(packet, cut);
+            let plain = match &only_fin {
+                Some(fin) => bare_copy(packet, fin),
+                None => plain_copy(packet, cut),
+            };
             self.engine
                 .ingress(now, &mut live.sockets, &plain, &mut self.scratch)
         } else {
@@ -199,17 +193,6 @@ impl Netstack {
         }
         Ok(())
     }
-
-    /// Answers a keep-alive probe of the pod for a folded flow, without unfolding it.
-    fn answer_probe(&mut self, slot: u32) {
-        let Some(flow) = self.table.get(slot) else { return };
-        let Stage::Asleep(asleep) = &flow.stage else {
-            return;
-        };
-        let splice = &asleep.splice;
-        let ack = flow.template(splice.send_next, splice.receive_next, ACK, splice.window_field());
-        self.answer_with(ack);
-    }
 }
 
 /// The packet with its segment behind a plain IP header, and without FIN if that's to be left for a repetition.
@@ -225,34 +208,26 @@ fn plain_copy(packet: &IpPacket<'_>, without_fin: bool) -> Vec<u8> {
     plain
 }
 
+/// The packet with nothing but the numbers of `segment`.
+fn bare_copy(packet: &IpPacket<'_>, segment: &Segment) -> Vec<u8> {
+    let mut bare = Vec::with_capacity(ip::V6_HEADER + tcp::HEADER);
+    let template = Template {
+        src: SocketAddr::new(packet.src, segment.src_port),
+        dst: SocketAddr::new(packet.dst, segment.dst_port),
+        seq: segment.seq,
+        ack: segment.ack,
+        flags: segment.flags,
+        window: segment.window,
+        options: Options::default(),
+    };
+    template.emit(&mut bare, b"");
+    bare
+}
+
 fn held(segment: &Segment, transport: &[u8]) -> HeldSyn {
     HeldSyn {
         seq: segment.seq,
         window: segment.window,
         options: Options::of(transport),
-    }
-}
-
-impl Asleep {
-    /// Whether the segment acknowledges what it did before and carries nothing, as an answer to a probe does.
-    fn is_nothing_new(&self, segment: &Segment) -> bool {
-        segment.flags & (SYN | FIN | RST | ACK) == ACK
-            && segment.data_len == 0
-            && segment.seq == self.splice.receive_next
-            && segment.ack == self.splice.send_next
-    }
-
-    /// Whether the segment is a keep-alive probe (RFC 9293 §3.8.4): a number that was acknowledged, at most one byte.
-    fn is_probe(&self, segment: &Segment) -> bool {
-        segment.flags & (SYN | FIN | RST | ACK) == ACK
-            && segment.data_len <= 1
-            && segment.seq == self.splice.receive_next.wrapping_sub(1)
-            && segment.ack == self.splice.send_next
-    }
-
-    fn on_answer(&mut self, now: Tick, segment: &Segment) {
-        self.splice.peer_window = segment.window;
-        self.last_activity = now;
-        self.unanswered_since = None;
     }
 }

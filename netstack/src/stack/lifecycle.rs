@@ -7,18 +7,12 @@ use super::Netstack;
 use crate::clock::{Tick, after};
 use crate::config::Config;
 use crate::event::{ClosedBy, FlowId};
-use crate::flow::{Asleep, Flow, Stage, TimeWait};
+use crate::fast::Phase;
+use crate::flow::{Flow, Stage, TimeWait};
 use crate::live::Live;
 use crate::packet::tcp::{ACK, RST, before};
 
 impl Netstack {
-    pub(super) fn become_live(&mut self, slot: u32, live: Live) {
-        if let Some(flow) = self.table.get_mut(slot) {
-            flow.stage = Stage::Live(Box::new(live));
-            self.mark_dirty(slot);
-        }
-    }
-
     /// After a segment: whatever it changed, and room in the rings.
     pub(super) fn settle_after_segment(&mut self, now: Tick, slot: u32, new_bytes: bool) {
         let Some(Flow {
@@ -110,7 +104,7 @@ impl Netstack {
         }
     }
 
-    /// A flow in TIME-WAIT whose owner has read everything and whose last ACK has left is folded to a record.
+    /// A flow in TIME-WAIT whose owner has read everything and whose last ACK has left becomes a record.
     pub(super) fn finish_time_wait(&mut self, now: Tick, slot: u32) {
         let Some(Flow {
             stage: Stage::Live(live),
@@ -131,16 +125,21 @@ impl Netstack {
         let (send_next, receive_next) = (live.send_next, live.receive_next());
         let expires_at = after(now, self.config.time_wait);
         self.free_rings(rings);
-        let id = self.table.id(slot);
-        let Some(flow) = self.table.get_mut(slot) else {
-            return;
-        };
-        flow.stage = Stage::TimeWait(TimeWait {
+        let record = TimeWait {
             send_next,
             receive_next,
             window,
             expires_at,
-        });
+        };
+        self.become_time_wait(slot, record);
+    }
+
+    pub(super) fn become_time_wait(&mut self, slot: u32, record: TimeWait) {
+        let id = self.table.id(slot);
+        let Some(flow) = self.table.get_mut(slot) else {
+            return;
+        };
+        flow.stage = Stage::TimeWait(record);
         self.remember_time_wait(id);
         self.deadlines.disarm(slot);
     }
@@ -227,10 +226,9 @@ impl Netstack {
                 Some(flow.template(live.send_next, live.receive_next(), RST | ACK, 0))
             }
             // A SYN of ours is on its way, if it was sent at all; its answer will find nobody and get the reset.
+            Stage::Fast(fast) if fast.phase == Phase::SynSent => None,
             Stage::Live(_) | Stage::Held(_) | Stage::TimeWait(_) | Stage::Ended => None,
-            Stage::Asleep(asleep) => {
-                Some(flow.template(asleep.splice.send_next, asleep.splice.receive_next, RST | ACK, 0))
-            }
+            Stage::Fast(fast) => Some(flow.template(fast.send_next, fast.receive_next, RST | ACK, 0)),
         };
         if let Some(reset) = reset {
             self.send_reset(reset);
@@ -243,10 +241,17 @@ impl Netstack {
         let Some(flow) = self.table.get_mut(slot) else {
             return;
         };
-        let (established, rings) = match &flow.stage {
-            Stage::Live(live) => (live.established, Some(live.rings)),
-            Stage::Asleep(_) => (true, None),
-            Stage::Held(_) => (false, None),
+        let (established, held) = match &mut flow.stage {
+            Stage::Live(live) => (live.established, live.rings.total()),
+            Stage::Fast(fast) => {
+                let buffers = fast.buffers.take();
+                let held = buffers.as_ref().map_or(0, |buffers| buffers.len());
+                if let Some(buffers) = buffers {
+                    self.pool.give_back_buffers(buffers);
+                }
+                (fast.is_open(), held)
+            }
+            Stage::Held(_) => (false, 0),
             Stage::TimeWait(_) | Stage::Ended => return,
         };
         let is_told = matches!(&flow.stage, Stage::Live(live) if live.end_reported);
@@ -267,9 +272,7 @@ impl Netstack {
             flow.news.writable = false;
             flow.news.remote_fin = false;
         }
-        if let Some(rings) = rings {
-            self.free_rings(rings);
-        }
+        self.ring_bytes -= held;
         self.leave_ended(slot);
     }
 
@@ -314,7 +317,7 @@ impl Netstack {
             }
             Stage::TimeWait(record) if record.expires_at <= now => self.forget_time_wait(slot),
             Stage::TimeWait(_) => self.arm(now, slot),
-            Stage::Asleep(_) => self.on_asleep_deadline(now, slot),
+            Stage::Fast(_) => self.on_fast_deadline(now, slot),
             Stage::Live(_) => self.on_live_deadline(now, slot),
             Stage::Ended => {}
         }
@@ -341,8 +344,6 @@ impl Netstack {
             self.reset(slot, CloseReason::Idle, ClosedBy::Agent);
         } else if is_due(live.orphan_deadline(config, *is_released)) {
             self.reset(slot, CloseReason::TimedOut, ClosedBy::Network);
-        } else if is_due(live.hibernate_deadline(config, *is_released)) {
-            self.hibernate(now, slot);
         } else if is_due(live.probe_deadline()) || is_due(live.keep_alive_deadline(config)) {
             self.probe_window(now, slot);
         } else {
@@ -362,32 +363,6 @@ impl Netstack {
         self.answer_with(probe);
         self.arm(now, slot);
     }
-
-    fn on_asleep_deadline(&mut self, now: Tick, slot: u32) {
-        let Some(flow) = self.table.get_mut(slot) else {
-            return;
-        };
-        let Stage::Asleep(asleep) = &mut flow.stage else {
-            return;
-        };
-        let config = &self.config;
-        let is_due = |deadline: Option<Tick>| deadline.is_some_and(|at| at <= now);
-        if is_due(asleep.answer_deadline(config)) {
-            return self.reset(slot, CloseReason::TimedOut, ClosedBy::Network);
-        }
-        if is_due(asleep.idle_deadline(config)) {
-            return self.reset(slot, CloseReason::Idle, ClosedBy::Agent);
-        }
-        if is_due(asleep.probe_deadline(config)) {
-            asleep.unanswered_since.get_or_insert(now);
-            asleep.last_probe = now;
-            let splice = asleep.splice;
-            let seq = splice.send_next.wrapping_sub(1);
-            let probe = flow.template(seq, splice.receive_next, ACK, splice.window_field());
-            self.answer_with(probe);
-        }
-        self.arm(now, slot);
-    }
 }
 
 /// Whether the send ring waits to be made larger and nothing stands in the way any more.
@@ -402,7 +377,6 @@ impl Live {
             self.answer_deadline(config),
             self.idle_deadline(config),
             self.orphan_deadline(config, is_released),
-            self.hibernate_deadline(config, is_released),
             self.probe_deadline(),
             self.keep_alive_deadline(config),
         ];
@@ -419,40 +393,6 @@ impl Live {
     fn orphan_deadline(&self, config: &Config, is_released: bool) -> Option<Tick> {
         let waits = is_released && self.state() == State::FinWait2;
         waits.then(|| after(self.last_activity, config.orphan_timeout))
-    }
-
-    /// A released flow doesn't fold: it's about to end, and its remaining timer is that of a live one.
-    fn hibernate_deadline(&self, config: &Config, is_released: bool) -> Option<Tick> {
-        let delay = config.hibernate_after?;
-        (self.established && !is_released && self.is_quiescent()).then(|| after(self.last_activity, delay))
-    }
-}
-
-impl Asleep {
-    pub(super) fn deadline(&self, config: &Config) -> Option<Tick> {
-        let timers = [
-            self.answer_deadline(config),
-            self.idle_deadline(config),
-            self.probe_deadline(config),
-        ];
-        timers.into_iter().flatten().min()
-    }
-
-    fn answer_deadline(&self, config: &Config) -> Option<Tick> {
-        self.unanswered_since
-            .map(|since| after(since, config.retransmit_timeout))
-    }
-
-    fn idle_deadline(&self, config: &Config) -> Option<Tick> {
-        config
-            .idle_timeout
-            .map(|timeout| after(self.last_activity, timeout))
-    }
-
-    fn probe_deadline(&self, config: &Config) -> Option<Tick> {
-        config
-            .keep_alive
-            .map(|interval| after(self.last_activity.max(self.last_probe), interval))
     }
 }
 

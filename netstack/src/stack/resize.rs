@@ -1,35 +1,12 @@
-//! Rings that grow with use, flows that fold when idle, and the budget for both. See [`splice`](crate::splice).
+//! The engine's rings, which grow with use, and the budget for them. See [`splice`](crate::splice).
 
 use super::Netstack;
 use crate::clock::Tick;
-use crate::config::MINIMUM_RING;
-use crate::flow::{Asleep, Flow, Stage};
-use crate::live::{Live, Rings};
+use crate::flow::{Flow, Stage};
+use crate::live::{Live, Rings, grown};
 use crate::splice::Ends;
 
 impl Netstack {
-    /// Rings for a new flow. Beyond the budget it gets the least, so that it can work at all.
-    pub(super) fn new_rings(&mut self) -> Rings {
-        let receive = self.config.receive_buffer.initial;
-        let send = self.config.send_buffer.initial;
-        self.rings_or_minimum(Rings { receive, send })
-    }
-
-    fn rings_or_minimum(&mut self, wanted: Rings) -> Rings {
-        let fits = self.ring_bytes + wanted.total() <= self.config.buffer_budget;
-        let rings = if fits {
-            wanted
-        } else {
-            self.counters.rings_minimal += 1;
-            Rings {
-                receive: MINIMUM_RING,
-                send: MINIMUM_RING,
-            }
-        };
-        self.ring_bytes += rings.total();
-        rings
-    }
-
     pub(super) fn free_rings(&mut self, rings: Rings) {
         self.ring_bytes -= rings.total();
     }
@@ -138,81 +115,6 @@ impl Netstack {
             self.answer_from_engine(now, slot);
         }
     }
-
-    /// Folds an idle flow.
-    pub(super) fn hibernate(&mut self, now: Tick, slot: u32) {
-        let Some(flow) = self.table.get_mut(slot) else {
-            return;
-        };
-        let Stage::Live(live) = &mut flow.stage else {
-            return;
-        };
-        let rings = live.rings;
-        let asleep = Asleep {
-            splice: live.splice(),
-            last_activity: live.last_activity,
-            last_probe: live.last_activity,
-            unanswered_since: None,
-            first_fin: live.first_fin,
-            fin_reported: live.fin_reported,
-        };
-        flow.stage = Stage::Asleep(Box::new(asleep));
-        self.free_rings(rings);
-        self.counters.hibernated += 1;
-        self.arm(now, slot);
-    }
-
-    /// Unfolds a flow. Its receive ring is what its window promised, so that nothing the pod has sent is turned away.
-    pub(super) fn wake(&mut self, now: Tick, slot: u32) {
-        let Some(Flow {
-            stage: Stage::Asleep(asleep),
-            ..
-        }) = self.table.get(slot)
-        else {
-            return;
-        };
-        let promised = asleep.splice.promised();
-        let wanted = Rings {
-            receive: promised.clamp(self.config.receive_buffer.initial, self.config.receive_buffer.max),
-            send: self.config.send_buffer.initial,
-        };
-        let rings = self.rings_or_minimum(wanted);
-        if rings.receive < promised {
-            self.counters.windows_shrunk += 1;
-        }
-        let Some(flow) = self.table.get_mut(slot) else {
-            return;
-        };
-        let ends = Ends {
-            remote: flow.remote(),
-            pod: flow.pod(),
-        };
-        let Stage::Asleep(asleep) = &flow.stage else {
-            return;
-        };
-        let engine = (&mut self.engine, &self.config);
-        match asleep
-            .splice
-            .build(now, ends, (rings, &[]), engine, &mut self.scratch)
-        {
-            Some(mut live) => {
-                live.first_fin = asleep.first_fin;
-                live.fin_reported = asleep.fin_reported;
-                flow.stage = Stage::Live(Box::new(live));
-                self.counters.woken += 1;
-                self.mark_dirty(slot);
-            }
-            None => {
-                self.counters.rebuilds_failed += 1;
-                self.free_rings(rings);
-                self.reset(
-                    slot,
-                    adit_flow::CloseReason::PeerLost,
-                    crate::event::ClosedBy::Agent,
-                );
-            }
-        }
-    }
 }
 
 impl Live {
@@ -223,9 +125,4 @@ impl Live {
         self.first_fin = old.first_fin;
         self.fin_reported = old.fin_reported;
     }
-}
-
-/// The next size of a ring.
-fn grown(size: usize, max: usize) -> usize {
-    size.saturating_mul(4).min(max)
 }

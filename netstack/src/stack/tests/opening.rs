@@ -84,8 +84,8 @@ fn a_syn_ack_is_repeated_until_it_is_answered() {
     let repeated = rig.pass(seconds(4));
     assert_eq!(
         repeated,
-        vec![sent(SYN | ACK, 0, 0, b""); 2],
-        "after 1 and 3 seconds"
+        vec![sent(SYN | ACK, 0, 0, b""); 3],
+        "after 1, 2 and 4 seconds"
     );
     rig.pass(seconds(10));
     let refused = Event::Refused {
@@ -266,8 +266,8 @@ fn a_flow_to_the_pod_is_established_refused_or_times_out() {
     rig.learn_isn();
     assert_eq!(
         rig.pass(seconds(11)).len(),
-        3,
-        "repeated after 1, 3 and 7 seconds"
+        4,
+        "repeated after 1, 2, 4 and 8 seconds"
     );
     let refused = Event::Refused {
         flow,

@@ -1,4 +1,6 @@
-//! Windows, probes, disorder; flows that fold and rings that grow.
+//! Windows, probes, disorder; flows that rest, and that the engine takes over.
+
+use bytes::Bytes;
 
 use super::*;
 
@@ -30,9 +32,32 @@ fn a_lost_segment_is_sent_again() {
     let (mut rig, flow) = Rig::open(config());
     rig.write(flow, b"lost");
     rig.sent();
-    assert_eq!(rig.pass(seconds(2)), [sent(ACK, 1, 0, b"lost")]);
+    let repeated = rig.pass(seconds(2));
+    assert_eq!(
+        repeated,
+        vec![sent(ACK, 1, 0, b"lost"); 2],
+        "after 1 and 2 seconds"
+    );
     rig.pod(ACK, 0, 5, b"");
     assert_eq!(rig.pass(seconds(100)), []);
+    assert_eq!((rig.counters().engaged, rig.counters().disengaged), (1, 1));
+}
+
+#[test]
+fn three_equal_acks_are_a_loss() {
+    let (mut rig, flow) = Rig::open(config());
+    rig.write(flow, &[7; 3000]);
+    let lost = [sent(ACK, 1, 0, &[7; 1460]), sent(ACK, 1461, 0, &[7; 1460])];
+    assert_eq!(rig.sent()[..2], lost);
+    for _ in 0..2 {
+        rig.pod(ACK, 0, 1, b"");
+    }
+    assert_eq!(rig.sent(), []);
+    rig.pod(ACK, 0, 1, b"");
+    assert_eq!(rig.sent()[..2], lost, "from the first that is missing on");
+    rig.pod(ACK, 0, 3001, b"");
+    assert_eq!(rig.pass(seconds(100)), []);
+    assert_eq!((rig.counters().engaged, rig.counters().disengaged), (1, 1));
 }
 
 #[test]
@@ -70,96 +95,149 @@ fn a_full_ring_closes_the_window_and_reading_opens_it() {
         })
     };
     assert_eq!(window_of(&rig.frames()), Some(0));
+    assert_eq!((rig.counters().engaged, rig.stack.ring_bytes()), (0, 16 << 10));
     rig.pod(ACK, 16 * 1024, 1, b"too much");
     rig.frames();
     assert_eq!(rig.read_all(flow).len(), 16 * 1024);
     let window = window_of(&rig.frames());
     assert_eq!(window, Some(2048), "the ring was the limit: it grew");
+    assert_eq!((rig.counters().rings_grown, rig.stack.ring_bytes()), (1, 0));
     assert_eq!(
-        (rig.counters().rings_grown, rig.stack.ring_bytes()),
-        (1, (64 + 16) << 10)
+        (rig.counters().engaged, rig.counters().disengaged),
+        (1, 1),
+        "for what was too much"
     );
     rig.pod(ACK, 16 * 1024, 1, b"now");
     assert_eq!(rig.read_all(flow), b"now");
 }
 
 #[test]
-fn a_send_ring_grows_when_it_is_the_limit() {
+fn more_may_be_written_when_the_pod_has_room() {
     let (mut rig, flow) = Rig::open(config());
     rig.pod(ACK, 0, 1, b"unread");
-    rig.window = 8000; // a million, scaled
+    rig.window = 100;
     rig.pod(ACK, 6, 1, b"");
-    assert_eq!(rig.stack.send(rig.now, flow, &[7; 40_000]), Ok(16 << 10));
-    assert_eq!(
-        rig.stack.send(rig.now, flow, &[7; 10]),
-        Ok(0),
-        "waits for it to be empty"
-    );
-    rig.sent();
-    rig.events();
-    rig.pod(ACK, 6, 1 + (16 << 10), b"");
-    assert_eq!(rig.events(), [Event::Writable { flow }]);
-    assert_eq!(rig.stack.send(rig.now, flow, &[7; 40_000]), Ok(40_000));
+    assert_eq!(rig.stack.send(rig.now, flow, &[7; 100_000]), Ok(16 << 10));
     let bytes: usize = rig.sent().iter().map(|segment| segment.data.len()).sum();
-    assert_eq!(bytes, 40_000);
-    assert_eq!(rig.read_all(flow), b"unread", "what waited to be read came along");
-    assert_eq!(rig.counters().rings_grown, 1);
+    assert_eq!(bytes, 12_800, "what the window takes");
+    rig.window = 8000; // a million, scaled
+    rig.pod(ACK, 6, 1 + 12_800, b"");
+    assert_eq!(rig.events().last(), Some(&Event::Writable { flow }));
+    assert_eq!(
+        rig.stack.send(rig.now, flow, &[7; 100_000]),
+        Ok(100_000),
+        "its window was what limited the flow"
+    );
+    assert_eq!(rig.read_all(flow), b"unread");
+    assert_eq!((rig.counters().rings_grown, rig.counters().engaged), (2, 0));
 }
 
 #[test]
-fn without_budget_rings_stay_small() {
-    let (mut rig, flow) = Rig::open(Config {
+fn without_budget_flows_have_the_least() {
+    let (mut rig, first) = Rig::open(Config {
         buffer_budget: 40_000,
         ..config()
     });
     rig.window = 8000;
     rig.pod(ACK, 0, 1, b"");
-    assert_eq!(rig.stack.send(rig.now, flow, &[7; 40_000]), Ok(16 << 10));
+    assert_eq!(rig.stack.send(rig.now, first, &[7; 50_000]), Ok(16 << 10));
+    assert_eq!(
+        (rig.counters().growth_refused, rig.stack.ring_bytes()),
+        (1, 16 << 10)
+    );
     rig.sent();
-    rig.pod(ACK, 0, 1 + 1000, b"");
-    assert_eq!(rig.events(), [Event::Writable { flow }]);
-    assert_eq!(rig.counters().growth_refused, 1);
+    rig.pod(ACK, 0, 1, &[7; 16 << 10]);
+    rig.sent();
+    rig.events();
+    assert_eq!(rig.stack.ring_bytes(), 32 << 10);
+    // 7,232 bytes of the budget are left to another, and then the least.
     rig.pod.set_port(2);
     let second = rig.syn();
     rig.stack.accept(rig.now, second).unwrap();
+    rig.learn_isn();
+    rig.pod(ACK, 0, 1, b"");
+    assert_eq!(rig.stack.send(rig.now, second, &[7; 50_000]), Ok(7232));
+    rig.pod(ACK, 0, 1, &[7; 4096]);
     assert_eq!(
-        (rig.counters().rings_minimal, rig.stack.ring_bytes()),
-        (1, (32 + 8) << 10)
+        (rig.counters().engaged, rig.stack.ring_bytes()),
+        (0, 40_000 + 4096)
     );
+    let frames = rig.frames();
+    let last = IpPacket::parse(frames.last().unwrap()).unwrap();
+    assert_eq!(
+        Segment::parse(last.payload()).unwrap().window,
+        ((16 << 10) - 4096) >> 5,
+        "what was promised"
+    );
+    assert_eq!(rig.read_all(second).len(), 4096);
 }
 
 #[test]
-fn an_idle_flow_folds_and_goes_on() {
+fn a_flow_at_rest_holds_nothing_and_goes_on() {
     let (mut rig, flow) = Rig::open(config());
     rig.pod(ACK, 0, 1, b"hello");
+    assert_eq!(rig.stack.ring_bytes(), 5);
     rig.read_all(flow);
     rig.write(flow, b"world");
     rig.sent();
+    assert_eq!(rig.stack.ring_bytes(), 5);
     rig.pod(ACK, 5, 6, b"");
     rig.events();
+    assert_eq!((rig.stack.ring_bytes(), rig.stack.flow_count()), (0, 1));
     assert_eq!(rig.pass(seconds(3)), []);
-    assert_eq!(
-        (
-            rig.counters().hibernated,
-            rig.stack.ring_bytes(),
-            rig.stack.flow_count()
-        ),
-        (1, 0, 1)
-    );
     assert_eq!(rig.stack.poll_timeout(), None, "it costs no timer");
     rig.pod(ACK, 5, 6, b"again");
     assert_eq!(rig.events(), [Event::Readable { flow }]);
     assert_eq!(rig.sent(), [sent(ACK, 6, 10, b"")]);
     assert_eq!(rig.read_all(flow), b"again");
     assert_eq!(rig.sent(), []);
-    rig.pass(seconds(3));
     rig.write(flow, b"and back");
     assert_eq!(rig.sent(), [sent(ACK, 6, 10, b"and back")]);
-    assert_eq!((rig.counters().hibernated, rig.counters().woken), (2, 2));
+    assert_eq!(rig.counters().engaged, 0);
 }
 
 #[test]
-fn half_closed_flows_fold_too() {
+fn what_is_under_way_goes_to_the_engine_and_back() {
+    let (mut rig, flow) = Rig::open(config());
+    rig.pod(ACK, 0, 1, b"unread ");
+    rig.write(flow, b"unacknowledged");
+    assert_eq!(rig.sent(), [sent(ACK, 1, 7, b"unacknowledged")]);
+    rig.pod(ACK, 11, 1, b"late");
+    assert_eq!(rig.counters().engaged, 1);
+    let answers = rig.sent();
+    assert_eq!(
+        answers.first(),
+        Some(&sent(ACK, 15, 7, b"")),
+        "with the number that comes next"
+    );
+    rig.pod(ACK, 7, 15, b"soon");
+    assert_eq!(rig.read_all(flow), b"unread soonlate");
+    assert_eq!(rig.sent().last(), Some(&sent(ACK, 15, 15, b"")));
+    assert_eq!((rig.counters().disengaged, rig.stack.ring_bytes()), (1, 0));
+    rig.pod(ACK, 15, 15, b"on");
+    assert_eq!(rig.read_all(flow), b"on");
+    assert_eq!(rig.counters().engaged, 1);
+}
+
+#[test]
+fn bytes_are_handed_over_without_a_copy() {
+    let (mut rig, flow) = Rig::open(config());
+    rig.window = 8000;
+    rig.pod(ACK, 0, 1, &[7; 10_000]);
+    let all = rig.stack.recv_bytes(rig.now, flow, 4000).unwrap();
+    let rest = rig.stack.recv_bytes(rig.now, flow, usize::MAX).unwrap();
+    assert_eq!((all.len(), rest.len()), (4000, 6000));
+    assert_eq!(all.as_ptr_range().end, rest.as_ptr(), "parts of one buffer");
+    assert_eq!(rig.stack.recv_bytes(rig.now, flow, 1).unwrap().len(), 0);
+    let mut data = Bytes::from(vec![8; 20_000]);
+    assert_eq!(rig.stack.send_bytes(rig.now, flow, &mut data), Ok(20_000));
+    assert!(data.is_empty());
+    let bytes: Vec<u8> = rig.sent().into_iter().flat_map(|segment| segment.data).collect();
+    assert_eq!(bytes, [8; 20_000]);
+}
+
+#[test]
+fn half_closed_flows_rest_too() {
     let (mut rig, flow) = Rig::open(config());
     rig.pod(FIN | ACK, 0, 1, b"");
     rig.sent();
@@ -192,7 +270,7 @@ fn half_closed_flows_fold_too() {
 }
 
 #[test]
-fn a_folded_flow_is_reset_by_either_end() {
+fn a_flow_at_rest_is_reset_by_either_end() {
     let (mut rig, flow) = Rig::open(config());
     rig.pass(seconds(3));
     rig.pod(RST, 0, 0, b"");
@@ -208,10 +286,10 @@ fn a_folded_flow_is_reset_by_either_end() {
 }
 
 #[test]
-fn a_woken_flow_keeps_the_window_it_promised() {
+fn a_flow_at_rest_keeps_the_window_it_promised() {
     let (mut rig, flow) = Rig::open(config());
     rig.pod(ACK, 0, 1, &[7; 16_000]);
-    rig.read_all(flow); // grows to 64 KiB, and says so
+    rig.read_all(flow); // so it may have 64 KiB, and says so
     rig.sent();
     rig.events();
     rig.pass(seconds(3));
@@ -226,7 +304,7 @@ fn a_woken_flow_keeps_the_window_it_promised() {
 }
 
 #[test]
-fn keep_alive_probes_are_sent_and_answered_without_unfolding() {
+fn keep_alive_probes_are_sent_and_answered() {
     let (mut rig, flow) = Rig::open(Config {
         keep_alive: Some(seconds(10)),
         ..config()
@@ -241,26 +319,13 @@ fn keep_alive_probes_are_sent_and_answered_without_unfolding() {
         [sent(ACK, 1, 0, b"")],
         "a probe of the pod is answered"
     );
-    assert_eq!((rig.counters().hibernated, rig.counters().woken), (1, 0));
+    assert_eq!(rig.counters().engaged, 0);
     let probes = rig.pass(seconds(80));
     assert_eq!(probes.last(), Some(&sent(RST | ACK, 1, 0, b"")));
     assert_eq!(
         rig.events(),
         [closed(flow, CloseReason::TimedOut, ClosedBy::Network)]
     );
-
-    let (mut rig, _) = Rig::open(Config {
-        keep_alive: Some(seconds(10)),
-        hibernate_after: None,
-        ..config()
-    });
-    assert_eq!(
-        rig.pass(seconds(11)),
-        [sent(ACK, 0, 0, b"")],
-        "a live flow asks the same way"
-    );
-    rig.pod(ACK, 0, 1, b"");
-    assert_eq!(rig.events(), []);
 }
 
 #[test]
