@@ -248,6 +248,7 @@ impl Worker {
         let pod = self.pods.borrow_mut().remove(name);
         if let Some(pod) = pod {
             pod.remove();
+            pod.datagrams.end();
         }
     }
 

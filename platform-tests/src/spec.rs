@@ -17,6 +17,7 @@ pub struct MeshSpec {
     workloads: Vec<Workload>,
     services: Vec<Value>,
     policies: Vec<PathBuf>,
+    addresses: Option<Value>,
 }
 
 /// One workload of it.
@@ -35,6 +36,7 @@ impl MeshSpec {
             workloads: Vec::new(),
             services: Vec::new(),
             policies: Vec::new(),
+            addresses: None,
         }
     }
 
@@ -48,7 +50,10 @@ impl MeshSpec {
         if let Some(ports) = workload.fields.get("ports").and_then(Value::as_array) {
             let ports: Vec<Value> = ports
                 .iter()
-                .map(|port| json!({"name": port["name"], "port": port["containerPort"], "targetPort": port["name"]}))
+                .map(|port| {
+                    let protocol = port.get("protocol").cloned().unwrap_or_else(|| "TCP".into());
+                    json!({"name": port["name"], "port": port["containerPort"], "targetPort": port["name"], "protocol": protocol})
+                })
                 .collect();
             let service = json!({
                 "name": workload.name, "namespace": NAMESPACE, "selector": {"app": workload.name}, "ports": ports,
@@ -62,6 +67,12 @@ impl MeshSpec {
     /// Adds a node that others reach at `hbone`.
     pub fn node(mut self, name: &str, hbone: &str) -> Self {
         self.nodes.push(json!({"name": name, "hbone": hbone}));
+        self
+    }
+
+    /// Takes addresses from these ranges, one of each IP version at most.
+    pub fn addresses(mut self, pods: &[&str], services: &[&str]) -> Self {
+        self.addresses = Some(json!({"pods": pods, "services": services}));
         self
     }
 
@@ -79,6 +90,9 @@ impl MeshSpec {
             "namespaces": [{"name": NAMESPACE}], "workloads": workloads, "services": self.services,
             "policies": self.policies,
         });
+        if let Some(addresses) = &self.addresses {
+            file["addresses"] = addresses.clone();
+        }
         if !self.nodes.is_empty() {
             file["nodes"] = json!(self.nodes);
         }

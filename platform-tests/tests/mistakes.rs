@@ -63,21 +63,19 @@ fn a_busy_address_is_named() {
 fn an_exhausted_range_is_refused_before_anything_starts() {
     let sandbox = Sandbox::new();
     let many = Workload::idle("many").set("replicas", 60.into());
-    let spec = MeshSpec::new("small").workload(many).text();
-    let small = r#"{"pods": ["10.9.0.0/27"], "services": ["10.10.0.0/27"]}"#;
-    let text = spec.replacen('{', &format!("{{\"addresses\": {small},"), 1);
-    check(&sandbox, &up(&sandbox, &text, &[]), 2, "ADIT-M017");
+    let spec = MeshSpec::new("small")
+        .addresses(&["10.9.0.0/27"], &["10.10.0.0/27"])
+        .workload(many);
+    check(&sandbox, &up(&sandbox, &spec.text(), &[]), 2, "ADIT-M017");
 }
 
 #[test]
 fn joining_is_refused_once_the_share_of_addresses_is_used_up() {
     let sandbox = Sandbox::new();
-    let spec = MeshSpec::new("full").workload(Workload::idle("idle")).text();
-    let small = r#"{"pods": ["10.9.0.0/27"], "services": ["10.10.0.0/27"]}"#;
-    let file = sandbox.file(
-        "full.yaml",
-        spec.replacen('{', &format!("{{\"addresses\": {small},"), 1),
-    );
+    let spec = MeshSpec::new("full")
+        .addresses(&["10.9.0.0/27"], &["10.10.0.0/27"])
+        .workload(Workload::idle("idle"));
+    let file = sandbox.file("full.yaml", spec.text());
     let mut command = sandbox.command(sandbox.adit());
     command.arg("up").arg(file);
     let mesh = Running::spawn(command);

@@ -352,17 +352,29 @@ impl Datagrams {
         // What was denied is forgotten, so that its next packet is judged as a first one.
         flows
             .extract_if(|_, flow| matches!(flow.way, Way::Denied) && flow.generation != policy.generation())
-            .for_each(|(_, flow)| flow.close(CloseReason::PolicyChanged));
+            .for_each(|(_, flow)| flow.close(CloseReason::PolicyChanged, Closer::Agent));
         for flow in flows.values_mut() {
             flow.judge(policy);
         }
+    }
+
+    /// Ends every flow: the pod is gone.
+    pub(crate) fn end(&self) {
+        for (_, flow) in self.flows.borrow_mut().drain() {
+            let by = match flow.way {
+                Way::Inbound => Closer::Destination,
+                Way::Mesh { .. } | Way::Host(_) | Way::Denied => Closer::Source,
+            };
+            flow.close(CloseReason::PeerLost, by);
+        }
+        self.translated.borrow_mut().clear();
     }
 
     fn expire(&self, now: Instant) {
         let mut flows = self.flows.borrow_mut();
         flows
             .extract_if(|_, flow| now.duration_since(flow.last_packet) > IDLE_LIMIT)
-            .for_each(|(_, flow)| flow.close(CloseReason::Idle));
+            .for_each(|(_, flow)| flow.close(CloseReason::Idle, Closer::Agent));
         self.translated
             .borrow_mut()
             .retain(|_, opened| flows.contains_key(opened));
@@ -398,11 +410,11 @@ impl Flow {
         }
     }
 
-    fn close(mut self, reason: CloseReason) {
+    fn close(mut self, reason: CloseReason, by: Closer) {
         self.recorder.moved(self.moved);
         match self.way {
             Way::Denied => self.recorder.refused(RefuseReason::Denied, Closer::Agent, None),
-            _ => self.recorder.closed(reason, Closer::Agent, None),
+            _ => self.recorder.closed(reason, by, None),
         }
     }
 }
