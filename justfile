@@ -59,7 +59,7 @@ fuzz-smoke seconds="10":
 # Dependencies: licences, bans, duplicates.
 deny:
     command -v cargo-deny >/dev/null || cargo install --quiet --locked --root target/tools cargo-deny
-    cargo deny --locked --offline check bans licenses sources
+    cargo deny --locked check bans licenses sources
 
 # Benchmarks against a direct path in the same run; prints ratios.
 bench:

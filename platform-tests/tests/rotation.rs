@@ -15,7 +15,7 @@ struct Svid {
 
 #[test]
 fn a_long_transfer_outlives_its_certificates() {
-    let seconds = configured("ADIT_TEST_ROTATION_SECONDS", 30).to_string();
+    let seconds = configured("ADIT_TEST_ROTATION_SECONDS", 60).to_string();
     let sandbox = Sandbox::new();
     let spec = MeshSpec::new("rotate").workload(Workload::load_server(&sandbox, "server", 7000));
     let arguments = vec!["--svid-ttl".to_owned(), "10s".to_owned()];
