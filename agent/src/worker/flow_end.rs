@@ -5,7 +5,7 @@ use std::task::{Context, Poll};
 
 use adit_flow::{CloseReason, FourTuple, RefuseReason};
 use adit_netstack::{ConnectError, FlowId, Refusal};
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
 
 use super::pod::{Closed, Pod};
 use crate::pipeline::relay::{CHUNK_LIMIT, End, Ended};
@@ -94,17 +94,13 @@ impl FlowEnd {
 
 impl End for FlowEnd {
     fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, Ended>> {
-        let mut chunk = Bytes::new();
-        let read = self.pod.with_stack(|stack, now| {
-            stack.recv_with(now, self.flow, |data| {
-                let length = data.len().min(CHUNK_LIMIT);
-                chunk = Bytes::copy_from_slice(&data[..length]);
-                length
-            })
-        });
-        if !chunk.is_empty() {
-            return Poll::Ready(Ok(Some(chunk)));
-        }
+        let read = self
+            .pod
+            .with_stack(|stack, now| stack.recv_bytes(now, self.flow, CHUNK_LIMIT));
+        let read = match read {
+            Ok(chunk) if !chunk.is_empty() => return Poll::Ready(Ok(Some(chunk))),
+            read => read,
+        };
         let fin = self.pod.with_flow(self.flow, |state| state.remote_fin) == Some(true);
         match (read, self.closed()) {
             (_, Some(closed)) if closed.reason != CloseReason::Fin => Poll::Ready(Err(closed.into())),
@@ -115,12 +111,12 @@ impl End for FlowEnd {
     }
 
     fn poll_send(&mut self, cx: &mut Context<'_>, data: &mut Bytes) -> Poll<Result<(), Ended>> {
-        match self.pod.with_stack(|stack, now| stack.send(now, self.flow, data)) {
+        match self
+            .pod
+            .with_stack(|stack, now| stack.send_bytes(now, self.flow, data))
+        {
             Ok(0) => self.poll_error(cx),
-            Ok(taken) => {
-                data.advance(taken);
-                Poll::Ready(Ok(()))
-            }
+            Ok(_) => Poll::Ready(Ok(())),
             Err(_) => Poll::Ready(Err(self.ended())),
         }
     }
