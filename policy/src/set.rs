@@ -33,6 +33,8 @@ pub(crate) struct Tables {
     pub(crate) tiers: Arc<[TierEnd]>,
     /// How many policies there are, staged ones included.
     pub(crate) policy_count: usize,
+    /// How many of them couldn't be read.
+    pub(crate) broken_count: usize,
     pub(crate) l7_denies: bool,
 }
 

@@ -87,12 +87,6 @@ const ODD: &[Odd] = &[
     ),
     odd(
         AUTHORIZATION,
-        "{S, rules: [{from: }]}",
-        TYPE,
-        "spec.rules[0].from",
-    ),
-    odd(
-        AUTHORIZATION,
         "{S, rules: [{to: []}]}",
         MISSING,
         "spec.rules[0].to",
@@ -168,7 +162,6 @@ const ODD: &[Odd] = &[
     odd(AUTHORIZATION, "{S, action: CUSTOM, rules: [{}]}", CLASH, "spec"),
     odd(PEERS, "{S, mtls: {mode: strict}}", VALUE, "spec.mtls.mode"),
     odd(PEERS, "{portLevelMtls: {5432: {mode: STRICT}}}", CLASH, "spec"),
-    odd(PEERS, "{S, mtls: }", TYPE, "spec.mtls"),
     odd(
         CALICO,
         "{S, ingress: [{action: Deny, protocol: TCP, icmp: {type: 8}}, {action: Allow}]}",
@@ -276,12 +269,6 @@ const ODD: &[Odd] = &[
         "{tier: Admin, priority: 1, S, ingress: [{action: Deny, from: []}]}",
         MISSING,
         "spec.ingress[0].from",
-    ),
-    odd(
-        CLUSTER,
-        "{tier: Admin, priority: 1, S, ingress: [{action: Accept, from: [{namespaces: {}}], protocols: }]}",
-        TYPE,
-        "spec.ingress[0].protocols",
     ),
 ];
 

@@ -1,5 +1,6 @@
 //! `adit policy explain`: one question, both sides, the way to the answer.
 
+use std::collections::{BTreeMap, HashSet};
 use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};
 
@@ -112,6 +113,7 @@ fn parse_end(text: &str) -> Result<End, QueryError> {
 pub struct Asker<'s> {
     set: &'s PolicySet,
     trust_domain: TrustDomain,
+    outside: HashSet<IpAddr>,
 }
 
 /// The answer to a question.
@@ -128,7 +130,17 @@ pub struct Answer {
 impl<'s> Asker<'s> {
     /// Asks `set`, whose workloads have identities in `trust_domain`.
     pub fn new(set: &'s PolicySet, trust_domain: TrustDomain) -> Self {
-        Self { set, trust_domain }
+        Self {
+            set,
+            trust_domain,
+            outside: HashSet::new(),
+        }
+    }
+
+    /// Takes the workloads at these addresses for ones outside the mesh: flows from and to them are plain.
+    #[must_use]
+    pub fn with_outside(self, outside: HashSet<IpAddr>) -> Self {
+        Self { outside, ..self }
     }
 
     /// Judges both sides of the flow that the question is about.
@@ -158,7 +170,8 @@ impl<'s> Asker<'s> {
         plain: bool,
         trace: Trace,
     ) -> Answer {
-        let in_mesh = !plain && protocol == Protocol::Tcp && self.set.workload_at(to).is_some();
+        let has_left = [from, to].iter().any(|end| self.outside.contains(end));
+        let in_mesh = !plain && !has_left && protocol == Protocol::Tcp && self.set.workload_at(to).is_some();
         let flow = Flow {
             // A source port that no policy is likely to be about.
             tuple: FourTuple::new(SocketAddr::new(from, EPHEMERAL), SocketAddr::new(to, port)),
@@ -186,12 +199,24 @@ impl<'s> Asker<'s> {
         match end {
             End::Address(address) => Ok(vec![*address]),
             End::Workload(name) => {
-                let owned = self.set.workloads().filter(|(_, other)| *other == name);
-                let mut addresses: Vec<IpAddr> = owned.map(|(address, _)| address).collect();
+                // A name stands for its first replica, as everywhere: policies can't tell replicas apart.
+                let known: BTreeMap<&WorkloadName, Vec<IpAddr>> =
+                    self.set
+                        .workloads()
+                        .fold(BTreeMap::new(), |mut known, (address, name)| {
+                            known.entry(name).or_insert_with(Vec::new).push(address);
+                            known
+                        });
+                let owned = known.get(name).or_else(|| {
+                    let replica = known
+                        .keys()
+                        .find(|known| known.namespace == name.namespace && known.is_called(&name.name))?;
+                    known.get(*replica)
+                });
+                let mut addresses = owned
+                    .cloned()
+                    .ok_or_else(|| QueryError::UnknownWorkload(name.clone()))?;
                 addresses.sort_unstable();
-                if addresses.is_empty() {
-                    return Err(QueryError::UnknownWorkload(name.clone()));
-                }
                 Ok(addresses)
             }
         }

@@ -177,6 +177,7 @@ impl Compiler {
             *self.tables.classes.entry(class) = chains.clone();
         }
         self.tables.policy_count = self.policies.len();
+        self.tables.broken_count = self.policies.broken();
         self.generation += 1;
         let set = Arc::new(PolicySet {
             generation: self.generation,

@@ -24,6 +24,8 @@ pub(super) struct Policies {
     /// Every chain in use, so that classes with the same policies share one.
     chains: HashSet<Arc<Chain>>,
     chains_limit: usize,
+    /// How many couldn't be read.
+    broken: usize,
 }
 
 /// A policy and what the compiler must undo when it goes.
@@ -60,6 +62,7 @@ impl Default for Policies {
             ranks: HashMap::new(),
             chains: HashSet::new(),
             chains_limit: 1024,
+            broken: 0,
         };
         policies.rank_tiers();
         policies
@@ -81,6 +84,10 @@ impl Policies {
 
     pub(super) fn len(&self) -> usize {
         self.slots.len()
+    }
+
+    pub(super) fn broken(&self) -> usize {
+        self.broken
     }
 
     pub(super) fn keys(&self) -> impl Iterator<Item = &PolicyKey> {
@@ -112,13 +119,15 @@ impl Policies {
         if self.records.len() <= slot as usize {
             self.records.resize_with(slot as usize + 1, || None);
         }
-        self.records[slot as usize] = Some(Record {
+        self.broken += usize::from(policy.broken.is_some());
+        let replaced = self.records[slot as usize].replace(Record {
             policy,
             subject,
             selectors,
             place,
             staged_by,
         });
+        self.broken -= replaced.map_or(0, |record| usize::from(record.policy.broken.is_some()));
         slot
     }
 
@@ -127,6 +136,7 @@ impl Policies {
         let record = self.records.get_mut(slot as usize)?.take()?;
         self.slots.remove(&record.policy.key);
         self.free.give_back(slot);
+        self.broken -= usize::from(record.policy.broken.is_some());
         if record.policy.key.staged
             && let Some(twin) = self
                 .twin(&record.policy.key)

@@ -58,7 +58,12 @@ fn judge_tier(
             }
         }
     }
-    let first = context.set.policy(tier.first()?.slot);
+    let policies = || tier.iter().map(|link| context.set.policy(link.slot));
+    // One that couldn't be read may be why nothing matches: it's the one to be told of.
+    let broken = (context.set.tables.broken_count > 0)
+        .then(|| policies().find(|policy| policy.broken.is_some()))
+        .flatten();
+    let first = broken.or_else(|| policies().next())?;
     let passes = context
         .set
         .tables

@@ -18,18 +18,8 @@ pub(super) struct Decoder<'d> {
     diagnostics: &'d mut Vec<Diagnostic>,
     errors: usize,
     first_error: Option<Arc<str>>,
-    nulls: Nulls,
-}
-
-/// What a field without a value (`from:` with every line below it commented out) is taken for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Nulls {
-    /// No field, as if it weren't written.
-    Absent,
-    /// No field; people are told, since most rules say less without a field.
-    Doubtful,
-    /// An error: the API server refuses it.
-    Refused,
+    /// Whether a field without a value is worth a word.
+    tells_nulls: bool,
 }
 
 enum Step {
@@ -68,13 +58,14 @@ impl<'d> Decoder<'d> {
             diagnostics,
             errors: 0,
             first_error: None,
-            nulls: Nulls::Absent,
+            tells_nulls: false,
         }
     }
 
-    /// Sets what becomes of fields without a value from here on.
-    pub(super) fn take_nulls_for(&mut self, nulls: Nulls) {
-        self.nulls = nulls;
+    /// Has fields without a value told from here on. They are read as if they weren't written, as the API server does, and
+    /// most rules say less without a field: `from:` with every line below it commented out is everybody.
+    pub(super) fn tell_nulls(&mut self) {
+        self.tells_nulls = true;
     }
 
     /// How many errors were found so far: by comparing two counts a caller knows whether a part was sound.
@@ -156,8 +147,11 @@ impl<'d> Decoder<'d> {
     /// Reports the fields that nobody took, and those without a value.
     pub(super) fn finish(&mut self, fields: Fields<'_>) {
         for ((key, node), taken) in fields.fields.iter().zip(fields.taken) {
-            if taken && node.value == Value::Null {
-                self.within(&key.name, |decoder| decoder.note_null(key.at));
+            if taken && self.tells_nulls && node.value == Value::Null {
+                self.within(&key.name, |decoder| {
+                    let message = "no value: read as if the field weren't there";
+                    decoder.warn(codes::IGNORED, key.at, message);
+                });
             }
             if !taken {
                 let message = format!("the API has no field {:?} here", key.name);
@@ -165,15 +159,6 @@ impl<'d> Decoder<'d> {
                     decoder.fail(codes::UNKNOWN_FIELD, key.at, message)
                 });
             }
-        }
-    }
-
-    fn note_null(&mut self, at: Position) {
-        let message = "expected a value, got nothing: the API server refuses a field without one";
-        match self.nulls {
-            Nulls::Absent => {}
-            Nulls::Doubtful => self.warn(codes::IGNORED, at, "no value: read as if the field weren't there"),
-            Nulls::Refused => self.fail(codes::WRONG_TYPE, at, message),
         }
     }
 

@@ -29,7 +29,7 @@ use crate::document::{self, Node, Value};
 use crate::inventory::{LabelMap, NetworkSet, Workload};
 use crate::model::{Action, Peer, Policy, PolicyKey, PortMatch, Rule, Tier};
 use crate::selector::EndpointSelector;
-use decode::{Decoder, Nulls};
+use decode::Decoder;
 use header::Header;
 
 /// An object that has a bearing on policy.
@@ -234,7 +234,7 @@ impl Reader {
         let header = Header::read(decoder, node, file, ordinal);
         let root = &self.root_namespace;
         let spec = known.spec(decoder, node);
-        decoder.take_nulls_for(known.nulls());
+        decoder.tell_nulls();
         let policy = |mut policy: Policy| {
             if header.is_lost {
                 policy.subject = EndpointSelector::everything_in(None);
@@ -338,25 +338,6 @@ impl Known {
                 _ => None,
             },
             _ => None,
-        }
-    }
-
-    /// What a field of its `spec` without a value is taken for. Kubernetes' own kinds take it for none, and so do
-    /// Calico's tools; the definitions of the others refuse it.
-    fn nulls(self) -> Nulls {
-        match self {
-            Self::AuthorizationPolicy | Self::ClusterNetworkPolicy | Self::PeerAuthentication => {
-                Nulls::Refused
-            }
-            Self::CalicoNetworkPolicy { .. }
-            | Self::GlobalNetworkPolicy { .. }
-            | Self::NetworkPolicy { .. } => Nulls::Doubtful,
-            Self::GlobalNetworkSet
-            | Self::Namespace
-            | Self::NetworkSet
-            | Self::Pod
-            | Self::ServiceAccount
-            | Self::Tier => Nulls::Absent,
         }
     }
 

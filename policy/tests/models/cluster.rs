@@ -138,7 +138,7 @@ fn is_peer(peer: &Value, far: Option<usize>) -> bool {
 fn is_protocol(one: &Value, case: Case) -> bool {
     if one["destinationNamedPort"] == "web" {
         // Every pod has one port, "web", and it is TCP.
-        let web = |pod: usize| if pod % 2 == 0 { 80 } else { 81 };
+        let web = |pod: usize| if pod.is_multiple_of(2) { 80 } else { 81 };
         return case.protocol == Protocol::Tcp && case.to.is_some_and(|pod| web(pod) == case.port);
     }
     match case.protocol {
