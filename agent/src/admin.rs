@@ -24,8 +24,8 @@ pub use client::{AgentClient, ClientError, FlowStream, Joined, SupervisorClient}
 pub use codec::{LINE_LIMIT, LineBuffer, LineTooLong};
 pub use flows::{FlowHub, FlowReader, Missed, Next};
 pub use message::{
-    AgentRequest, EndpointPattern, Fault, FlowLine, FlowQuery, InvalidPattern, JoinRequest, JoinTicket,
-    JoinedWorkload, MeshUpdate, PolicyText, PsReport, PsRow, Reply, SupervisorRequest, SvidStatus, VERSION,
-    WorkloadState, codes,
+    AgentRequest, EndpointPattern, ExplainQuery, Explained, Fault, FilesStatus, FlowLine, FlowQuery,
+    InvalidPattern, JoinRequest, JoinTicket, JoinedWorkload, MeshUpdate, PolicyText, PsReport, PsRow,
+    RefusedFiles, Reply, SupervisorRequest, SvidStatus, VERSION, WorkloadState, codes,
 };
 pub use server::{CONNECTION_LIMIT, Handler, SupervisorHandler, bind, serve, serve_supervisor};

@@ -124,6 +124,10 @@ const AGENT: &[Code] = codes! {
         "no such code",
         "the code is misspelt, or of another version of adit",
         "`adit explain` without a code lists all";
+    "ADIT-A019":
+        "a mesh file or policy file was saved and refused",
+        "what was saved can't be read, or breaks a rule of the mesh file; the version before it is in force, as `adit ps` shows",
+        "correct what the message names, with file and line, and save it again; `adit policy lint` checks policies without a mesh";
     "ADIT-A020":
         "the agent could not give up its capabilities",
         "the kernel refused to read or change them, as some sandboxes make it do",
@@ -204,6 +208,10 @@ const AGENT: &[Code] = codes! {
         "the agent refuses a policy file",
         "a policy in it can't be read: not YAML, of a kind or with a field that doesn't exist",
         "correct what the message names, with file and line; the mesh goes on with the policies that it had";
+    "ADIT-A054":
+        "a question about a flow can't be answered",
+        "an end isn't NAMESPACE/NAME of a workload that runs, or an address; or the destination has no port",
+        "`adit ps` lists the workloads; write the destination as shop/web-0:8080, 10.77.0.2:53/udp or shop/web-0/icmp";
 };
 
 #[cfg(test)]

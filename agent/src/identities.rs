@@ -76,7 +76,10 @@ impl Issuer {
 
     /// Holds SVIDs for exactly the identities of the local workloads of `snapshot`.
     pub(crate) fn follow(&mut self, snapshot: &Snapshot, now: SystemTime) {
-        let local = snapshot.workloads.values().filter(|workload| workload.is_local());
+        let local = snapshot
+            .workloads
+            .values()
+            .filter(|workload| workload.is_local() && workload.in_mesh);
         let wanted: HashSet<&SpiffeId> = local.map(|workload| &workload.identity).collect();
         self.held.retain(|id, _| wanted.contains(id));
         for id in wanted {

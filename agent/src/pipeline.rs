@@ -1,7 +1,7 @@
 //! The whole path: what happens to a flow from its first packet to its record.
 //!
-//! [`outbound`] serves the flows that a pod opens, [`inbound`] the streams that arrive for one. Both read top
-//! to bottom: route, verdict, connect, relay, record.
+//! [`outbound`] serves the flows that a pod opens, [`inbound`] the streams that arrive for one, [`plain`] the flows that
+//! arrive without a tunnel. All read top to bottom: route, verdict, connect, relay, record.
 
 use adit_flow::{Closer, RefuseReason};
 use adit_netstack::{Refusal, Unreachable};
@@ -9,6 +9,7 @@ use adit_netstack::{Refusal, Unreachable};
 pub(crate) mod inbound;
 pub(crate) mod live;
 pub(crate) mod outbound;
+pub(crate) mod plain;
 pub(crate) mod relay;
 pub(crate) mod route;
 

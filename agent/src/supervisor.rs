@@ -35,7 +35,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet, LocalSet};
 
-use crate::admin::{self, PsReport};
+use crate::admin::{self, Fault, PsReport};
 use crate::agent::policies;
 use crate::rundir::{Base, RunDir, RunDirError};
 use crate::sink::{self, LineSink, SinkThread};
@@ -439,20 +439,42 @@ impl Supervisor {
         match update {
             Update::Changed(loaded) => self.on_saved(*loaded),
             Update::Refused(report) => {
-                self.notices
-                    .say("the mesh file was saved and can't be used; the mesh goes on as it was");
-                self.say_report(&report);
+                let report = report.render(Style::Plain);
+                self.refuse_file(
+                    "the mesh file was saved and can't be used; the mesh goes on as it was",
+                    &report,
+                );
             }
         }
+    }
+
+    /// Says what is wrong with a saved file, and keeps it for `adit ps`.
+    fn refuse_file(&mut self, outcome: &str, report: &str) {
+        self.notices.say(&format!("[{REFUSED_FILE}] {outcome}"));
+        for line in report.lines() {
+            self.notices.say(line);
+        }
+        let first = report.lines().next().unwrap_or_default();
+        self.table.refuse(Fault::new(REFUSED_FILE, first), Instant::now());
     }
 
     fn on_saved(&mut self, loaded: Loaded) {
         // The agent would refuse them, and with them every later change of the mesh.
         if let Err(error) = policies::check(&policy_texts(&loaded.mesh)) {
-            let text = format!("{error}; the mesh goes on with the policies that it had");
-            return self.notices.say(&text);
+            let outcome =
+                "a policy file was saved and can't be used; the mesh goes on with the policies that it had";
+            return self.refuse_file(outcome, &error.to_string());
         }
-        let replaced = self.table.replace(loaded.mesh, loaded.text);
+        if loaded.mesh.trust_domain != *self.table.trust_domain() {
+            let outcome = "the mesh file was saved with another trust domain; the mesh goes on as it was";
+            let report = format!(
+                "the trust domain of a running mesh can't change: expected {}, got {}; stop the mesh and start it again",
+                self.table.trust_domain(),
+                loaded.mesh.trust_domain
+            );
+            return self.refuse_file(outcome, &report);
+        }
+        let replaced = self.table.replace(loaded.mesh, loaded.text, Instant::now());
         self.desired.send_replace(self.table.desired());
         self.notices.say(match replaced {
             Replaced::Whole { restart_needed: false } => "the mesh file or a policy file was saved and took effect",
@@ -610,6 +632,8 @@ impl Signals {
     }
 }
 
+/// A saved file that can't be taken.
+const REFUSED_FILE: &str = "ADIT-A019";
 /// How long a terminal that takes no more is waited for at the end.
 const LAST_LINES: Duration = Duration::from_secs(2);
 /// Different warnings that are shown, at most.

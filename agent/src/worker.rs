@@ -18,13 +18,14 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::LocalSet;
 
 use crate::pipeline::live::{Live, LiveFlows, Permitted};
-use crate::pipeline::{inbound, outbound};
+use crate::pipeline::{inbound, outbound, plain};
 use crate::telemetry::{self, Counters, Recorder};
 
 mod datagrams;
 mod dns_end;
 mod flow_end;
 mod host_end;
+mod plain_end;
 mod pod;
 mod resolver;
 mod server_name;
@@ -35,6 +36,7 @@ mod tunnels;
 pub(crate) use dns_end::DnsEnd;
 pub(crate) use flow_end::FlowEnd;
 pub(crate) use host_end::HostEnd;
+pub(crate) use plain_end::PlainEnd;
 pub(crate) use pod::{Arrivals, Pod};
 pub(crate) use shared::{Mailbox, Places, Shared};
 pub(crate) use tunnel_end::TunnelEnd;
@@ -54,6 +56,13 @@ pub(crate) enum Command {
         pod: WorkloadName,
         /// The datagram.
         packet: datagrams::Packet,
+    },
+    /// A flow for `pod` from another one, of which one is outside the mesh.
+    Plain {
+        /// Whom it's for.
+        pod: WorkloadName,
+        /// The flow.
+        call: Box<plain::Call>,
     },
     /// A stream for `pod` from a tunnel that another worker serves: the exception, see [`Command::Accepted`].
     Arrived {
@@ -182,6 +191,9 @@ impl Worker {
                 self.with_pod(&pod, |pod| datagrams::to_pod(self, pod, packet))
             }
             Command::Arrived { pod, arrived } => self.with_pod(&pod, |pod| self.spawn_inbound(pod, *arrived)),
+            Command::Plain { pod, call } => self.with_pod(&pod, |pod| {
+                tokio::task::spawn_local(plain::inbound(Rc::clone(self), Rc::clone(pod), *call));
+            }),
             Command::Accepted { socket, wire_port } => self.accept(socket, wire_port),
             Command::AddPod {
                 pod,
@@ -254,7 +266,7 @@ impl Worker {
 
     fn judge(&self) {
         let policy = self.shared.policy.load();
-        self.live.judge(&policy);
+        self.live.judge(&policy, &self.shared.snapshot.load());
         for pod in self.pods.borrow().values() {
             pod.datagrams.judge(&policy);
         }
@@ -344,7 +356,8 @@ impl Worker {
 
     /// Enters a permitted flow among those that are judged again on every change.
     pub(crate) fn watch(&self, direction: Direction, permitted: Permitted) -> Live {
-        self.live.watch(direction, permitted, &self.shared.policy.load())
+        let (policy, snapshot) = (self.shared.policy.load(), self.shared.snapshot.load());
+        self.live.watch(direction, permitted, &policy, &snapshot)
     }
 
     /// Whether new flows are refused.

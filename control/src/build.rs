@@ -118,6 +118,7 @@ pub fn build(mesh: &Mesh, view: View<'_>) -> Snapshot {
         ports: joined.ports.clone(),
         location: Location::Local,
         ready: (view.ready)(&joined.name),
+        in_mesh: is_in_mesh(mesh, &joined.name, &joined.labels),
     }));
     let services = mesh
         .services
@@ -169,8 +170,20 @@ fn workload(mesh: &Mesh, view: View<'_>, replica: Replica<'_>) -> Workload {
         ports: replica.spec.ports.clone(),
         location,
         ready: (view.ready)(&replica.name),
+        in_mesh: is_in_mesh(mesh, &replica.name, &replica.spec.labels),
         name: replica.name,
     }
+}
+
+/// Istio's label for leaving the mesh: the workload's own comes before its namespace's. Whoever is in the file is in the
+/// mesh otherwise.
+fn is_in_mesh(mesh: &Mesh, name: &WorkloadName, labels: &BTreeMap<String, String>) -> bool {
+    const DATAPLANE_MODE: &str = "istio.io/dataplane-mode";
+    let of_namespace = mesh.namespaces.get(&name.namespace);
+    let mode = labels
+        .get(DATAPLANE_MODE)
+        .or_else(|| of_namespace?.get(DATAPLANE_MODE));
+    mode.is_none_or(|mode| mode != "none")
 }
 
 impl Mesh {

@@ -44,6 +44,9 @@ pub struct Workload {
     pub location: Location,
     /// Whether services may send it new flows.
     pub ready: bool,
+    /// Whether its TCP flows travel in HBONE. Where not (`istio.io/dataplane-mode: none`), they are carried plain, and
+    /// nobody can tell who it is.
+    pub in_mesh: bool,
 }
 
 /// Where a workload runs, seen from the agent that holds the snapshot.

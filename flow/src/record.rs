@@ -37,6 +37,8 @@ pub enum MtlsState {
     ProtocolNotTcp,
     /// Nothing was carried: the flow ended before the tunnel was up.
     NotEstablished,
+    /// Plain: the workload that was served here is not in the mesh.
+    WorkloadOutsideMesh,
 }
 
 /// What the policy engine decided.
@@ -163,6 +165,7 @@ impl fmt::Display for FlowRecord {
             MtlsState::PeerOutsideMesh => "plain(peer outside the mesh)",
             MtlsState::ProtocolNotTcp => "plain(not TCP)",
             MtlsState::NotEstablished => "not established",
+            MtlsState::WorkloadOutsideMesh => "plain(workload outside the mesh)",
         };
         let verdict = if self.verdict == VerdictKind::Allow {
             "allow"

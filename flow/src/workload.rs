@@ -25,6 +25,16 @@ impl WorkloadName {
             name: name.into(),
         }
     }
+
+    /// Whether `wanted` calls for this workload: by its own name, or by that of which it's a numbered replica (`web` for
+    /// `web-0`).
+    pub fn is_called(&self, wanted: &str) -> bool {
+        let Some(rest) = self.name.strip_prefix(wanted) else {
+            return false;
+        };
+        let numbered = |number: &str| !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit());
+        rest.is_empty() || rest.strip_prefix('-').is_some_and(numbered)
+    }
 }
 
 impl FromStr for WorkloadName {

@@ -13,8 +13,8 @@ use tokio::net::UnixStream;
 
 use super::codec::{self, LINE_LIMIT, LineBuffer, LineTooLong};
 use super::message::{
-    AgentRequest, Fault, FlowLine, FlowQuery, JoinRequest, JoinTicket, MeshUpdate, PsReport, Reply,
-    SupervisorRequest, SvidStatus,
+    AgentRequest, ExplainQuery, Explained, Fault, FlowLine, FlowQuery, JoinRequest, JoinTicket, MeshUpdate,
+    PsReport, Reply, SupervisorRequest, SvidStatus,
 };
 
 /// Why a request has no answer.
@@ -115,6 +115,14 @@ impl AgentClient {
     /// Any [`ClientError`].
     pub async fn dump(&mut self) -> Result<serde_json::Value, ClientError> {
         self.0.call(AgentRequest::Dump).await
+    }
+
+    /// See [`AgentRequest::Explain`].
+    ///
+    /// # Errors
+    /// Any [`ClientError`].
+    pub async fn explain(&mut self, query: ExplainQuery) -> Result<Explained, ClientError> {
+        self.0.call(AgentRequest::Explain(query)).await
     }
 
     /// See [`AgentRequest::Flows`].

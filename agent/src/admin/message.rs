@@ -53,6 +53,8 @@ pub enum AgentRequest {
         /// Milliseconds until the remaining flows are reset.
         deadline_ms: u64,
     },
+    /// Why policy allows or denies a flow, rule by rule.
+    Explain(ExplainQuery),
     /// Flow records: those kept, then new ones if asked to follow.
     Flows(FlowQuery),
     /// The certificates that it holds.
@@ -168,6 +170,27 @@ pub struct Fault {
     pub message: String,
 }
 
+/// A question about a flow, as `adit policy explain` takes it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExplainQuery {
+    /// Who opens it: `NAMESPACE/NAME` or an address.
+    pub from: String,
+    /// Whom it is opened to: `TO:PORT`, `TO:PORT/PROTOCOL` or `TO/icmp`.
+    pub to: String,
+    /// Judge it as plain, even between two workloads of the mesh.
+    #[serde(default)]
+    pub plain: bool,
+}
+
+/// The answer to [`AgentRequest::Explain`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Explained {
+    /// Whether both sides allow it.
+    pub allowed: bool,
+    /// The verdict and the way to it, for people.
+    pub text: String,
+}
+
 /// Which flow records are wanted. An absent field lets all pass.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FlowQuery {
@@ -254,8 +277,33 @@ pub struct PsReport {
     /// Lines of output that were dropped because nobody read them, or because they could not be written.
     #[serde(default)]
     pub lines_dropped: u64,
+    /// The files that it goes by.
+    pub files: FilesStatus,
     /// The workloads, in the order of the mesh file, then those that joined.
     pub workloads: Vec<PsRow>,
+}
+
+/// What became of the mesh file and its policy files.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FilesStatus {
+    /// The mesh file.
+    pub path: PathBuf,
+    /// Counts the versions that took effect: 1 is that of the start.
+    pub generation: u64,
+    /// Seconds since that version took effect.
+    pub seconds_in_force: u64,
+    /// The newest version, if it was refused: the one before it is in force.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refused: Option<RefusedFiles>,
+}
+
+/// A version of the files that was refused.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RefusedFiles {
+    /// Why.
+    pub fault: Fault,
+    /// Seconds since it was saved.
+    pub seconds_ago: u64,
 }
 
 /// One replica, for `adit ps`.
@@ -368,22 +416,11 @@ impl EndpointPattern {
     fn names(&self, name: &WorkloadName) -> bool {
         match self {
             Self::Addresses(_) => false,
-            Self::Name(wanted) => is_replica_of(&name.name, wanted),
+            Self::Name(wanted) => name.is_called(wanted),
             Self::Namespace(wanted) => name.namespace == *wanted,
-            Self::Qualified(wanted) => {
-                name.namespace == wanted.namespace && is_replica_of(&name.name, &wanted.name)
-            }
+            Self::Qualified(wanted) => name.namespace == wanted.namespace && name.is_called(&wanted.name),
         }
     }
-}
-
-/// Whether `name` is `wanted` itself or one of its numbered replicas.
-fn is_replica_of(name: &str, wanted: &str) -> bool {
-    let Some(rest) = name.strip_prefix(wanted) else {
-        return false;
-    };
-    let numbered = |number: &str| !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit());
-    rest.is_empty() || rest.strip_prefix('-').is_some_and(numbered)
 }
 
 impl FromStr for EndpointPattern {

@@ -17,8 +17,8 @@ use tokio::sync::Semaphore;
 use super::codec::{self, LINE_LIMIT, LineBuffer};
 use super::flows::{FlowHub, Missed, Next};
 use super::message::{
-    AgentRequest, Fault, FlowLine, FlowQuery, JoinRequest, JoinTicket, MeshUpdate, PsReport, Reply,
-    SupervisorRequest, SvidStatus, codes,
+    AgentRequest, ExplainQuery, Explained, Fault, FlowLine, FlowQuery, JoinRequest, JoinTicket, MeshUpdate,
+    PsReport, Reply, SupervisorRequest, SvidStatus, codes,
 };
 
 /// The most connections that one socket serves at a time.
@@ -34,6 +34,8 @@ pub trait Handler: Send + Sync + 'static {
     fn drain(&self, deadline_ms: u64) -> impl Future<Output = Result<(), Fault>> + Send;
     /// The agent's state for people. The shape isn't an interface.
     fn dump(&self) -> impl Future<Output = Result<serde_json::Value, Fault>> + Send;
+    /// Judges a flow without there being one.
+    fn explain(&self, query: ExplainQuery) -> impl Future<Output = Result<Explained, Fault>> + Send;
     /// Where flow records are published.
     fn flows(&self) -> Arc<FlowHub>;
     /// The certificates held.
@@ -95,6 +97,7 @@ async fn agent_connection(mut connection: Connection, handler: Arc<impl Handler>
             AgentRequest::Counters => connection.reply(handler.counters().await).await?,
             AgentRequest::Drain { deadline_ms } => connection.reply(handler.drain(deadline_ms).await).await?,
             AgentRequest::Dump => connection.reply(handler.dump().await).await?,
+            AgentRequest::Explain(query) => connection.reply(handler.explain(query).await).await?,
             AgentRequest::Flows(query) => return stream_flows(connection, &handler.flows(), &query).await,
             AgentRequest::Identity => connection.reply(handler.identity().await).await?,
             AgentRequest::RemovePod { pod } => connection.reply(handler.remove_pod(pod).await).await?,

@@ -9,6 +9,8 @@ use adit_control::{Joined, Mesh, Snapshot, View};
 use adit_flow::WorkloadName;
 use adit_identity::SpiffeId;
 use adit_link::TunQueue;
+use adit_policy::Trace;
+use adit_policy::commands::ask::{Asker, Query, QueryError};
 use serde_json::json;
 use tokio::sync::Mutex;
 
@@ -16,7 +18,9 @@ use super::AgentSettings;
 use super::arrivals::Arrivals;
 use super::policies::Policies;
 use super::running::Running;
-use crate::admin::{Fault, FlowHub, Handler, JoinedWorkload, MeshUpdate, SvidStatus};
+use crate::admin::{
+    ExplainQuery, Explained, Fault, FlowHub, Handler, JoinedWorkload, MeshUpdate, SvidStatus,
+};
 use crate::identities::IdentityStatus;
 
 /// The agent behind its control socket. There is no mesh until the supervisor gives one.
@@ -61,6 +65,8 @@ const NO_MESH: &str = "ADIT-A050";
 const BAD_MESH: &str = "ADIT-A051";
 /// A policy file can't be read.
 const BAD_POLICY: &str = "ADIT-A053";
+/// A flow that can't be asked about.
+const BAD_QUESTION: &str = "ADIT-A054";
 /// The helper gave no queue.
 const NO_QUEUE: &str = "ADIT-A052";
 
@@ -105,11 +111,16 @@ impl Handler for Agent {
             "mesh": snapshot.mesh,
             "generation": snapshot.generation,
             "trustDomain": snapshot.trust_domain.as_str(),
+            "policies": {
+                "generation": running.shared.policy.load().generation(),
+                "count": running.shared.policy.load().policy_count(),
+            },
             "workloads": snapshot.workloads.values().map(|workload| json!({
                 "name": workload.name,
                 "identity": workload.identity.to_string(),
                 "addresses": workload.addresses,
                 "ready": workload.ready,
+                "inMesh": workload.in_mesh,
                 "location": format!("{:?}", workload.location),
                 "worker": running.shared.places.load().get(&workload.name),
             })).collect::<Vec<_>>(),
@@ -122,6 +133,27 @@ impl Handler for Agent {
                 "pods": gauges.pods, "flows": gauges.flows, "tunnels": gauges.tunnels,
             })).collect::<Vec<_>>(),
         }))
+    }
+
+    async fn explain(&self, query: ExplainQuery) -> Result<Explained, Fault> {
+        let running = self.expect_running()?;
+        let bad = |error: QueryError| Fault::new(BAD_QUESTION, error.to_string());
+        let question = Query {
+            plain: query.plain,
+            ..Query::parse(&query.from, &query.to).map_err(bad)?
+        };
+        let set = running.shared.policy.load_full();
+        let snapshot = running.shared.snapshot.load_full();
+        let outside = snapshot.workloads.values().filter(|workload| !workload.in_mesh);
+        let outside = outside
+            .flat_map(|workload| workload.addresses.iter().copied())
+            .collect();
+        let asker = Asker::new(&set, running.trust_domain().clone()).with_outside(outside);
+        let answer = asker.ask(&question, Trace::On).map_err(bad)?;
+        Ok(Explained {
+            allowed: answer.is_allowed(),
+            text: answer.render(),
+        })
     }
 
     fn flows(&self) -> Arc<FlowHub> {

@@ -100,11 +100,15 @@ impl Running {
     }
 
     /// Takes a new snapshot: identities first, so that a new workload has its SVID before its first flow.
+    ///
+    /// The policies come before the snapshot: whoever reads the snapshot and then the policies, as every flow does, is
+    /// never judged by policies that are older than what it was routed by. What is judged in between by newer ones may
+    /// have proven an identity that its address no longer has; it's looked at again like every live flow.
     pub(super) async fn publish(&self, snapshot: Snapshot, policy: Arc<PolicySet>) {
         self.issuer().follow(&snapshot, SystemTime::now());
         self.followed.notify_one();
-        self.shared.snapshot.store(Arc::new(snapshot));
         self.shared.policy.store(policy);
+        self.shared.snapshot.store(Arc::new(snapshot));
         for worker in &self.shared.workers {
             let _ = worker.send(Command::Judge).await;
         }

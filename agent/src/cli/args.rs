@@ -205,6 +205,9 @@ pub(super) struct Up {
     /// How long certificates are valid
     #[arg(long, value_name = "TIME", value_parser = duration::parse)]
     pub(super) svid_ttl: Option<Duration>,
+    /// Threads that carry traffic; one a core and eight at most without it
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=64))]
+    pub(super) workers: Option<u16>,
     /// Stop when this workload ends, with its exit code
     #[arg(long, value_name = "WORKLOAD")]
     pub(super) once: Option<String>,
@@ -225,6 +228,8 @@ pub(super) struct Agent {
     pub(super) state_dir: Option<PathBuf>,
     #[arg(long, value_parser = duration::parse)]
     pub(super) svid_ttl: Option<Duration>,
+    #[arg(long)]
+    pub(super) workers: Option<u16>,
 }
 
 #[derive(Debug, Args)]

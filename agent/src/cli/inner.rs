@@ -30,6 +30,7 @@ pub(super) fn agent(args: Agent) -> Result<u8, CliError> {
         settings: AgentSettings {
             state_dir: args.state_dir,
             svid_ttl: args.svid_ttl.unwrap_or(defaults.svid_ttl),
+            workers: args.workers.map_or(defaults.workers, usize::from),
             ..defaults
         },
     })?;

@@ -1,4 +1,4 @@
-//! `adit policy`: what policies say, without running anything. The crate `adit-policy` answers; here files are read
+//! `adit policy`: what policies say, of files or of the mesh that runs. The crate `adit-policy` answers; here files are read
 //! and answers printed.
 
 use std::fs;
@@ -12,7 +12,9 @@ use adit_policy::objects::{Object, Reader};
 use adit_policy::{Compiler, Options, Trace};
 use clap::{Args, Subcommand};
 
-use super::{CliError, print};
+use super::{CliError, block_on, print};
+use crate::admin::{AgentClient, ExplainQuery};
+use crate::rundir::Base;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Policy {
@@ -47,14 +49,17 @@ pub(super) struct Explain {
     from: String,
     /// Whom it is opened to: TO:PORT, TO:PORT/PROTOCOL or TO/icmp
     to: String,
-    /// Files or folders with policies and workloads
-    #[arg(short, long = "file", value_name = "PATH", required = true)]
+    /// Files or folders with policies and workloads; without any, the mesh that runs is asked
+    #[arg(short, long = "file", value_name = "PATH", conflicts_with = "mesh")]
     files: Vec<PathBuf>,
+    /// The mesh to ask; may be left out where one runs
+    #[arg(long, value_name = "NAME")]
+    mesh: Option<String>,
     /// Judge it as plain, without mutual TLS
     #[arg(long)]
     plain: bool,
     #[command(flatten)]
-    mesh: MeshWide,
+    wide: MeshWide,
 }
 
 #[derive(Debug, Args)]
@@ -135,11 +140,32 @@ fn explain_command(args: &Explain) -> Result<u8, CliError> {
         plain: args.plain,
         ..Query::parse(&args.from, &args.to).map_err(|error| usage(&error))?
     };
+    if args.files.is_empty() {
+        return explain_running(args);
+    }
     let set = Compiler::compile(Options::default(), objects(&Texts::read(&args.files)?)?);
-    let asker = Asker::new(&set, args.mesh.trust_domain.clone());
+    let asker = Asker::new(&set, args.wide.trust_domain.clone());
     let answer = asker.ask(&query, Trace::On).map_err(|error| usage(&error))?;
     print(&answer.render())?;
     Ok(u8::from(!answer.is_allowed()))
+}
+
+/// Asks the agent of a running mesh, which answers by the policies that are in force there.
+fn explain_running(args: &Explain) -> Result<u8, CliError> {
+    let paths = Base::of_process().find(args.mesh.as_deref())?;
+    let query = ExplainQuery {
+        from: args.from.clone(),
+        to: args.to.clone(),
+        plain: args.plain,
+    };
+    let explained = block_on(async {
+        Ok(AgentClient::connect(&paths.agent_socket())
+            .await?
+            .explain(query)
+            .await?)
+    })?;
+    print(&explained.text)?;
+    Ok(u8::from(!explained.allowed))
 }
 
 fn lint_command(args: &Lint) -> Result<u8, CliError> {

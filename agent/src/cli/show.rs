@@ -5,7 +5,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use super::args::{Mesh, Ps, Show};
 use super::table::{age, render};
 use super::{CliError, block_on, print, print_json};
-use crate::admin::{AgentClient, PsReport, PsRow, SupervisorClient, SvidStatus, WorkloadState};
+use crate::admin::{AgentClient, FilesStatus, PsReport, PsRow, SupervisorClient, SvidStatus, WorkloadState};
 use crate::rundir::Base;
 
 /// Stops a mesh, and returns when it is gone.
@@ -23,11 +23,16 @@ pub(super) fn down(args: &Mesh) -> Result<u8, CliError> {
 /// Prints the agent's state and its counters as JSON.
 pub(super) fn dump(args: &Mesh) -> Result<u8, CliError> {
     let paths = Base::of_process().find(args.mesh.as_deref())?;
-    let (state, counters) = block_on(async {
+    let (state, counters, ps) = block_on(async {
         let mut agent = AgentClient::connect(&paths.agent_socket()).await?;
-        Ok((agent.dump().await?, agent.counters().await?))
+        let mut supervisor = SupervisorClient::connect(&paths.supervisor_socket()).await?;
+        Ok((
+            agent.dump().await?,
+            agent.counters().await?,
+            supervisor.ps().await?,
+        ))
     })?;
-    print_json(&serde_json::json!({ "counters": counters, "state": state }))?;
+    print_json(&serde_json::json!({ "counters": counters, "files": ps.files, "state": state }))?;
     Ok(0)
 }
 
@@ -87,11 +92,30 @@ fn ps_text(report: &PsReport) -> String {
         count => format!(", {count} lines of output dropped"),
     };
     format!(
-        "mesh {}{node}: supervisor {}, {agent}{dropped}\n{}",
+        "mesh {}{node}: supervisor {}, {agent}{dropped}\n{}{}",
         report.mesh,
         report.supervisor_pid,
+        files_text(&report.files),
         render(header, &rows)
     )
+}
+
+/// Which version of the files is in force, and what became of the newest if it isn't that one.
+fn files_text(files: &FilesStatus) -> String {
+    let in_force = format!(
+        "files of {}: version {} in force for {}\n",
+        files.path.display(),
+        files.generation,
+        age(files.seconds_in_force)
+    );
+    match &files.refused {
+        Some(refused) => format!(
+            "{in_force}the version saved {} ago was refused: {}\n",
+            age(refused.seconds_ago),
+            refused.fault
+        ),
+        None => in_force,
+    }
 }
 
 fn ps_cells(row: &PsRow) -> [String; 8] {
@@ -170,6 +194,7 @@ mod tests {
     use adit_flow::WorkloadName;
 
     use super::*;
+    use crate::admin::{Fault, RefusedFiles};
 
     #[test]
     fn the_table_shows_what_waits_and_why() {
@@ -189,6 +214,15 @@ mod tests {
             agent_pid: Some(2),
             agent_restarts: 0,
             lines_dropped: 7,
+            files: FilesStatus {
+                path: "shop.yaml".into(),
+                generation: 3,
+                seconds_in_force: 90,
+                refused: Some(RefusedFiles {
+                    fault: Fault::new("ADIT-A019", "shop.yaml:3:1: no"),
+                    seconds_ago: 5,
+                }),
+            },
             workloads: vec![
                 row("web", WorkloadState::Running { pid: 9 }, None),
                 row(
@@ -201,6 +235,8 @@ mod tests {
         assert_eq!(
             ps_text(&report),
             "mesh shop: supervisor 1, agent 2, 7 lines of output dropped\n\
+             files of shop.yaml: version 3 in force for 90s\n\
+             the version saved 5s ago was refused: [ADIT-A019] shop.yaml:3:1: no\n\
              NAME      STATE                   READY  RESTARTS  AGE  PID  ADDRESSES  LAST EXIT\n\
              shop/web  Running                 yes    3         5s   9    10.77.0.2\n\
              shop/db   CrashLoop, again in 4s  no     3         5s        10.77.0.2  status 1\n"

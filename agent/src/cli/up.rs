@@ -29,6 +29,7 @@ pub(super) fn up(args: Up) -> Result<u8, CliError> {
             listen,
             state_dir: args.state_dir,
             svid_ttl: args.svid_ttl,
+            workers: args.workers,
         },
         once,
         foreground: false,

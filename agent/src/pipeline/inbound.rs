@@ -98,20 +98,7 @@ async fn connect(
     if worker.is_draining() {
         return Err(Refused::by_agent(RefuseReason::Draining));
     }
-    if snapshot
-        .workload_at(authority.ip())
-        .is_none_or(|workload| workload.name != *pod.name())
-    {
-        let detail = format!(
-            "CONNECT {authority} arrived at {}, which doesn't have that address",
-            pod.name()
-        );
-        return Err(Refused {
-            reason: RefuseReason::Unreachable,
-            by: Closer::Agent,
-            detail: Some(detail),
-        });
-    }
+    verify_address(pod, snapshot, authority)?;
     let client = verify_client(snapshot, request)?;
     let tuple = FourTuple::new(client, authority);
     let flow = adit_policy::Flow {
@@ -128,6 +115,23 @@ async fn connect(
     Ok((app, Permitted { flow, permit }))
 }
 
+/// A flow for an address that the pod doesn't have is somebody's mistake, or trick.
+pub(super) fn verify_address(pod: &Pod, snapshot: &Snapshot, authority: SocketAddr) -> Result<(), Refused> {
+    let owner = snapshot.workload_at(authority.ip());
+    if owner.is_some_and(|workload| workload.name == *pod.name()) {
+        return Ok(());
+    }
+    let detail = format!(
+        "{authority} was asked for at {}, which doesn't have that address",
+        pod.name()
+    );
+    Err(Refused {
+        reason: RefuseReason::Unreachable,
+        by: Closer::Agent,
+        detail: Some(detail),
+    })
+}
+
 /// The client address that the peer names must belong to the identity that it proved: nobody speaks as another.
 fn verify_client(snapshot: &Snapshot, request: Request<'_>) -> Result<SocketAddr, Refused> {
     let bad = |detail| Refused {
@@ -140,7 +144,11 @@ fn verify_client(snapshot: &Snapshot, request: Request<'_>) -> Result<SocketAddr
         return Err(bad(format!("{peer} named no client address (header forwarded)")));
     };
     match snapshot.workload_at(client.ip()) {
-        Some(workload) if workload.identity == *peer => Ok(client),
+        Some(workload) if workload.identity == *peer && workload.in_mesh => Ok(client),
+        Some(workload) if !workload.in_mesh => Err(bad(format!(
+            "{client} belongs to {}, which is outside the mesh and so proves no identity",
+            workload.name
+        ))),
         Some(workload) => Err(bad(format!(
             "{client} belongs to {}, and the peer is {peer}",
             workload.identity
@@ -153,7 +161,7 @@ fn verify_client(snapshot: &Snapshot, request: Request<'_>) -> Result<SocketAddr
 }
 
 /// Opens the flow to the application as the true client.
-async fn connect_app(
+pub(super) async fn connect_app(
     worker: &Worker,
     pod: &Rc<Pod>,
     snapshot: &Snapshot,

@@ -7,6 +7,7 @@ use std::pin::pin;
 use std::rc::Rc;
 use std::task::{Poll, Waker};
 
+use adit_control::Snapshot;
 use adit_flow::{CloseReason, Closer, Direction};
 use adit_policy::{Decision, Permit, PolicySet, Trace, Verdict};
 
@@ -36,6 +37,7 @@ struct Watched {
 struct Cut {
     reason: CloseReason,
     verdict: Option<Verdict>,
+    detail: Option<String>,
 }
 
 /// A flow and the engine's leave for it.
@@ -56,7 +58,13 @@ pub(crate) struct Live {
 impl LiveFlows {
     /// Enters a flow. It is watched from here on, so no change between its verdict and its first byte is missed:
     /// a set published since the permit was given is asked at once.
-    pub(crate) fn watch(&self, direction: Direction, permitted: Permitted, current: &PolicySet) -> Live {
+    pub(crate) fn watch(
+        &self,
+        direction: Direction,
+        permitted: Permitted,
+        current: &PolicySet,
+        snapshot: &Snapshot,
+    ) -> Live {
         let watched = Rc::new(Watched {
             direction,
             flow: permitted.flow,
@@ -64,7 +72,7 @@ impl LiveFlows {
             cut: RefCell::default(),
             task: Cell::default(),
         });
-        watched.judge(current);
+        watched.judge(current, snapshot);
         let mut table = self.0.borrow_mut();
         let key = table.next;
         table.next += 1;
@@ -81,10 +89,11 @@ impl LiveFlows {
         self.0.borrow().flows.len()
     }
 
-    /// Judges every flow again and ends those that `current` no longer allows.
-    pub(crate) fn judge(&self, current: &PolicySet) {
+    /// Judges every flow again and ends those that `current` no longer allows, and those whose opener is no longer whom
+    /// it proved to be.
+    pub(crate) fn judge(&self, current: &PolicySet, snapshot: &Snapshot) {
         for watched in self.0.borrow().flows.values() {
-            watched.judge(current);
+            watched.judge(current, snapshot);
         }
     }
 
@@ -94,13 +103,28 @@ impl LiveFlows {
             watched.cut(Cut {
                 reason: CloseReason::Drained,
                 verdict: None,
+                detail: None,
             });
         }
     }
 }
 
 impl Watched {
-    fn judge(&self, current: &PolicySet) {
+    fn judge(&self, current: &PolicySet, snapshot: &Snapshot) {
+        if let Some(proven) = &self.flow.source_identity
+            && snapshot
+                .workload_at(self.flow.tuple.src.ip())
+                .is_none_or(|workload| workload.identity != *proven || !workload.in_mesh)
+        {
+            return self.cut(Cut {
+                reason: CloseReason::PolicyChanged,
+                verdict: None,
+                detail: Some(format!(
+                    "{} no longer belongs to {proven}",
+                    self.flow.tuple.src.ip()
+                )),
+            });
+        }
         if self.permit.borrow().verdict().generation() == current.generation() {
             return;
         }
@@ -113,6 +137,7 @@ impl Watched {
             Decision::Denied(denial) => self.cut(Cut {
                 reason: CloseReason::PolicyChanged,
                 verdict: Some(denial.verdict().clone()),
+                detail: None,
             }),
         }
     }
@@ -142,12 +167,16 @@ impl Live {
         recorder.moved(relay.moved());
         match ended {
             Ok(outcome) => recorder.relayed(outcome),
-            Err(Cut { reason, verdict }) => {
+            Err(Cut {
+                reason,
+                verdict,
+                detail,
+            }) => {
                 relay.cut();
                 if let Some(verdict) = verdict {
                     recorder.verdict(&verdict);
                 }
-                recorder.closed(reason, Closer::Agent, None);
+                recorder.closed(reason, Closer::Agent, detail);
             }
         }
     }

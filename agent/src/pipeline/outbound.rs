@@ -16,9 +16,9 @@ use tokio::net::TcpStream;
 use super::live::Permitted;
 use super::relay::{End, Relay};
 use super::route::{Route, route};
-use super::{Refused, refusal};
+use super::{Refused, plain, refusal};
 use crate::telemetry::Recorder;
-use crate::worker::{DnsEnd, FlowEnd, HostEnd, Pod, TunnelEnd, Worker};
+use crate::worker::{DnsEnd, FlowEnd, HostEnd, PlainEnd, Pod, TunnelEnd, Worker};
 
 /// How long a host outside the mesh may take to answer. The application's own limit is usually shorter.
 const HOST_CONNECT_TIMEOUT: Duration = Duration::from_secs(60);
@@ -40,6 +40,12 @@ pub(crate) async fn outbound(worker: Rc<Worker>, pod: Rc<Pod>, flow: FlowId, tup
         Ok(Connected {
             permitted,
             target: Target::Host(end),
+        }) => {
+            relay(&worker, flow, end, permitted, recorder).await;
+        }
+        Ok(Connected {
+            permitted,
+            target: Target::Plain(end),
         }) => {
             relay(&worker, flow, end, permitted, recorder).await;
         }
@@ -71,6 +77,7 @@ struct Connected {
 enum Target {
     Dns(DnsEnd),
     Host(HostEnd),
+    Plain(PlainEnd),
     Tunnel(TunnelEnd),
 }
 
@@ -104,6 +111,12 @@ async fn connect(
     };
     let target = match route {
         Route::Dns => Target::Dns(DnsEnd::new(Rc::clone(worker), pod)),
+        Route::Workload {
+            workload, address, ..
+        } if plain::is_plain(snapshot, pod, &workload) => {
+            plain::note(snapshot, pod, recorder);
+            Target::Plain(plain::dial(worker, &workload, FourTuple::new(tuple.src, address)).await?)
+        }
         Route::Workload {
             workload, address, ..
         } => Target::Tunnel(dial_workload(worker, pod, &workload, address, tuple.src, recorder).await?),

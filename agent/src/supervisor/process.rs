@@ -28,6 +28,8 @@ pub struct AgentArguments {
     pub state_dir: Option<PathBuf>,
     /// How long certificates are valid; the agent's own default without it.
     pub svid_ttl: Option<Duration>,
+    /// Worker threads; one a core without it.
+    pub workers: Option<u16>,
 }
 
 /// A process that ends when this is dropped, at the latest.
@@ -61,6 +63,9 @@ pub(super) fn agent(paths: &RunPaths, arguments: &AgentArguments) -> Command {
     }
     if let Some(ttl) = arguments.svid_ttl {
         command.arg("--svid-ttl").arg(format!("{}s", ttl.as_secs()));
+    }
+    if let Some(workers) = arguments.workers {
+        command.arg("--workers").arg(workers.to_string());
     }
     command.stdout(Stdio::null()).stderr(Stdio::piped());
     command

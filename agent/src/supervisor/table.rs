@@ -9,8 +9,12 @@ use std::time::{Duration, Instant};
 
 use adit_control::{JoinError, Joined, Mesh, PolicyDocument, Snapshot, View, WorkloadSpec};
 use adit_flow::WorkloadName;
+use adit_identity::TrustDomain;
 
-use crate::admin::{JoinRequest, JoinedWorkload, MeshUpdate, PolicyText, PsReport, PsRow, WorkloadState};
+use crate::admin::{
+    Fault, FilesStatus, JoinRequest, JoinedWorkload, MeshUpdate, PolicyText, PsReport, PsRow, RefusedFiles,
+    WorkloadState,
+};
 
 /// The mesh as it was read, and which part of it runs here.
 #[derive(Clone, Debug)]
@@ -108,7 +112,17 @@ enum Life {
 pub(super) struct Table {
     source: Source,
     generation: u64,
+    files: Files,
     rows: Vec<Row>,
+}
+
+/// What became of the versions of the mesh file and its policy files.
+#[derive(Debug)]
+struct Files {
+    /// Those that took effect, the first included.
+    accepted: u64,
+    since: Instant,
+    refused: Option<(Fault, Instant)>,
 }
 
 impl Table {
@@ -141,6 +155,11 @@ impl Table {
         Self {
             source,
             generation: 1,
+            files: Files {
+                accepted: 1,
+                since: now,
+                refused: None,
+            },
             rows,
         }
     }
@@ -238,8 +257,13 @@ impl Table {
 
     /// Takes what the mesh file and its policy files say now. Where the file has other workloads than run, or they
     /// have other addresses, only its policies are taken: what runs is decided at the start.
-    pub(super) fn replace(&mut self, mesh: Mesh, text: String) -> Replaced {
+    pub(super) fn replace(&mut self, mesh: Mesh, text: String, now: Instant) -> Replaced {
         self.generation += 1;
+        self.files = Files {
+            accepted: self.files.accepted + 1,
+            since: now,
+            refused: None,
+        };
         let running = &self.source.mesh;
         if placed(running).eq(placed(&mesh)) {
             let restart_needed = !run_alike(running, &mesh);
@@ -252,6 +276,16 @@ impl Table {
         running.policies = mesh.policies;
         self.source.mesh = Arc::new(running);
         Replaced::Policies
+    }
+
+    /// The trust domain of the mesh that runs, which can't change while it does.
+    pub(super) fn trust_domain(&self) -> &TrustDomain {
+        &self.source.mesh.trust_domain
+    }
+
+    /// Notes that a saved version of the files can't be taken: the last one stays in force.
+    pub(super) fn refuse(&mut self, fault: Fault, now: Instant) {
+        self.files.refused = Some((fault, now));
     }
 
     /// What the agent is to know and to serve.
@@ -304,6 +338,15 @@ impl Table {
             agent_pid: None,
             agent_restarts: 0,
             lines_dropped: 0,
+            files: FilesStatus {
+                path: self.source.path.clone(),
+                generation: self.files.accepted,
+                seconds_in_force: now.saturating_duration_since(self.files.since).as_secs(),
+                refused: self.files.refused.as_ref().map(|(fault, at)| RefusedFiles {
+                    fault: fault.clone(),
+                    seconds_ago: now.saturating_duration_since(*at).as_secs(),
+                }),
+            },
             workloads: rows.collect(),
         }
     }
@@ -429,7 +472,7 @@ workloads:
             let before = table.desired().update;
             let text = MESH.replace(from, to);
             let mesh = adit_control::parse(Path::new("/mesh.yaml"), &text).unwrap().mesh;
-            let replaced = table.replace(mesh, text);
+            let replaced = table.replace(mesh, text, Instant::now());
             let after = table.desired().update;
             assert!(after.generation > before.generation);
             (replaced, after.text != before.text)
@@ -441,6 +484,24 @@ workloads:
         );
         assert_eq!(replace("[postgres]", "[mariadbd]"), (whole(true), true));
         assert_eq!(replace("replicas: 2", "replicas: 3"), (Replaced::Policies, false));
+    }
+
+    #[test]
+    fn the_version_in_force_and_a_refused_one_are_told() {
+        let start = Instant::now();
+        let later = |seconds| start + Duration::from_secs(seconds);
+        let mut table = table(start);
+        table.refuse(Fault::new("ADIT-A019", "no"), later(5));
+        let files = table.report(later(8)).files;
+        assert_eq!((files.generation, files.seconds_in_force), (1, 8));
+        assert_eq!(files.refused.map(|refused| refused.seconds_ago), Some(3));
+        let mesh = adit_control::parse(Path::new("/mesh.yaml"), MESH).unwrap().mesh;
+        table.replace(mesh, MESH.to_owned(), later(9));
+        let files = table.report(later(10)).files;
+        assert_eq!(
+            (files.generation, files.seconds_in_force, files.refused),
+            (2, 1, None)
+        );
     }
 
     fn name(text: &str) -> WorkloadName {

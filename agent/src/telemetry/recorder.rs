@@ -101,6 +101,12 @@ impl Recorder {
         record.destination.identity = Some(destination.to_string());
     }
 
+    /// The workload that is served here isn't in the mesh, so it travels plain.
+    pub(crate) fn outside_mesh(&mut self) {
+        let Some(record) = &mut self.record else { return };
+        record.mtls = MtlsState::WorkloadOutsideMesh;
+    }
+
     /// What the policy engine said.
     pub(crate) fn verdict(&mut self, verdict: &Verdict) {
         let Some(record) = &mut self.record else { return };

@@ -63,7 +63,8 @@ struct Flow {
     generation: u64,
     last_packet: Instant,
     moved: Moved,
-    recorder: Recorder,
+    /// `None` once the record is written, as it is when a verdict ends the flow.
+    recorder: Option<Recorder>,
 }
 
 /// Where a flow's packets go.
@@ -74,7 +75,7 @@ enum Way {
     Mesh { pod: WorkloadName, address: SocketAddr },
     /// To a host outside.
     Host(HostFlow),
-    /// Nowhere: a verdict denied it. Kept so that it is recorded once and not once a packet.
+    /// Nowhere: a verdict denied it, and its record is written. Kept so that this happens once and not once a packet.
     Denied,
 }
 
@@ -322,9 +323,10 @@ impl Datagrams {
         let mut flows = self.flows.borrow_mut();
         if flows.len() >= FLOWS_LIMIT {
             worker.counters.dropped(DropReason::TableFull);
-            return flow
-                .recorder
-                .refused(RefuseReason::OverLimit, Closer::Agent, None);
+            if let Some(recorder) = flow.recorder {
+                recorder.refused(RefuseReason::OverLimit, Closer::Agent, None);
+            }
+            return;
         }
         flows.insert(key, flow);
     }
@@ -352,7 +354,7 @@ impl Datagrams {
         // What was denied is forgotten, so that its next packet is judged as a first one.
         flows
             .extract_if(|_, flow| matches!(flow.way, Way::Denied) && flow.generation != policy.generation())
-            .for_each(|(_, flow)| flow.close(CloseReason::PolicyChanged, Closer::Agent));
+            .for_each(drop);
         for flow in flows.values_mut() {
             flow.judge(policy);
         }
@@ -360,12 +362,12 @@ impl Datagrams {
 
     /// Ends every flow: the pod is gone.
     pub(crate) fn end(&self) {
-        for (_, flow) in self.flows.borrow_mut().drain() {
+        for (_, mut flow) in self.flows.borrow_mut().drain() {
             let by = match flow.way {
                 Way::Inbound => Closer::Destination,
                 Way::Mesh { .. } | Way::Host(_) | Way::Denied => Closer::Source,
             };
-            flow.close(CloseReason::PeerLost, by);
+            flow.end(CloseReason::PeerLost, by);
         }
         self.translated.borrow_mut().clear();
     }
@@ -374,7 +376,7 @@ impl Datagrams {
         let mut flows = self.flows.borrow_mut();
         flows
             .extract_if(|_, flow| now.duration_since(flow.last_packet) > IDLE_LIMIT)
-            .for_each(|(_, flow)| flow.close(CloseReason::Idle, Closer::Agent));
+            .for_each(|(_, mut flow)| flow.end(CloseReason::Idle, Closer::Agent));
         self.translated
             .borrow_mut()
             .retain(|_, opened| flows.contains_key(opened));
@@ -383,6 +385,13 @@ impl Datagrams {
 
 impl Flow {
     fn new(way: Way, judged: adit_policy::Flow, generation: u64, recorder: Recorder) -> Self {
+        let recorder = match way {
+            Way::Denied => {
+                recorder.refused(RefuseReason::Denied, Closer::Agent, None);
+                None
+            }
+            Way::Host(_) | Way::Inbound | Way::Mesh { .. } => Some(recorder),
+        };
         Self {
             way,
             judged,
@@ -404,17 +413,21 @@ impl Flow {
             Way::Mesh { .. } | Way::Host(_) => policy.egress(&self.judged, Trace::Off),
             Way::Denied => return,
         };
-        if !decision.is_allowed() {
-            self.recorder.verdict(decision.verdict());
-            self.way = Way::Denied;
+        if decision.is_allowed() {
+            return;
         }
+        self.way = Way::Denied;
+        if let Some(recorder) = &mut self.recorder {
+            recorder.verdict(decision.verdict());
+        }
+        self.end(CloseReason::PolicyChanged, Closer::Agent);
     }
 
-    fn close(mut self, reason: CloseReason, by: Closer) {
-        self.recorder.moved(self.moved);
-        match self.way {
-            Way::Denied => self.recorder.refused(RefuseReason::Denied, Closer::Agent, None),
-            _ => self.recorder.closed(reason, by, None),
+    /// Writes the record, unless it is written.
+    fn end(&mut self, reason: CloseReason, by: Closer) {
+        if let Some(mut recorder) = self.recorder.take() {
+            recorder.moved(self.moved);
+            recorder.closed(reason, by, None);
         }
     }
 }

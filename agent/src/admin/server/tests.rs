@@ -63,6 +63,12 @@ impl Handler for Agent {
     async fn dump(&self) -> Result<serde_json::Value, Fault> {
         Ok(serde_json::json!({"a": 1}))
     }
+    async fn explain(&self, query: ExplainQuery) -> Result<Explained, Fault> {
+        Ok(Explained {
+            allowed: query.plain,
+            text: format!("{} {}", query.from, query.to),
+        })
+    }
     fn flows(&self) -> Arc<FlowHub> {
         Arc::clone(&self.flows)
     }
