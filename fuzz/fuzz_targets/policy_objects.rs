@@ -1,9 +1,10 @@
 //! Arbitrary texts as policy files: reading never panics, whatever is read compiles, and any flow gets a verdict that
-//! doesn't depend on whether its trace is wanted.
+//! doesn't depend on whether its trace is wanted. An error is never without effect: a policy denies for it, a tier isn't
+//! there, or the whole reading is incomplete.
 #![no_main]
 
 use adit_flow::{FourTuple, Protocol};
-use adit_policy::objects::Reader;
+use adit_policy::objects::{Object, Reader};
 use adit_policy::{Change, Compiler, Flow, Options, Trace};
 use libfuzzer_sys::fuzz_target;
 
@@ -22,6 +23,11 @@ fuzz_target!(|text: &str| {
         assert!(!diagnostic.to_string().is_empty());
     }
     let policies = reading.objects.clone();
+    let is_broken = |object: &Object| matches!(object, Object::Policy(policy) if policy.broken.is_some());
+    for error in reading.diagnostics.iter().filter(|found| found.is_error()) {
+        let closed = reading.incomplete || error.object.starts_with("Tier") || policies.iter().any(is_broken);
+        assert!(closed, "{error}");
+    }
     reader.read_into("pods.yaml", PODS, &mut reading);
     let mut compiler = Compiler::new(Options::default());
     compiler.sync(reading.objects);

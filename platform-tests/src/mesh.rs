@@ -296,15 +296,33 @@ impl<'a> Mesh<'a> {
             .unwrap_or_else(|error| panic!("the counters: {error} in {text}"))
     }
 
+    /// One of them.
+    ///
+    /// # Panics
+    /// As [`Mesh::counters`], and if there's none of that name.
+    #[track_caller]
+    pub fn counter(&self, name: &str) -> u64 {
+        let counters = self.counters();
+        let counter = counters.get(name).copied();
+        counter.unwrap_or_else(|| panic!("no {name} in {counters:?}"))
+    }
+
     /// How many flows the agent relays now; one within the mesh counts at both of its pods.
     ///
     /// # Panics
-    /// As [`Mesh::counters`], and if it doesn't say.
+    /// As [`Mesh::counter`].
     #[track_caller]
     pub fn live_flows(&self) -> u64 {
-        let counters = self.counters();
-        let live = counters.get("flows_relayed").copied();
-        live.unwrap_or_else(|| panic!("no count of flows in {counters:?}"))
+        self.counter("flows_relayed")
+    }
+
+    /// Saves the mesh file anew, as an editor would.
+    ///
+    /// # Panics
+    /// If it can't be written.
+    #[track_caller]
+    pub fn save(&self, spec: &MeshSpec) {
+        self.sandbox.file(&format!("{}.yaml", spec.name()), spec.text());
     }
 
     /// The flow records that the agent keeps.
