@@ -16,7 +16,7 @@ pub(crate) mod members;
 mod policies;
 mod workloads;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -28,6 +28,7 @@ use crate::objects::{Object, ObjectKey};
 use crate::set::{PolicySet, Tables, TierEnd};
 use chain::Chains;
 use classes::Matching;
+use extent::Extent;
 use members::SetIndex;
 use policies::Policies;
 use workloads::{PodRecord, SetRecord};
@@ -75,7 +76,7 @@ pub struct Compiler {
     /// For each class of pods the policies that select it, in order.
     selected: HashMap<u32, Vec<u32>>,
     /// Classes whose chains must be made anew.
-    dirty: BTreeSet<u32>,
+    dirty: Extent,
     sets_changed: bool,
     tiers_changed: bool,
     published: Option<Arc<PolicySet>>,
@@ -171,7 +172,7 @@ impl Compiler {
         }
         // Classes that the same policies select share their chains, so these are made once.
         let mut made: HashMap<&[u32], Chains> = HashMap::new();
-        for class in std::mem::take(&mut self.dirty) {
+        for class in std::mem::take(&mut self.dirty).ids() {
             let slots = self.selected.get(&class).map(Vec::as_slice).unwrap_or_default();
             let chains = made.entry(slots).or_insert_with(|| self.policies.chains(slots));
             *self.tables.classes.entry(class) = chains.clone();
@@ -262,7 +263,9 @@ impl Compiler {
         for slots in self.selected.values_mut() {
             slots.sort_by(|left, right| policies.compare(*left, *right));
         }
-        self.dirty.extend(self.selected.keys());
+        for class in self.selected.keys() {
+            self.dirty.insert(*class);
+        }
     }
 
     fn set_policy(&mut self, policy: Arc<Policy>) {
@@ -360,7 +363,9 @@ impl Compiler {
             .twin(&record.policy.key)
             .and_then(|twin| self.policies.record(twin));
         if let Some(subject) = twin.map(|record| record.subject) {
-            self.dirty.extend(self.extent(subject));
+            for class in self.extent(subject) {
+                self.dirty.insert(class);
+            }
         }
     }
 
@@ -368,7 +373,7 @@ impl Compiler {
         self.tables
             .extents
             .get(selector)
-            .map(extent::Extent::ids)
+            .map(Extent::ids)
             .unwrap_or_default()
     }
 }

@@ -96,7 +96,7 @@ fn is_peer<'s>(context: &Context<'s>, place: &Place<'s>, peer: &Peer<u32>) -> bo
 
 /// Whether the pod that owns the address, or a network set that holds it, is selected.
 #[inline]
-fn is_selected<'s>(context: &Context<'s>, place: &Place<'s>, selector: u32) -> bool {
+pub(super) fn is_selected<'s>(context: &Context<'s>, place: &Place<'s>, selector: u32) -> bool {
     context.set.tables.extents.get(selector).is_some_and(|extent| {
         place.member.is_some_and(|member| extent.contains(member.class))
             || place

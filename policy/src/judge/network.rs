@@ -1,11 +1,11 @@
 //! The network layer: tiers in order, their policies in order, their rules in order, first match.
 
-use super::matching::miss;
+use super::matching::{is_selected, miss};
 use super::{Context, Steps, kept};
 use crate::compile::chain::Chain;
 use crate::flow::Direction;
 use crate::model::Action;
-use crate::set::Gated;
+use crate::set::{Gate, GateEnd, Gated};
 use crate::verdict::{Outcome, Ruling, Step};
 
 /// What a chain says of a flow.
@@ -22,6 +22,17 @@ pub(super) fn judge(context: &Context<'_>, chain: &Chain, direction: Direction, 
     Ruling::DefaultAllow
 }
 
+/// Whether one of the gate's selectors selects the end that it asks about.
+#[inline]
+fn may_select(context: &Context<'_>, gate: &Gate) -> bool {
+    let place = match gate.end {
+        GateEnd::Destination => &context.destination,
+        GateEnd::Source => &context.source,
+    };
+    let peers = gate.peers();
+    peers.is_empty() || peers.iter().any(|peer| is_selected(context, place, *peer))
+}
+
 /// What one tier says; `None` if the flow leaves it undecided.
 fn judge_tier(
     context: &Context<'_>,
@@ -33,7 +44,10 @@ fn judge_tier(
     for link in tier {
         let policy = context.set.policy(link.slot);
         for (index, Gated { gate, rule }) in (0u32..).zip(policy.rules(direction)) {
-            if !steps.is_on() && !gate.passes(protocol, context.destination.port) {
+            // A trace wants to know by what a rule fails.
+            if !(steps.is_on()
+                || gate.passes(protocol, context.destination.port) && may_select(context, gate))
+            {
                 continue;
             }
             let missed = miss(context, rule);
