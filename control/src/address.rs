@@ -101,6 +101,11 @@ impl Ranges {
         self.pods.at(GATEWAY_SLOT)
     }
 
+    /// Whether `address` is one of the mesh's, given out or not.
+    pub fn contains(&self, address: IpAddr) -> bool {
+        self.pods.contains(address) || self.services.contains(address)
+    }
+
     /// The slots for the workloads of the file.
     fn file_slots(&self) -> std::ops::Range<u32> {
         GATEWAY_SLOT + 1..self.pods.slots() / 2

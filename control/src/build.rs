@@ -133,6 +133,7 @@ pub fn build(mesh: &Mesh, view: View<'_>) -> Snapshot {
         workloads,
         services,
         dns: mesh.ranges.dns(),
+        ranges: mesh.ranges.clone(),
     })
 }
 

@@ -5,6 +5,8 @@ use std::sync::Arc;
 use adit_flow::{Protocol, WorkloadName};
 use adit_identity::{SpiffeId, TrustDomain};
 
+use crate::address::Ranges;
+
 /// What the mesh is at one moment: immutable, shared behind an `Arc`, replaced whole.
 ///
 /// Lookups by address are constant time. Built by [`Snapshot::new`], which makes the indexes.
@@ -24,6 +26,7 @@ pub struct Snapshot {
     pub services: BTreeMap<WorkloadName, Arc<Service>>,
     /// The address that answers DNS queries, one of each IP version in use.
     pub dns: Vec<IpAddr>,
+    ranges: Ranges,
     by_address: HashMap<IpAddr, Owner>,
 }
 
@@ -116,6 +119,8 @@ pub enum Owner {
     Dns,
     /// A service's virtual address.
     Service(Arc<Service>),
+    /// Nobody's that is known here, though it's of the mesh's own ranges: it must not be looked for outside.
+    Unassigned,
     /// A workload's own address.
     Workload(Arc<Workload>),
 }
@@ -137,6 +142,8 @@ pub struct SnapshotParts {
     pub services: Vec<Service>,
     /// See [`Snapshot::dns`].
     pub dns: Vec<IpAddr>,
+    /// Every address in these is the mesh's.
+    pub ranges: Ranges,
 }
 
 impl Snapshot {
@@ -178,20 +185,23 @@ impl Snapshot {
             workloads,
             services,
             dns: parts.dns,
+            ranges: parts.ranges,
             by_address,
         }
     }
 
     /// Whose `address` is; `None` outside the mesh.
     pub fn owner(&self, address: IpAddr) -> Option<&Owner> {
-        self.by_address.get(&address)
+        static UNASSIGNED: Owner = Owner::Unassigned;
+        let of_mesh = || self.ranges.contains(address).then_some(&UNASSIGNED);
+        self.by_address.get(&address).or_else(of_mesh)
     }
 
     /// The workload that owns `address`.
     pub fn workload_at(&self, address: IpAddr) -> Option<&Arc<Workload>> {
         match self.owner(address)? {
             Owner::Workload(workload) => Some(workload),
-            Owner::Dns | Owner::Service(_) => None,
+            Owner::Dns | Owner::Service(_) | Owner::Unassigned => None,
         }
     }
 }

@@ -48,6 +48,21 @@ fn view<'a>(node: &'a str, ready: &'a dyn Fn(&WorkloadName) -> bool) -> View<'a>
 }
 
 #[test]
+fn an_address_of_the_ranges_that_nobody_has_is_the_meshs_all_the_same() {
+    let snapshot = build(&mesh(), view("left", &|_| true));
+    for unassigned in ["10.77.255.254", "10.78.255.254", "fd77:6164:6974:77::ffff"] {
+        let owner = snapshot.owner(unassigned.parse().unwrap());
+        assert!(
+            matches!(owner, Some(Owner::Unassigned)),
+            "{unassigned}: {owner:?}"
+        );
+    }
+    for outside in ["10.79.0.1", "192.0.2.1", "fd77:6164:6974:79::1"] {
+        assert!(snapshot.owner(outside.parse().unwrap()).is_none(), "{outside}");
+    }
+}
+
+#[test]
 fn each_node_sees_itself_as_local_and_the_same_addresses() {
     let mesh = mesh();
     let left = build(&mesh, view("left", &|_| true));

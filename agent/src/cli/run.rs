@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use adit_control::{ApiVersion, Kind, MeshFile, NamespaceFile, RestartPolicy, WorkloadFile};
+use adit_control::{AddressesFile, ApiVersion, Kind, MeshFile, NamespaceFile, RestartPolicy, WorkloadFile};
 use adit_flow::WorkloadName;
 use adit_node::enter;
 
@@ -86,7 +86,7 @@ fn mesh_file(mesh_name: String, name: &WorkloadName, argv: Vec<String>) -> MeshF
         kind: Kind::Mesh,
         name: mesh_name,
         trust_domain: None,
-        addresses: None,
+        addresses: Some(addresses()),
         nodes: Vec::new(),
         namespaces: vec![NamespaceFile {
             name: name.namespace.clone(),
@@ -109,6 +109,15 @@ fn mesh_file(mesh_name: String, name: &WorkloadName, argv: Vec<String>) -> MeshF
         }],
         services: Vec::new(),
         policies: Vec::new(),
+    }
+}
+
+/// Small ranges: what lies in them is out of the program's reach in the user's own network.
+fn addresses() -> AddressesFile {
+    let ranges = |v4: &str, v6: &str| vec![v4.to_owned(), v6.to_owned()];
+    AddressesFile {
+        pods: ranges("10.77.255.0/27", "fd77:6164:6974:77::/64"),
+        services: ranges("10.77.255.32/27", "fd77:6164:6974:78::/64"),
     }
 }
 

@@ -229,6 +229,7 @@ fn reverse(snapshot: &Snapshot, asked: &Name) -> Option<Records> {
         return None;
     }
     let name = match snapshot.owner(net.addr())? {
+        Owner::Unassigned => return None,
         Owner::Dns => name_server(),
         Owner::Service(service) => service_name(&service.name),
         Owner::Workload(workload) => workload_name(snapshot, &workload.name),

@@ -33,6 +33,8 @@ pub(crate) fn route(snapshot: &Snapshot, protocol: Protocol, dialled: SocketAddr
         None => outside(dialled),
         Some(Owner::Dns) if dialled.port() == DNS_PORT => Route::Dns,
         Some(Owner::Dns) => Route::Refused(RefuseReason::Refused),
+        // Never outside: what is meant for a workload must not go to whoever has that address there.
+        Some(Owner::Unassigned) => Route::Refused(RefuseReason::Unreachable),
         Some(Owner::Workload(workload)) => Route::Workload {
             workload: Arc::clone(workload),
             address: dialled,
