@@ -56,7 +56,8 @@ purity:
 fuzz-smoke seconds="10":
     fuzz/smoke {{ seconds }}
 
-# Dependencies: licences, bans, duplicates.
+# Dependencies: licences, bans, duplicates, sources. The unit tests check the first three of deny.toml without this tool,
+# which takes minutes to build.
 deny:
     command -v cargo-deny >/dev/null || cargo install --quiet --locked --root target/tools cargo-deny
     cargo deny --locked check bans licenses sources
