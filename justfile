@@ -44,6 +44,11 @@ peers: (build "release")
 platform-tests: (build "release")
     cargo test --locked -p adit-platform-tests -- --test-threads=1
 
+# The same with more than CI has time for: 200,000 connections opened and closed, certificates of 10 s for ten minutes.
+soak: (build "release")
+    ADIT_TEST_CHURN=200000 ADIT_TEST_ROTATION_SECONDS=600 \
+        cargo test --locked -p adit-platform-tests --test scale --test rotation -- --test-threads=1
+
 # The pure crates have no runtime and no socket in their trees.
 purity:
     for crate in {{ pure }}; do \

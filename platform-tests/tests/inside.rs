@@ -1,8 +1,9 @@
 //! Between pods: both IP versions, and what isn't TCP.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use adit_flow::{CloseReason, Closer, Direction, Mode, MtlsState, Protocol, VerdictKind};
+use adit_flow::{CloseReason, Closer, Direction, FlowRecord, Mode, MtlsState, Protocol, VerdictKind};
 use adit_platform_tests::load::Stream;
 use adit_platform_tests::{Mesh, MeshSpec, Sandbox, Workload, program};
 use serde_json::json;
@@ -121,6 +122,84 @@ fn pods_answer_ping() {
         let done = mesh.run_as("test/client", argv);
         assert!(done.stdout().contains(" 0% packet loss"), "{done}");
     }
+}
+
+#[test]
+fn names_resolve_in_all_their_forms() {
+    program("getent", "libc-bin");
+    let sandbox = Sandbox::new();
+    let mesh = mesh(&sandbox);
+    let names = [
+        "server",
+        "server.test",
+        "server.test.svc",
+        "server.test.svc.cluster.local",
+    ];
+    let looked_up = |name: &str, version: &str| {
+        let done = mesh.run_as("test/client", ["getent", version, name]);
+        let first = done
+            .stdout()
+            .split_whitespace()
+            .next()
+            .unwrap_or_default()
+            .to_owned();
+        first
+            .parse::<IpAddr>()
+            .unwrap_or_else(|error| panic!("{error}: {done}"))
+    };
+    let service = ["ahostsv4", "ahostsv6"].map(|version| looked_up(names[0], version));
+    assert!(service[0].is_ipv4() && service[1].is_ipv6(), "{service:?}");
+    for name in names {
+        let found = ["ahostsv4", "ahostsv6"].map(|version| looked_up(name, version));
+        assert_eq!(found, service, "{name}");
+    }
+    let absent = mesh.run_as(
+        "test/client",
+        ["getent", "hosts", "absent.test.svc.cluster.local"],
+    );
+    assert_ne!(absent.code(), 0, "{absent}");
+}
+
+#[test]
+fn flows_are_chosen_by_either_end_and_by_verdict() {
+    let sandbox = Sandbox::new();
+    let mesh = mesh(&sandbox);
+    let load = sandbox.load();
+    for client in ["test/one", "test/two"] {
+        mesh.run_as(client, [&load, "rr", "server:7000", "--count", "1"])
+            .stdout();
+    }
+    mesh.wait_hbone(Direction::Outbound, "test/two", "test/server", PORT);
+    mesh.wait_hbone(Direction::Outbound, "test/one", "test/server", PORT);
+    let chosen = |filter: &[&str]| -> BTreeSet<String> {
+        let said = mesh.adit([&["flows", "--json"], filter].concat()).stdout();
+        let records = said
+            .lines()
+            .map(|line| serde_json::from_str::<FlowRecord>(line).unwrap());
+        let of_tcp = records.filter(|record| record.protocol == Protocol::Tcp);
+        of_tcp
+            .filter_map(|record| record.source.workload)
+            .map(|workload| workload.name)
+            .collect()
+    };
+    let set = |names: &[&str]| {
+        names
+            .iter()
+            .map(|name| (*name).to_owned())
+            .collect::<BTreeSet<_>>()
+    };
+    assert_eq!(chosen(&[]), set(&["one", "two"]));
+    assert_eq!(chosen(&["--from", "test/one"]), set(&["one"]));
+    assert_eq!(
+        chosen(&["--to", "server", "--verdict", "allow"]),
+        set(&["one", "two"])
+    );
+    assert_eq!(
+        chosen(&["--from", "test/two", "--to", "test/server"]),
+        set(&["two"])
+    );
+    assert_eq!(chosen(&["--to", "test/one"]), set(&[]));
+    assert_eq!(chosen(&["--verdict", "deny"]), set(&[]));
 }
 
 #[test]
