@@ -4,6 +4,7 @@
 //! little under way each share the few buffers that are in the caches.
 
 use std::collections::VecDeque;
+use std::ops::Range;
 
 use bytes::Bytes;
 
@@ -32,9 +33,9 @@ pub(crate) struct ByteQueue {
 }
 
 enum Piece {
-    /// Ours alone: more may be appended, and it may come from the pool.
+    /// Short appends, in a piece of the pool.
     Owned(Vec<u8>),
-    /// Given by the owner of the flow.
+    /// What is too long for that, or was given by reference.
     Shared(Bytes),
 }
 
@@ -63,9 +64,13 @@ impl ByteQueue {
         if data.is_empty() {
             return;
         }
-        let mut piece = pool.piece(data.len());
-        piece.extend_from_slice(data);
-        self.pieces.push_back(Piece::Owned(piece));
+        self.pieces.push_back(if data.len() > PIECE {
+            Piece::Shared(Bytes::copy_from_slice(data))
+        } else {
+            let mut piece = pool.piece();
+            piece.extend_from_slice(data);
+            Piece::Owned(piece)
+        });
     }
 
     /// Appends `data` without copying it. It stays referenced until it's used up.
@@ -110,18 +115,12 @@ impl ByteQueue {
             self.consume(count, pool);
             return taken;
         }
-        let Some(first) = self.pieces.pop_front() else {
+        let Some(Piece::Shared(bytes)) = self.pieces.front() else {
+            debug_assert!(false, "only shared pieces are longer");
             return Bytes::new();
         };
-        let mut bytes = match first {
-            Piece::Owned(bytes) => Bytes::from(bytes),
-            Piece::Shared(bytes) => bytes,
-        };
-        let mut taken = bytes.split_off(std::mem::take(&mut self.head));
-        self.len -= count;
-        if count < taken.len() {
-            self.pieces.push_front(Piece::Shared(taken.split_off(count)));
-        }
+        let taken = bytes.slice(self.head..self.head + count);
+        self.consume(count, pool);
         taken
     }
 
@@ -135,23 +134,38 @@ impl ByteQueue {
     }
 
     /// Appends `count` bytes from `offset` on to `out`; there must be as many.
-    pub(crate) fn copy_to(&self, offset: usize, mut count: usize, out: &mut Vec<u8>) {
-        debug_assert!(offset + count <= self.len);
-        let mut skip = self.head + offset;
-        for piece in &self.pieces {
-            let bytes = piece.bytes();
-            if skip >= bytes.len() {
-                skip -= bytes.len();
-                continue;
-            }
-            let part = &bytes[skip..bytes.len().min(skip + count)];
-            out.extend_from_slice(part);
-            count -= part.len();
-            skip = 0;
-            if count == 0 {
-                return;
+    pub(crate) fn copy_to(&self, offset: usize, count: usize, out: &mut Vec<u8>) {
+        for (piece, range) in self.range(offset, count) {
+            out.extend_from_slice(&piece.bytes()[range]);
+        }
+    }
+
+    /// The same, but what follows once there's a shared piece goes to `shared`, and such a piece isn't copied.
+    pub(crate) fn share_to(&self, offset: usize, count: usize, out: &mut Vec<u8>, shared: &mut Vec<Bytes>) {
+        for (piece, range) in self.range(offset, count) {
+            match piece {
+                Piece::Shared(bytes) => shared.push(bytes.slice(range)),
+                Piece::Owned(bytes) if shared.is_empty() => out.extend_from_slice(&bytes[range]),
+                Piece::Owned(bytes) => shared.push(Bytes::copy_from_slice(&bytes[range])),
             }
         }
+    }
+
+    /// The pieces that hold `count` bytes from `offset` on, and which part of each.
+    fn range(&self, offset: usize, count: usize) -> impl Iterator<Item = (&Piece, Range<usize>)> {
+        debug_assert!(offset + count <= self.len);
+        let (mut skip, mut left) = (self.head + offset, count);
+        self.pieces.iter().filter_map(move |piece| {
+            let length = piece.bytes().len();
+            if left == 0 || skip >= length {
+                skip -= length.min(skip);
+                return None;
+            }
+            let range = skip..length.min(skip + left);
+            left -= range.len();
+            skip = 0;
+            Some((piece, range))
+        })
     }
 }
 
@@ -181,23 +195,20 @@ impl Pool {
         }
     }
 
-    /// An empty piece with room for `length` bytes.
-    fn piece(&mut self, length: usize) -> Vec<u8> {
-        if length > PIECE {
-            return Vec::with_capacity(length);
-        }
+    /// An empty piece.
+    fn piece(&mut self) -> Vec<u8> {
         self.pieces.pop().unwrap_or_else(|| Vec::with_capacity(PIECE))
     }
 
     fn give_back(&mut self, mut piece: Vec<u8>) {
-        if piece.capacity() == PIECE && self.pieces.len() < KEPT {
+        if self.pieces.len() < KEPT {
             piece.clear();
             self.pieces.push(piece);
         }
     }
 }
 
-/// Bytes of a piece for short segments: an ordinary one fits. Longer ones get a piece of their own size.
+/// Bytes of a piece for short segments: an ordinary one fits.
 pub(crate) const PIECE: usize = 2048;
 
 /// Most buffers and pieces kept for reuse: about as many as a turn of the driver touches flows.
@@ -267,6 +278,11 @@ mod tests {
                         let mut out = vec![1];
                         queue.copy_to(offset, count, &mut out);
                         let expected: Vec<u8> = model.range(offset..offset + count).copied().collect();
+                        prop_assert_eq!(&out[1..], &expected[..]);
+                        let mut shared = Vec::new();
+                        out.truncate(1);
+                        queue.share_to(offset, count, &mut out, &mut shared);
+                        shared.iter().for_each(|part| out.extend_from_slice(part));
                         prop_assert_eq!(&out[1..], &expected[..]);
                     }
                 }

@@ -2,6 +2,7 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
 use adit_flow::{CloseReason, FourTuple, Protocol, RefuseReason};
+use bytes::Bytes;
 
 /// Names a TCP flow of one [`Netstack`](crate::Netstack). An old one never names another flow: it's stale.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -199,6 +200,21 @@ pub enum Transmit {
         /// Bytes from there to the checksum field.
         offset: u16,
     },
+}
+
+/// A packet from [`poll_transmit_parts`](crate::Netstack::poll_transmit_parts). Keep it from call to call, so that its memory
+/// isn't allocated again.
+#[derive(Clone, Debug, Default)]
+pub struct PacketParts {
+    pub(crate) head: Vec<u8>,
+    pub(crate) data: Vec<Bytes>,
+}
+
+impl PacketParts {
+    /// The parts in their order. The first has all headers.
+    pub fn slices(&self) -> impl Iterator<Item = &[u8]> {
+        std::iter::once(&self.head[..]).chain(self.data.iter().map(|part| &part[..]))
+    }
 }
 
 /// The flow is no longer there, or is past the point where this could be done.

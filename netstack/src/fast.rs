@@ -16,15 +16,19 @@
 //! So nothing is sent twice from here, nothing is put together, and there's one timer: the first retransmission's. Names are
 //! RFC 9293 §3.3.1's, in words.
 
-use std::time::Duration;
+mod judge;
+mod output;
+mod timers;
 
 use crate::buffers::Buffers;
-use crate::clock::{Tick, after};
-use crate::config::{Config, MINIMUM_RING};
+use crate::clock::Tick;
+use crate::config::Config;
 use crate::event::ClosedBy;
 use crate::live::{Rings, scale_of_ring};
-use crate::packet::tcp::{self, ACK, FIN, Options, PSH, RST, SYN, Segment};
+use crate::packet::tcp::{FIN, Options, Segment};
 use crate::splice::Splice;
+
+pub(crate) use judge::Judgement;
 
 /// A flow on the fast path.
 pub(crate) struct Fast {
@@ -78,37 +82,6 @@ pub(crate) enum Phase {
     SynSent,
     SynReceived,
     Open,
-}
-
-/// What a segment is to a flow on the fast path.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Judgement {
-    /// Nothing new that asks for an ACK: a probe (RFC 9293 §3.8.4), or the last FIN again.
-    Answer,
-    /// Data behind the pod's FIN, where there can be none (RFC 9293 §3.10.7.4, seventh).
-    BeyondFin,
-    /// None of these.
-    Engine,
-    /// Changes nothing.
-    Ignore,
-    /// The next in order.
-    Next,
-    /// A reset with just the number that's expected (RFC 5961 §3.2).
-    Reset,
-    /// The pod's answer to our SYN.
-    SynAck,
-}
-
-/// A segment to be sent: its numbers, and which of the bytes written it carries.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Outgoing {
-    pub(crate) seq: u32,
-    pub(crate) flags: u8,
-    pub(crate) window: u16,
-    pub(crate) options: Options,
-    /// From the first byte that is not acknowledged.
-    pub(crate) offset: usize,
-    pub(crate) count: usize,
 }
 
 impl Fast {
@@ -218,83 +191,6 @@ impl Fast {
         usize::from(self.peer_window) << self.peer.window_scale.unwrap_or(0)
     }
 
-    /// What `segment` is to this flow.
-    pub(crate) fn judge(&self, segment: &Segment) -> Judgement {
-        match self.phase {
-            Phase::Open => self.judge_open(segment),
-            Phase::SynReceived => {
-                let answers = segment.ack == self.unacknowledged.wrapping_add(1) && self.in_flight() == 1;
-                match segment.flags & (SYN | RST | ACK) {
-                    RST | RST_ACK if segment.seq == self.receive_next => Judgement::Reset,
-                    ACK if answers => self.judge_data(segment),
-                    _ => Judgement::Engine,
-                }
-            }
-            Phase::SynSent => {
-                let answers = segment.ack == self.unacknowledged.wrapping_add(1) && self.in_flight() == 1;
-                match segment.flags & (SYN | FIN | RST | ACK) {
-                    SYN_ACK if answers && segment.data_len == 0 => Judgement::SynAck,
-                    RST_ACK if answers => Judgement::Reset,
-                    _ => Judgement::Engine,
-                }
-            }
-        }
-    }
-
-    fn judge_open(&self, segment: &Segment) -> Judgement {
-        if self.is_over() {
-            // Only its reader is waited for. A reset must not cut it short (RFC 1337).
-            let asks = segment.length() > 0 && !segment.is(RST);
-            return if asks {
-                Judgement::Answer
-            } else {
-                Judgement::Ignore
-            };
-        }
-        match segment.flags & (SYN | RST | ACK) {
-            RST | RST_ACK if segment.seq == self.receive_next => return Judgement::Reset,
-            ACK => {}
-            _ => return Judgement::Engine,
-        }
-        if segment.ack.wrapping_sub(self.unacknowledged) > self.in_flight() {
-            return Judgement::Engine;
-        }
-        let probes = !segment.is(FIN)
-            && segment.data_len <= 1
-            && segment.seq == self.receive_next.wrapping_sub(1)
-            && segment.ack == self.send_next;
-        if probes && self.in_flight() == 0 {
-            return Judgement::Answer;
-        }
-        if self.repeats_ack(segment) && self.duplicate_acks + 1 >= FAST_RETRANSMIT {
-            return Judgement::Engine;
-        }
-        self.judge_data(segment)
-    }
-
-    fn judge_data(&self, segment: &Segment) -> Judgement {
-        if segment.seq != self.receive_next {
-            return Judgement::Engine;
-        }
-        if self.peer_fin && segment.data_len > 0 {
-            return Judgement::BeyondFin;
-        }
-        let data_end = segment.seq.wrapping_add(segment.data_len);
-        let fits = segment.data_len == 0 || !tcp::before(self.window_edge, data_end);
-        if !fits || (self.peer_fin && segment.is(FIN)) {
-            return Judgement::Engine;
-        }
-        Judgement::Next
-    }
-
-    /// RFC 5681 §2, duplicate acknowledgement.
-    fn repeats_ack(&self, segment: &Segment) -> bool {
-        self.in_flight() > 0
-            && segment.ack == self.unacknowledged
-            && segment.length() == 0
-            && segment.window == self.peer_window
-    }
-
     /// Takes in the pod's SYN-ACK.
     pub(crate) fn on_syn_ack(&mut self, now: Tick, segment: &Segment, options: Options) {
         self.on_peer_syn(segment.seq, segment.window, options);
@@ -348,156 +244,6 @@ impl Fast {
         self.first_fin.get_or_insert(ClosedBy::Agent);
     }
 
-    /// The window that the pod may still use, in bytes.
-    pub(crate) fn promised(&self) -> usize {
-        // A FIN may lie one beyond it.
-        (self.window_edge.wrapping_sub(self.receive_next) as i32).max(0) as usize
-    }
-
-    /// What the window field has to say, rounded down.
-    pub(crate) fn window_field(&self) -> u16 {
-        u16::try_from(self.promised() >> self.announced_scale).unwrap_or(u16::MAX)
-    }
-
-    /// Moves the window's edge as far as `budget`, the bytes that all flows together may still take, allows. It never moves back.
-    fn extend_window(&mut self, budget: usize) {
-        let edge = self.receive_next.wrapping_add(self.window(budget) as u32);
-        if tcp::before(self.window_edge, edge) {
-            self.window_edge = edge;
-        }
-    }
-
-    /// How large a window there's room for, in whole units of its scale.
-    fn window(&self, budget: usize) -> usize {
-        let unread = self.unread();
-        let room = self.limits.receive.saturating_sub(unread);
-        let least = MINIMUM_RING.saturating_sub(unread);
-        let allowed = room.min(budget.max(least));
-        let largest = usize::from(u16::MAX) << self.announced_scale;
-        allowed.min(largest) >> self.announced_scale << self.announced_scale
-    }
-
-    /// Whether the window has grown enough to be worth a segment of its own (RFC 9293 §3.8.6.2.2).
-    pub(crate) fn has_window_to_tell(&self, budget: usize) -> bool {
-        let window = self.window(budget);
-        self.is_open() && !self.peer_fin && window > 0 && window / 2 >= self.promised()
-    }
-
-    /// The next segment to be sent, if there is one, which counts as sent then. `mss` is what the device takes.
-    pub(crate) fn next_segment(&mut self, now: Tick, mss: usize, budget: usize) -> Option<Outgoing> {
-        if !self.is_open() {
-            return self.next_syn(now, mss);
-        }
-        let unsent = self.unsent();
-        let room = self.peer_window_bytes().saturating_sub(self.in_flight() as usize);
-        let peer_mss = usize::from(self.peer.mss.unwrap_or(DEFAULT_MSS)).max(LEAST_MSS);
-        let count = unsent.min(room).min(mss.min(peer_mss));
-        let fin = self.shutdown && !self.fin_sent && count == unsent;
-        if count == 0 && !fin && !self.ack_due {
-            return None;
-        }
-        self.extend_window(budget);
-        let is_last = count > 0 && count == unsent;
-        let outgoing = Outgoing {
-            seq: self.send_next,
-            flags: ACK | if is_last { PSH } else { 0 } | if fin { FIN } else { 0 },
-            window: self.window_field(),
-            options: Options::default(),
-            offset: self.unsettled() - unsent,
-            count,
-        };
-        self.fin_sent |= fin;
-        self.on_sent(now, count as u32 + u32::from(fin));
-        Some(outgoing)
-    }
-
-    fn next_syn(&mut self, now: Tick, mss: usize) -> Option<Outgoing> {
-        if self.in_flight() > 0 {
-            return None;
-        }
-        let is_answer = self.phase == Phase::SynReceived;
-        let scales = !is_answer || self.peer.window_scale.is_some();
-        let window = u16::try_from(self.limits.receive).unwrap_or(u16::MAX);
-        if is_answer {
-            self.window_edge = self.receive_next.wrapping_add(u32::from(window));
-        }
-        let outgoing = Outgoing {
-            seq: self.send_next,
-            flags: SYN | if is_answer { ACK } else { 0 },
-            // Not scaled (RFC 7323 §2.2).
-            window,
-            options: Options {
-                mss: u16::try_from(mss).ok(),
-                window_scale: scales.then_some(self.announced_scale),
-                sack: !is_answer || self.peer.sack,
-            },
-            offset: 0,
-            count: 0,
-        };
-        self.on_sent(now, 1);
-        Some(outgoing)
-    }
-
-    fn on_sent(&mut self, now: Tick, length: u32) {
-        self.ack_due = false;
-        self.send_next = self.send_next.wrapping_add(length);
-        if length > 0 {
-            self.last_activity = now;
-            self.unanswered_since.get_or_insert(now);
-        }
-    }
-
-    /// Notes that there's nothing to send now. If that's for want of window, the pod owes it.
-    pub(crate) fn on_drained(&mut self, now: Tick) {
-        if self.unsent() > 0 {
-            self.unanswered_since.get_or_insert(now);
-        }
-    }
-
-    /// When the engine has to take over because something that was sent, or is to be, does not get on.
-    pub(crate) fn engine_deadline(&self) -> Option<Tick> {
-        let waits = self.in_flight() > 0 || self.unsent() > 0;
-        self.unanswered_since
-            .filter(|_| waits)
-            .map(|since| after(since, FIRST_RETRANSMISSION))
-    }
-
-    /// The earliest of the flow's timers.
-    pub(crate) fn deadline(&self, config: &Config, is_released: bool) -> Option<Tick> {
-        let timers = [
-            self.engine_deadline(),
-            self.answer_deadline(config),
-            self.idle_deadline(config),
-            self.orphan_deadline(config, is_released),
-            self.keep_alive_deadline(config),
-        ];
-        timers.into_iter().flatten().min()
-    }
-
-    /// When the pod has owed an answer for too long.
-    pub(crate) fn answer_deadline(&self, config: &Config) -> Option<Tick> {
-        self.unanswered_since
-            .map(|since| after(since, config.retransmit_timeout))
-    }
-
-    pub(crate) fn idle_deadline(&self, config: &Config) -> Option<Tick> {
-        let timeout = config.idle_timeout?;
-        self.is_open().then(|| after(self.last_activity, timeout))
-    }
-
-    /// In FIN-WAIT-2 nothing but the pod can go on; if nobody would notice, that has a limit.
-    pub(crate) fn orphan_deadline(&self, config: &Config, is_released: bool) -> Option<Tick> {
-        let waits = is_released && self.is_fin_acknowledged() && !self.peer_fin;
-        waits.then(|| after(self.last_activity, config.orphan_timeout))
-    }
-
-    /// When to ask a silent pod whether it's still there.
-    pub(crate) fn keep_alive_deadline(&self, config: &Config) -> Option<Tick> {
-        let interval = config.keep_alive?;
-        let asks = self.is_open() && !self.is_over() && self.in_flight() == 0;
-        asks.then(|| after(self.last_activity.max(self.last_probe), interval))
-    }
-
     /// The connection as the engine builds it: all that was sent counts as not sent, but for an acknowledged FIN.
     pub(crate) fn splice(&self) -> Splice {
         Splice {
@@ -512,18 +258,3 @@ impl Fast {
         }
     }
 }
-
-const SYN_ACK: u8 = SYN | ACK;
-const RST_ACK: u8 = RST | ACK;
-
-/// RFC 5681 §3.2: so many equal acknowledgements mean a loss.
-const FAST_RETRANSMIT: u8 = 3;
-
-/// RFC 6298 §2.1 and §2.4.
-const FIRST_RETRANSMISSION: Duration = Duration::from_secs(1);
-
-/// RFC 9293 §3.7.1, for a pod that doesn't say.
-const DEFAULT_MSS: u16 = 536;
-
-/// As Linux' `TCP_MIN_SND_MSS`: less would be a header for every few bytes.
-const LEAST_MSS: usize = 48;

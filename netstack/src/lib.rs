@@ -37,7 +37,7 @@ mod table;
 pub use config::{BufferSize, Config, MAXIMUM_INITIAL_RING, MAXIMUM_RING, MINIMUM_RING, QueueLimit};
 pub use counters::Counters;
 pub use event::{
-    ClosedBy, ConnectError, Echo, Event, FlowError, FlowGone, FlowId, Refusal, RxChecksum, SendError,
-    Transmit, Unreachable,
+    ClosedBy, ConnectError, Echo, Event, FlowError, FlowGone, FlowId, PacketParts, Refusal, RxChecksum,
+    SendError, Transmit, Unreachable,
 };
 pub use stack::{Datagram, Netstack};

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::time::Instant;
 
 use adit_flow::DropReason;
+use bytes::Bytes;
 
 use crate::buffers::Pool;
 use crate::clock::{Clock, Tick};
@@ -54,6 +55,8 @@ pub struct Netstack {
     ring_bytes: usize,
     pool: Pool,
     counters: Counters,
+    /// The caller's latest time, to save the translation of the same one.
+    latest: Instant,
     /// A packet being made.
     scratch: Vec<u8>,
     /// Bytes that nobody has read, moved to another ring.
@@ -74,6 +77,7 @@ impl Netstack {
         Self {
             clock: Clock::new(epoch),
             now: Tick::ZERO,
+            latest: epoch,
             engine: Engine::new(config.mtu),
             table: FlowTable::new(config.max_flows, seed),
             deadlines: DeadlineQueue::default(),
@@ -102,16 +106,33 @@ impl Netstack {
     /// Takes in one IP packet of the pod, without a virtio-net header. What's wrong with it is counted by reason; nothing
     /// that a pod can send makes this fail.
     pub fn handle_frame(&mut self, now: Instant, frame: &[u8], checksum: RxChecksum) {
+        self.on_frame(now, frame.len(), IpPacket::parse(frame), checksum);
+    }
+
+    /// As [`handle_frame`](Self::handle_frame), but a long segment's bytes aren't copied: they stay in `frame`, which is
+    /// referenced until they have been read and dropped. All of the memory behind it is, so it should be little more than the frame.
+    /// [`Bytes::try_into_mut`] tells whether the stack kept it.
+    pub fn handle_frame_bytes(&mut self, now: Instant, frame: &Bytes, checksum: RxChecksum) {
+        self.on_frame(now, frame.len(), IpPacket::parse_bytes(frame), checksum);
+    }
+
+    fn on_frame(
+        &mut self,
+        now: Instant,
+        length: usize,
+        packet: Result<IpPacket<'_>, DropReason>,
+        checksum: RxChecksum,
+    ) {
         self.advance(now);
         self.counters.frames_in += 1;
-        self.counters.bytes_in += frame.len() as u64;
-        if let Err(reason) = self.take_in(frame, checksum == RxChecksum::Verify) {
+        self.counters.bytes_in += length as u64;
+        let taken = packet.and_then(|packet| self.take_in(packet, checksum == RxChecksum::Verify));
+        if let Err(reason) = taken {
             self.counters.on_drop(reason);
         }
     }
 
-    fn take_in(&mut self, frame: &[u8], verify: bool) -> Result<(), DropReason> {
-        let packet = IpPacket::parse(frame)?;
+    fn take_in(&mut self, packet: IpPacket<'_>, verify: bool) -> Result<(), DropReason> {
         if !ip::is_routable(packet.dst) {
             return Err(DropReason::Unroutable);
         }
@@ -190,7 +211,10 @@ impl Netstack {
     }
 
     fn advance(&mut self, now: Instant) -> Tick {
-        self.now = self.now.max(self.clock.tick(now));
+        if now != self.latest {
+            self.latest = now;
+            self.now = self.now.max(self.clock.tick(now));
+        }
         self.now
     }
 

@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use adit_flow::DropReason;
+use bytes::Bytes;
 
 use super::checksum::Sum;
 use super::{be16, put16};
@@ -27,9 +28,20 @@ pub(crate) struct IpPacket<'a> {
     /// The packet, without what follows its own length.
     packet: &'a [u8],
     payload_at: usize,
+    /// The frame, if it may be kept.
+    origin: Option<&'a Bytes>,
 }
 
 impl<'a> IpPacket<'a> {
+    /// As [`parse`](Self::parse); parts of the payload can be [kept](Self::keep) without a copy.
+    pub(crate) fn parse_bytes(frame: &'a Bytes) -> Result<Self, DropReason> {
+        let packet = Self::parse(frame)?;
+        Ok(Self {
+            origin: Some(frame),
+            ..packet
+        })
+    }
+
     /// Reads the IP headers of `frame`.
     pub(crate) fn parse(frame: &'a [u8]) -> Result<Self, DropReason> {
         match frame.first().ok_or(DropReason::Truncated)? >> 4 {
@@ -62,6 +74,7 @@ impl<'a> IpPacket<'a> {
             extended: false,
             packet,
             payload_at,
+            origin: None,
         })
     }
 
@@ -83,7 +96,15 @@ impl<'a> IpPacket<'a> {
             extended,
             packet,
             payload_at,
+            origin: None,
         })
+    }
+
+    /// The last `count` bytes of the payload, without a copy, if the frame may be kept.
+    pub(crate) fn keep(&self, count: usize) -> Option<Bytes> {
+        let payload = self.payload();
+        let origin = self.origin?;
+        Some(origin.slice_ref(&payload[payload.len() - count..]))
     }
 
     /// The transport header and what follows it.

@@ -2,9 +2,11 @@
 
 use std::time::Instant;
 
+use bytes::Bytes;
+
 use super::Netstack;
 use crate::clock::{Tick, after};
-use crate::event::Transmit;
+use crate::event::{PacketParts, Transmit};
 use crate::flow::Stage;
 use crate::packet::tcp::{self, RST, Template};
 use crate::packet::{ip, put16};
@@ -17,13 +19,29 @@ impl Netstack {
     /// Flows take turns, a packet each. What is handed out counts as sent: if the device refuses it, it's a lost packet.
     pub fn poll_transmit(&mut self, now: Instant, buf: &mut Vec<u8>) -> Option<Transmit> {
         let now = self.advance(now);
-        let transmit = self.next_packet(now, buf)?;
+        let transmit = self.next_packet(now, buf, None)?;
         self.counters.frames_out += 1;
         self.counters.bytes_out += buf.len() as u64;
         Some(transmit)
     }
 
-    fn next_packet(&mut self, now: Tick, buf: &mut Vec<u8>) -> Option<Transmit> {
+    /// As [`poll_transmit`](Self::poll_transmit), but without copying what was written by reference: the packet is in parts, for
+    /// a vectored write.
+    pub fn poll_transmit_parts(&mut self, now: Instant, packet: &mut PacketParts) -> Option<Transmit> {
+        let now = self.advance(now);
+        packet.data.clear();
+        let transmit = self.next_packet(now, &mut packet.head, Some(&mut packet.data))?;
+        self.counters.frames_out += 1;
+        self.counters.bytes_out += packet.slices().map(|part| part.len() as u64).sum::<u64>();
+        Some(transmit)
+    }
+
+    fn next_packet(
+        &mut self,
+        now: Tick,
+        buf: &mut Vec<u8>,
+        mut shared: Option<&mut Vec<Bytes>>,
+    ) -> Option<Transmit> {
         if self.answers.pop(buf) {
             return Some(tcp_transmit(buf));
         }
@@ -34,7 +52,7 @@ impl Netstack {
         }
         while let Some(slot) = self.dirty.pop_front() {
             self.table.leave(slot, Queue::Dirty);
-            if let Some(transmit) = self.flow_egress(now, slot, buf) {
+            if let Some(transmit) = self.flow_egress(now, slot, (buf, shared.as_deref_mut())) {
                 if self.fast_mut(slot).is_some_and(|fast| !fast.has_output()) {
                     self.arm(now, slot);
                 } else {
@@ -47,10 +65,15 @@ impl Netstack {
         None
     }
 
-    fn flow_egress(&mut self, now: Tick, slot: u32, buf: &mut Vec<u8>) -> Option<Transmit> {
+    fn flow_egress(
+        &mut self,
+        now: Tick,
+        slot: u32,
+        (buf, shared): (&mut Vec<u8>, Option<&mut Vec<Bytes>>),
+    ) -> Option<Transmit> {
         let flow = self.table.get_mut(slot)?;
         let live = match &mut flow.stage {
-            Stage::Fast(_) => return self.fast_egress(now, slot, buf),
+            Stage::Fast(_) => return self.fast_egress(now, slot, (buf, shared)),
             Stage::Live(live) => live,
             Stage::Held(_) | Stage::TimeWait(_) | Stage::Ended => return None,
         };

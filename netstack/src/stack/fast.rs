@@ -75,10 +75,15 @@ impl Netstack {
             buffers.written.consume(acknowledged, &mut self.pool);
         }
         if length > 0 {
-            let data = packet.payload();
-            let data = &data[data.len() - length..];
             let buffers = fast.buffers.get_or_insert_with(|| self.pool.buffers());
-            buffers.received.push(data, &mut self.pool);
+            match packet.keep(length).filter(|_| length > PIECE) {
+                Some(data) => buffers.received.push_shared(data),
+                None => {
+                    let payload = packet.payload();
+                    let data = &payload[payload.len() - length..];
+                    buffers.received.push(data, &mut self.pool);
+                }
+            }
             fast.was_filled |= buffers.received.len() >= fast.limits.receive / 2;
             news.readable = true;
         }
@@ -187,8 +192,14 @@ impl Netstack {
         self.mark_dirty(slot);
     }
 
-    /// Lets the flow send a segment.
-    pub(super) fn fast_egress(&mut self, now: Tick, slot: u32, buf: &mut Vec<u8>) -> Option<Transmit> {
+    /// Lets the flow send a segment. Bytes that were written by reference go to `shared`, if that's wanted, once
+    /// there are some.
+    pub(super) fn fast_egress(
+        &mut self,
+        now: Tick,
+        slot: u32,
+        (buf, shared): (&mut Vec<u8>, Option<&mut Vec<Bytes>>),
+    ) -> Option<Transmit> {
         let spare = self.spare();
         let flow = self.table.get_mut(slot)?;
         let (remote, pod) = (flow.remote(), flow.pod());
@@ -216,7 +227,11 @@ impl Netstack {
         };
         template.emit_header(buf, outgoing.count);
         if let Some(buffers) = &fast.buffers {
-            buffers.written.copy_to(outgoing.offset, outgoing.count, buf);
+            let written = &buffers.written;
+            match shared {
+                Some(shared) => written.share_to(outgoing.offset, outgoing.count, buf, shared),
+                None => written.copy_to(outgoing.offset, outgoing.count, buf),
+            }
         }
         Some(tcp_transmit(buf))
     }

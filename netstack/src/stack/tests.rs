@@ -4,14 +4,15 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use adit_flow::{CloseReason, DropReason, FourTuple, Protocol, RefuseReason};
+use bytes::Bytes;
 
 use super::{Datagram, Netstack};
 use crate::packet::ip::{self, IpPacket};
 use crate::packet::tcp::{ACK, FIN, Options, RST, SYN, Segment, Template};
 use crate::packet::{icmp, udp};
 use crate::{
-    BufferSize, ClosedBy, Config, ConnectError, Counters, Echo, Event, FlowError, FlowId, QueueLimit,
-    Refusal, RxChecksum, SendError, Unreachable,
+    BufferSize, ClosedBy, Config, ConnectError, Counters, Echo, Event, FlowError, FlowId, PacketParts,
+    QueueLimit, Refusal, RxChecksum, SendError, Unreachable,
 };
 
 mod closing;
@@ -111,6 +112,22 @@ impl Rig {
             self.our_isn.wrapping_add(ack)
         };
         self.raw(flags, seq, ack, Options::default(), data);
+    }
+
+    /// As [`pod`](Self::pod), without handing it in.
+    fn frame(&self, flags: u8, seq: u32, ack: u32, data: &[u8]) -> Bytes {
+        let mut frame = Vec::new();
+        let template = Template {
+            src: self.pod,
+            dst: self.remote,
+            seq: FIRST.wrapping_add(seq),
+            ack: self.our_isn.wrapping_add(ack),
+            flags,
+            window: self.window,
+            options: Options::default(),
+        };
+        template.emit(&mut frame, data);
+        frame.into()
     }
 
     fn raw(&mut self, flags: u8, seq: u32, ack: u32, options: Options, data: &[u8]) {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use adit_netstack::{Config, Event, Netstack, RxChecksum, Transmit};
+use adit_netstack::{Config, Event, Netstack, PacketParts, RxChecksum, Transmit};
 use smoltcp::time::Instant as Tick;
 
 use crate::kernel::{Kernel, Owed};
@@ -65,6 +65,7 @@ pub(crate) struct World {
     to_kernel: BTreeMap<(u64, u64), Vec<u8>>,
     sent: u64,
     buffer: Vec<u8>,
+    parts: PacketParts,
     pub(crate) events: Vec<Event>,
     pub(crate) frames: u64,
     trace: bool,
@@ -96,6 +97,7 @@ impl World {
             to_kernel: BTreeMap::new(),
             sent: 0,
             buffer: Vec::new(),
+            parts: PacketParts::default(),
             events: Vec::new(),
             frames: 0,
             bare_acks: BTreeMap::new(),
@@ -120,7 +122,12 @@ impl World {
             && entry.key().0 <= self.now_us
         {
             let frame = entry.remove();
-            self.stack.handle_frame(now, &frame, RxChecksum::Verify);
+            if self.rng.chance(50) {
+                self.stack.handle_frame(now, &frame, RxChecksum::Verify);
+            } else {
+                self.stack
+                    .handle_frame_bytes(now, &frame.into(), RxChecksum::Verify);
+            }
         }
         while let Some(entry) = self.to_kernel.first_entry()
             && entry.key().0 <= self.now_us
@@ -133,12 +140,20 @@ impl World {
         while let Some(frame) = self.kernel.device.outgoing.pop_front() {
             self.carry(frame, true);
         }
-        while let Some(transmit) = self.stack.poll_transmit(now, &mut self.buffer) {
-            let mut frame = self.buffer.clone();
+        while let Some((transmit, mut frame)) = self.next_packet(now) {
             complete_checksum(&mut frame, transmit);
             self.carry(frame, false);
         }
         self.collect();
+    }
+
+    fn next_packet(&mut self, now: Instant) -> Option<(Transmit, Vec<u8>)> {
+        if self.rng.chance(50) {
+            let transmit = self.stack.poll_transmit(now, &mut self.buffer)?;
+            return Some((transmit, self.buffer.clone()));
+        }
+        let transmit = self.stack.poll_transmit_parts(now, &mut self.parts)?;
+        Some((transmit, self.parts.slices().flatten().copied().collect()))
     }
 
     pub(crate) fn collect(&mut self) {

@@ -1,7 +1,5 @@
 //! Windows, probes, disorder; flows that rest, and that the engine takes over.
 
-use bytes::Bytes;
-
 use super::*;
 
 #[test]
@@ -234,6 +232,46 @@ fn bytes_are_handed_over_without_a_copy() {
     assert!(data.is_empty());
     let bytes: Vec<u8> = rig.sent().into_iter().flat_map(|segment| segment.data).collect();
     assert_eq!(bytes, [8; 20_000]);
+}
+
+#[test]
+fn frames_are_kept_and_sent_in_parts() {
+    let (mut rig, flow) = Rig::open(config());
+    rig.window = 8000;
+    let long = rig.frame(ACK, 0, 1, &[7; 10_000]);
+    rig.stack.handle_frame_bytes(rig.now, &long, RxChecksum::Partial);
+    let short = rig.frame(ACK, 10_000, 1, b"short");
+    rig.stack.handle_frame_bytes(rig.now, &short, RxChecksum::Partial);
+    assert!(short.try_into_mut().is_ok(), "was not kept");
+    let data = rig.stack.recv_bytes(rig.now, flow, usize::MAX).unwrap();
+    assert_eq!(data.as_ptr(), long[40..].as_ptr(), "the frame's own bytes");
+    assert_eq!(rig.read_all(flow), b"short");
+    assert!(long.try_into_mut().is_err(), "is kept as long as its bytes are");
+    assert_eq!(data, [7; 10_000][..]);
+    rig.sent();
+
+    rig.write(flow, b"in front ");
+    let body = Bytes::from(vec![8; 1000]);
+    let shared = Bytes::from(vec![9; 3000]);
+    for mut part in [shared.clone(), body.clone(), shared.clone()] {
+        let length = part.len();
+        assert_eq!(rig.stack.send_bytes(rig.now, flow, &mut part), Ok(length));
+    }
+    let mut packet = PacketParts::default();
+    let (mut stream, mut by_reference) = (Vec::new(), 0);
+    while rig.stack.poll_transmit_parts(rig.now, &mut packet).is_some() {
+        let frame: Vec<u8> = packet.slices().flatten().copied().collect();
+        let whole = IpPacket::parse(&frame).unwrap();
+        assert_eq!(whole.bytes().len(), frame.len());
+        by_reference += packet
+            .slices()
+            .filter(|part| shared.as_ptr_range().contains(&part.as_ptr()))
+            .map(|part| part.len())
+            .sum::<usize>();
+        stream.extend(rig.read(&frame).data);
+    }
+    let expected = [&b"in front "[..], &shared, &body, &shared].concat();
+    assert_eq!((stream, by_reference), (expected, 6000));
 }
 
 #[test]
