@@ -3,8 +3,9 @@
 
 use adit_flow::{FourTuple, Protocol};
 use adit_policy::commands::{Source, eval, lint};
-use adit_policy::objects::{Reader, Reading};
+use adit_policy::objects::{Object, Reader, Reading};
 use adit_policy::{Compiler, Flow, Options, PolicySet, Trace};
+use proptest::prelude::*;
 
 const PODS: &str = "
 apiVersion: v1
@@ -588,5 +589,55 @@ fn doubtful_texts_are_warned_of() {
         );
         let rendered = report.render();
         assert!(report.errors() == 0 && rendered.contains(says), "{rendered}");
+    }
+}
+
+/// Sound texts of every API, which the fuzzer starts from too.
+const SOUND: [&str; 4] = [
+    include_str!("../../fuzz/corpus/policy_objects/calico.yaml"),
+    include_str!("../../fuzz/corpus/policy_objects/cluster.yaml"),
+    include_str!("../../fuzz/corpus/policy_objects/istio.yaml"),
+    include_str!("../../fuzz/corpus/policy_objects/networkpolicy.yaml"),
+];
+
+#[test]
+fn the_texts_that_typos_are_made_in_are_sound() {
+    for text in SOUND {
+        let reading = Reader::default().read("sound.yaml", text);
+        assert!(
+            reading.diagnostics.iter().all(|found| !found.is_error()),
+            "{:?}",
+            reading.diagnostics
+        );
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2_000))]
+
+    /// A character is dropped, doubled or replaced: either the text still says something sound, or what is wrong has an
+    /// effect. A policy denies for it, a tier isn't there, or the whole reading is incomplete.
+    #[test]
+    fn no_typo_is_without_effect(
+        text in proptest::sample::select(&SOUND[..]),
+        at in any::<prop::sample::Index>(),
+        put in prop_oneof![Just(String::new()), "[a-zA-Z0-9:\\[\\]{}'\\-, ]{1,2}"],
+    ) {
+        let characters: Vec<char> = text.chars().collect();
+        let at = at.index(characters.len());
+        let mut typed: String = characters[..at].iter().collect();
+        typed.push_str(&put);
+        typed.extend(&characters[at + 1..]);
+        let reading = Reader::default().read("typo.yaml", &typed);
+        let is_broken = |object: &Object| matches!(object, Object::Policy(policy) if policy.broken.is_some());
+        for found in reading.diagnostics.iter().filter(|found| found.is_error()) {
+            let closed = reading.incomplete
+                || found.object.starts_with("Tier")
+                || reading.objects.iter().any(is_broken);
+            prop_assert!(closed, "{}\n{}", found, typed);
+        }
+        // Nothing of it panics, whatever it has become.
+        let set = Compiler::compile(Options::default(), reading.objects);
+        let _ = set.ingress(&flow("10.0.0.1", "10.0.0.2"), Trace::On);
     }
 }
