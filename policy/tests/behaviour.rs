@@ -262,6 +262,22 @@ fn explain_names_the_field_that_failed() {
 }
 
 #[test]
+fn a_name_stands_for_its_first_replica() {
+    let pods = "
+{apiVersion: v1, kind: Pod, metadata: {name: api-0, namespace: shop}, status: {podIP: 10.0.1.1}}
+---
+{apiVersion: v1, kind: Pod, metadata: {name: api-1, namespace: shop}, status: {podIP: 10.0.1.2}}
+---
+{apiVersion: v1, kind: Pod, metadata: {name: api-x, namespace: shop}, status: {podIP: 10.0.1.3}}";
+    let set = Compiler::compile(Options::default(), read(pods).objects);
+    let asker = ask::Asker::new(&set, "cluster.local".parse().unwrap());
+    let asked = |to: &str| asker.ask(&ask::Query::parse("shop/web", to).unwrap(), Trace::Off);
+    let answer = asked("shop/api:80").unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!(answer.flow.tuple.dst.to_string(), "10.0.1.1:80");
+    assert!(asked("shop/ap:80").is_err() && asked("elsewhere/api:80").is_err());
+}
+
+#[test]
 fn cases_pass_fail_and_become_junit() {
     let suite = "
 cases:

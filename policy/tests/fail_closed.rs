@@ -436,10 +436,18 @@ fn objects_that_policies_lean_on_make_a_reading_incomplete() {
             "{object}"
         );
     }
-    let line = r#"{"objects": [{"apiVersion": "projectcalico.org/v3", "kind": "GlobalNetworkSet",
-        "metadata": {"name": "s"}, "spec": {"nets": ["10.0.0.0/33"]}}], "flows": []}"#;
-    let error = eval::eval(&line.replace('\n', " ")).unwrap_err();
-    assert!(error.to_string().contains("10.0.0.0/33"), "{error}");
+    let line = r#"{"objects": [{"apiVersion": "projectcalico.org/v3", "kind": "GlobalNetworkSet", "metadata": {"name": "s"},
+        "spec": {"nets": ["10.0.0.0/33"]}}], "flows": [{"src": "10.0.0.1", "dst": "10.0.0.2", "proto": "tcp"}]}"#;
+    let verdicts = eval::eval(&line.replace('\n', " ")).unwrap();
+    assert_eq!(
+        (verdicts[0].allowed, &*verdicts[0].decided_by),
+        (false, "unreadable-objects")
+    );
+    assert!(
+        verdicts[0].trace[0].contains("10.0.0.0/33"),
+        "{:?}",
+        verdicts[0].trace
+    );
 }
 
 #[test]

@@ -20,9 +20,6 @@ pub enum EvalError {
     /// The line is no document.
     #[error("expected a JSON document with objects and flows: {0}")]
     NoDocument(#[from] serde_json::Error),
-    /// An object that policies lean on can't be read, so no verdict could be trusted.
-    #[error("objects: {0}")]
-    BadObject(String),
     /// A flow's field doesn't fit.
     #[error("flow {index}: expected {expected} in {field}, got {got:?}")]
     BadFlow {
@@ -77,11 +74,11 @@ pub struct FlowVerdict {
 
 /// Evaluates one line: `{"objects":[…],"flows":[…]}` to a JSON array of [`FlowVerdict`]s in the order of the flows.
 ///
-/// Policies that can't be read fail closed, as everywhere; `adit policy lint` says what is wrong with them.
+/// Policies that can't be read fail closed, as everywhere; `adit policy lint` says what is wrong with them. Where something
+/// that policies lean on can't be read, every flow of the document is denied by `unreadable-objects`.
 ///
 /// # Errors
-/// [`EvalError`] if the line is no such document, something that policies lean on can't be read, or a flow names no
-/// address or pod.
+/// [`EvalError`] if the line is no such document, or a flow names no address or pod.
 pub fn eval_line(line: &str) -> Result<String, EvalError> {
     Ok(serde_json::to_string(&eval(line)?)?)
 }
@@ -98,9 +95,7 @@ pub fn eval(line: &str) -> Result<Vec<FlowVerdict>, EvalError> {
         reader.read_value("", object, &mut reading);
     }
     if reading.incomplete {
-        let errors = reading.diagnostics.iter().filter(|found| found.is_error());
-        let errors: Vec<_> = errors.map(ToString::to_string).collect();
-        return Err(EvalError::BadObject(errors.join("; ")));
+        return Ok(vec![unreadable(&reading); document.flows.len()]);
     }
     let cluster = Cluster::new(reading.objects);
     document
@@ -109,6 +104,17 @@ pub fn eval(line: &str) -> Result<Vec<FlowVerdict>, EvalError> {
         .enumerate()
         .map(|(index, flow)| cluster.judge(index, flow))
         .collect()
+}
+
+/// The verdict on any flow where nobody can tell what denies it.
+fn unreadable(reading: &Reading) -> FlowVerdict {
+    let errors = reading.diagnostics.iter().filter(|found| found.is_error());
+    FlowVerdict {
+        allowed: false,
+        decided_by: "unreadable-objects".to_owned(),
+        trace: errors.map(ToString::to_string).collect(),
+        pending: None,
+    }
 }
 
 struct Cluster {
