@@ -2,6 +2,7 @@
 
 mod args;
 mod check;
+mod detach;
 mod duration;
 mod explain;
 mod flows;
@@ -16,6 +17,7 @@ mod up;
 
 use std::fmt;
 use std::io::{self, IsTerminal as _, Write as _};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser as _;
@@ -78,6 +80,16 @@ enum CliError {
         #[from]
         source: adit_node::probe::Error,
     },
+    /// What was to go on in the background ended.
+    #[error("[ADIT-A012] mesh {mesh} ended with {how} before it was ready; {} says why", log.display())]
+    EndedEarly {
+        /// The mesh.
+        mesh: String,
+        /// How.
+        how: String,
+        /// Where its output is.
+        log: PathBuf,
+    },
     /// The mesh file is wrong.
     #[error("{0}")]
     Mesh(Box<adit_control::Report>),
@@ -90,6 +102,16 @@ enum CliError {
         /// Why.
         #[from]
         source: adit_node::laptop::Error,
+    },
+    /// The mesh goes on in the background, and not everything in it is ready.
+    #[error("[ADIT-A035] mesh {mesh} goes on in the background, but this isn't ready: {waiting}; its output is in {}", log.display())]
+    NotReady {
+        /// The mesh.
+        mesh: String,
+        /// What isn't ready, with its state.
+        waiting: String,
+        /// Where its output is.
+        log: PathBuf,
     },
     /// Our own standard output.
     #[error("[ADIT-A014] writing to standard output: {0}")]

@@ -100,6 +100,10 @@ const AGENT: &[Code] = codes! {
         "the command line asks for something that doesn't fit",
         "options contradict each other, or a name is ambiguous",
         "the message says which; --help has examples";
+    "ADIT-A012":
+        "a mesh that was to go on in the background ended",
+        "it could not start: the machine lacks something, an address is taken, or a mesh of that name runs already",
+        "the file of --detach has its last lines; without --detach they are on the terminal";
     "ADIT-A013":
         "the name to join as is taken",
         "a workload of the mesh file, or another program that joined, has it",
@@ -180,6 +184,10 @@ const AGENT: &[Code] = codes! {
         "a control socket belongs to another user",
         "the mesh was started by somebody else",
         "run the command as the user who started the mesh";
+    "ADIT-A035":
+        "a mesh goes on in the background and not all of it is ready",
+        "a program ended, keeps ending, or its readiness probe doesn't pass; a slow one may only need more time",
+        "`adit ps` shows the states, the file of --detach what the programs printed; `adit down` stops the mesh";
     "ADIT-A040":
         "the embedded CA could not be made or read",
         "its files in the state folder are damaged, or it has expired",

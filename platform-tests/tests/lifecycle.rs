@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use adit_platform_tests::load::Rr;
-use adit_platform_tests::{Mesh, MeshSpec, Running, Sandbox, Workload, pids_mentioning, wait_until};
+use adit_platform_tests::{
+    Finished, Mesh, MeshSpec, Running, Sandbox, Workload, pids_mentioning, wait_until,
+};
 use rustix::process::{Pid, Signal, kill_process};
 
 const PORT: u16 = 7000;
@@ -146,6 +148,52 @@ fn a_killed_workload_is_started_again_if_it_should_be() {
         )
         .json();
     assert_eq!(again.count, 10);
+}
+
+#[test]
+fn a_detached_mesh_goes_on_and_down_stops_it() {
+    let sandbox = Sandbox::new();
+    let spec = MeshSpec::new("away").workload(Workload::load_server(&sandbox, "server", PORT));
+    let file = sandbox.file("away.yaml", spec.text());
+    let log = sandbox.dir().join("home/away.log");
+    let adit = |arguments: &[&str]| {
+        let mut command = sandbox.command(sandbox.adit());
+        command.args(arguments);
+        Finished::of(command, LIMIT)
+    };
+    let (file, log) = (file.display().to_string(), log.display().to_string());
+    let up = ["up", &file, "--detach", &log];
+    let done = adit(&up);
+    assert_eq!(done.code(), 0, "{done}\n{:?}", std::fs::read_to_string(&log));
+    // It returned because all was ready.
+    let load = sandbox.load();
+    let found: Rr = adit(&[
+        "run",
+        "--mesh",
+        "away",
+        "--as",
+        "test/client",
+        "--",
+        &load,
+        "rr",
+        "server:7000",
+        "--count",
+        "10",
+    ])
+    .json();
+    assert_eq!(found.count, 10);
+    let again = adit(&up);
+    assert_eq!(again.code(), 1, "{again}");
+    assert!(again.stderr().contains("ADIT-A012"), "{again}");
+    let text = std::fs::read_to_string(&log).unwrap();
+    assert!(text.contains("listening") && text.contains("ADIT-A001"), "{text}");
+    assert_eq!(adit(&["down"]).code(), 0);
+    wait_until(
+        "everything to be gone",
+        LIMIT,
+        || sandbox.leftovers().is_empty().then_some(()),
+        || format!("{:?}", sandbox.leftovers()),
+    );
 }
 
 #[test]

@@ -211,6 +211,9 @@ pub(super) struct Up {
     /// Stop when this workload ends, with its exit code
     #[arg(long, value_name = "WORKLOAD")]
     pub(super) once: Option<String>,
+    /// Go on in the background once everything is ready, and append the output to this file
+    #[arg(long, value_name = "FILE", conflicts_with = "once")]
+    pub(super) detach: Option<PathBuf>,
     /// How long programs may take to end after SIGTERM
     #[arg(long, value_name = "TIME", value_parser = duration::parse, default_value = "10s")]
     pub(super) grace: Duration,
@@ -302,6 +305,7 @@ The exit code is the program's; 127 if it isn't found, 126 if it can't be execut
 
 const UP_EXAMPLES: &str = "Examples:
   adit up shop.yaml
+  adit up shop.yaml --detach shop.log           in the background; `adit down` stops it
   adit up e2e.yaml --once test/client           the exit code is the client's
   adit up shop.yaml --node left --state-dir ~/.local/state/adit/shop
 

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use adit_flow::WorkloadName;
 
 use super::args::Up;
+use super::detach::detach;
 use super::{CliError, report_style};
 use crate::rundir::Base;
 use crate::supervisor::{self, AgentArguments, Options, Source};
@@ -20,6 +21,9 @@ pub(super) fn up(args: Up) -> Result<u8, CliError> {
         .map(|wanted| resolve(&source, wanted))
         .transpose()?;
     let node = source.mesh.choose_node(source.node.as_deref())?;
+    if let Some(log) = &args.detach {
+        return detach(&source.mesh.name, log);
+    }
     let listen = args.listen.or_else(|| node.map(|node| node.hbone));
     Ok(supervisor::up(Options {
         base: Base::of_process(),
