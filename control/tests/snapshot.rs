@@ -203,3 +203,29 @@ fn a_file_survives_being_written_and_read() {
     let again = parse(path, &file.to_json()).unwrap_or_else(|report| panic!("{report}"));
     assert_eq!(again.mesh, mesh());
 }
+
+#[test]
+fn a_label_takes_a_workload_out_of_the_mesh_and_its_own_comes_before_its_namespaces() {
+    let in_mesh = |namespace: &str, workload: &str| {
+        let text = MESH
+            .replace("labels: {team: a}", &format!("labels: {{{namespace}}}"))
+            .replace(
+                "serviceAccountName: web, labels: {app: web}",
+                &format!("labels: {{app: web{workload}}}"),
+            );
+        let mesh = parse(Path::new("mesh.yaml"), &text)
+            .unwrap_or_else(|report| panic!("{report}"))
+            .mesh;
+        build(&mesh, view("left", &|_| true)).workloads[&name("web-0")].in_mesh
+    };
+    let (none, ambient) = (
+        "istio.io/dataplane-mode: none",
+        "istio.io/dataplane-mode: ambient",
+    );
+    let own = |label: &str| format!(", {label}");
+    assert!(in_mesh("team: a", ""), "who is in the file is in the mesh");
+    assert!(!in_mesh("team: a", &own(none)));
+    assert!(!in_mesh(none, ""));
+    assert!(in_mesh(none, &own(ambient)));
+    assert!(!in_mesh(ambient, &own(none)));
+}

@@ -17,6 +17,7 @@ pub mod objects;
 pub mod selector;
 
 mod flow;
+mod gate;
 mod judge;
 mod set;
 mod verdict;

@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
+use crate::gate::{Gate, Gated};
 use crate::model::{Action, Body, End, Peer, Policy, Rule};
 use crate::selector::EndpointSelector;
-use crate::set::{Compiled, Gate, Gated};
+use crate::set::Compiled;
 
 /// Compiles a policy. `refer` gives each selector its id.
 pub(super) fn compile(

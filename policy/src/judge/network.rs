@@ -4,8 +4,9 @@ use super::matching::{is_selected, miss};
 use super::{Context, Steps, kept};
 use crate::compile::chain::Chain;
 use crate::flow::Direction;
+use crate::gate::{Gate, GateEnd, Gated};
 use crate::model::Action;
-use crate::set::{Gate, GateEnd, Gated};
+
 use crate::verdict::{Outcome, Ruling, Step};
 
 /// What a chain says of a flow.
