@@ -8,7 +8,8 @@ use std::cell::RefCell;
 use std::net::IpAddr;
 use std::time::Instant;
 
-use adit_netstack::{Config, Event, FlowId, Netstack, RxChecksum};
+use adit_netstack::{Config, Event, FlowId, Netstack, PacketParts, RxChecksum};
+use bytes::Bytes;
 use divan::counter::{BytesCount, ItemsCount};
 use divan::{AllocProfiler, Bencher, black_box};
 
@@ -37,6 +38,7 @@ struct Bench {
     peers: Vec<Peer>,
     now: Instant,
     packet: Vec<u8>,
+    parts: PacketParts,
     frame: Vec<u8>,
     turn: u64,
 }
@@ -61,6 +63,7 @@ impl Bench {
             peers: Vec::new(),
             now,
             packet: Vec::new(),
+            parts: PacketParts::default(),
             frame: Vec::new(),
             turn: 1,
         };
@@ -194,6 +197,33 @@ impl Bench {
         assert_eq!(self.drain(), 1);
     }
 
+    /// The same by reference: nothing of `data` is copied.
+    fn send_shared(&mut self, data: &Bytes) {
+        let index = self.any_peer();
+        let Peer {
+            flow,
+            port,
+            address,
+            seq,
+            ack,
+        } = self.peers[index];
+        let taken = self.stack.send_bytes(self.now, flow, &mut data.clone());
+        let taken = taken.expect("the flow is open");
+        while self
+            .stack
+            .poll_transmit_parts(self.now, &mut self.parts)
+            .is_some()
+        {
+            black_box(self.parts.slices().count());
+        }
+        let ack = ack.wrapping_add(taken as u32);
+        self.peers[index].ack = ack;
+        self.segment((address, port), seq, ack, ACK, &[], 0);
+        self.stack
+            .handle_frame(self.now, &self.frame, RxChecksum::Partial);
+        self.drain();
+    }
+
     /// Bytes are written, sent and acknowledged by the pod.
     fn send(&mut self, data: &[u8]) {
         let index = self.any_peer();
@@ -255,6 +285,17 @@ fn send_bulk(bencher: Bencher<'_, '_>, flows: usize) {
     bencher
         .counter(BytesCount::new(data.len()))
         .bench_local(|| bench.borrow_mut().send(&data));
+}
+
+/// The same by reference.
+#[divan::bench(args = [1, 100])]
+fn send_bulk_by_reference(bencher: Bencher<'_, '_>, flows: usize) {
+    let data = Bytes::from(vec![7; 60_000]);
+    let bench = RefCell::new(Bench::new(flows, Config::default()));
+    (0..flows * 200).for_each(|_| bench.borrow_mut().send_shared(&data));
+    bencher
+        .counter(BytesCount::new(data.len()))
+        .bench_local(|| bench.borrow_mut().send_shared(&data));
 }
 
 /// The pod opens a flow and closes it, beside so many that are open.
