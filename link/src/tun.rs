@@ -3,7 +3,7 @@
 //! A queue here is always layer 3 (`IFF_TUN`), without the packet-information prefix (`IFF_NO_PI`), with a
 //! ten-byte [`VnetHeader`] before each frame (`IFF_VNET_HDR`), and non-blocking.
 
-use std::io::{self, IoSlice, IoSliceMut};
+use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 
@@ -116,40 +116,40 @@ impl TunQueue {
         Ok(Self { fd })
     }
 
-    /// Takes the next frame: its header, and its length in bytes now at the start of `frame`.
-    ///
-    /// A frame longer than `frame` is cut short without a word, so `frame` should hold [`MAX_FRAME`] bytes.
+    /// Takes the next frame: `buffer` holds [`VnetHeader::LEN`] bytes of its header after, and then the frame. What it held
+    /// before is gone; its memory is used again, and grows to what the largest frame needs.
     ///
     /// # Errors
     /// `WouldBlock` when the queue is empty; `InvalidData` when the kernel handed out a header we don't know (the
     /// frame is gone, the queue is fine); `EBADFD` when the device was removed.
-    pub fn recv(&self, frame: &mut [u8]) -> io::Result<(VnetHeader, usize)> {
-        let mut header = [0; VnetHeader::LEN];
-        let read = rustix::io::readv(
-            &self.fd,
-            &mut [IoSliceMut::new(&mut header), IoSliceMut::new(frame)],
-        )?;
-        let Some(len) = read.checked_sub(VnetHeader::LEN) else {
+    pub fn recv(&self, buffer: &mut Vec<u8>) -> io::Result<VnetHeader> {
+        buffer.clear();
+        buffer.reserve(VnetHeader::LEN + MAX_FRAME);
+        // One buffer for both, since only this way nothing has to be written before the kernel does.
+        rustix::io::read(&self.fd, rustix::buffer::spare_capacity(buffer))?;
+        let Some(header) = buffer.first_chunk() else {
             return Err(io::Error::new(
                 io::ErrorKind::InvalidData,
                 "TUN frame shorter than its header",
             ));
         };
-        let header =
-            VnetHeader::parse(&header).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
-        Ok((header, len))
+        VnetHeader::parse(header).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
     }
 
-    /// Hands one frame to the kernel, whole or not at all.
+    /// Hands one frame to the kernel, whole or not at all. It may be in parts, at most 1,000.
     ///
     /// # Errors
-    /// `InvalidInput` when the header's offsets do not fit the frame; `WouldBlock` and `ENOBUFS` when the kernel has
-    /// no room; `EIO` while the interface is down; `EBADFD` when the device was removed.
-    pub fn send(&self, header: &VnetHeader, frame: &[u8]) -> io::Result<()> {
+    /// `InvalidInput` when the header's offsets do not fit the frame, or the parts are too many; `WouldBlock` and `ENOBUFS`
+    /// when the kernel has no room; `EIO` while the interface is down; `EBADFD` when the device was removed.
+    pub fn send<'a>(&self, header: &VnetHeader, frame: impl IntoIterator<Item = &'a [u8]>) -> io::Result<()> {
         let header = header.emit();
-        let written = rustix::io::writev(&self.fd, &[IoSlice::new(&header), IoSlice::new(frame)])?;
+        let mut parts = vec![IoSlice::new(&header)];
+        for part in frame {
+            parts.push(IoSlice::new(part));
+        }
+        let written = rustix::io::writev(&self.fd, &parts)?;
         // TUN takes a frame as one packet or refuses it.
-        debug_assert_eq!(written, VnetHeader::LEN + frame.len());
+        debug_assert_eq!(written, parts.iter().map(|part| part.len()).sum::<usize>());
         Ok(())
     }
 

@@ -16,8 +16,11 @@ use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
 use adit_flow::{CloseReason, FourTuple, Protocol, RefuseReason, WorkloadName};
-use adit_link::{Checksum, TunQueue, VnetHeader};
-use adit_netstack::{ClosedBy, Datagram, Echo, Event, FlowId, Netstack, RxChecksum, Transmit, Unreachable};
+use adit_link::{Checksum, MAX_FRAME, TunQueue, VnetHeader};
+use adit_netstack::{
+    ClosedBy, Datagram, Echo, Event, FlowId, Netstack, PacketParts, RxChecksum, Transmit, Unreachable,
+};
+use bytes::Bytes;
 use tokio::io::unix::AsyncFd;
 use tokio::time::Sleep;
 
@@ -29,8 +32,9 @@ const FRAMES_PER_TURN: usize = 32;
 /// Packets written in one turn before other tasks of the worker run.
 const PACKETS_PER_TURN: usize = 64;
 
-/// The longest frame that a TUN of MTU 65520 hands over, with room to notice a longer one.
-const FRAME_LIMIT: usize = 65_536;
+/// A frame of at least this many bytes is handed on where it lies, and the next gets other memory: half of what the
+/// longest needs, so that bytes which wait never hold more than twice their memory.
+const LONG_FRAME: usize = MAX_FRAME / 2;
 
 /// A pod served by this worker.
 pub(crate) struct Pod {
@@ -203,8 +207,8 @@ impl Pod {
         let queue = AsyncFd::new(queue)?;
         let mut turn = Turn {
             queue,
-            packet: Vec::with_capacity(FRAME_LIMIT),
-            frame: vec![0; FRAME_LIMIT],
+            packet: PacketParts::default(),
+            frame: Vec::new(),
         };
         let mut sleep = pin!(tokio::time::sleep_until(tokio::time::Instant::now()));
         let mut has_let_tasks_run = false;
@@ -329,7 +333,7 @@ impl Pod {
 struct Turn {
     queue: AsyncFd<TunQueue>,
     frame: Vec<u8>,
-    packet: Vec<u8>,
+    packet: PacketParts,
 }
 
 #[derive(PartialEq, Eq)]
@@ -350,12 +354,18 @@ impl Turn {
             match guard.try_io(|queue| queue.get_ref().recv(&mut self.frame)) {
                 Err(_would_block) => {}
                 Ok(Err(error)) => return Err(error),
-                Ok(Ok((header, length))) => {
+                Ok(Ok(header)) => {
                     let checksum = match header.checksum {
                         Checksum::Partial { .. } => RxChecksum::Partial,
                         _ => RxChecksum::Verify,
                     };
-                    stack.handle_frame(Instant::now(), &self.frame[..length], checksum);
+                    let now = Instant::now();
+                    if self.frame.len() < LONG_FRAME {
+                        stack.handle_frame(now, &self.frame[VnetHeader::LEN..], checksum);
+                    } else {
+                        let frame = Bytes::from(std::mem::take(&mut self.frame)).slice(VnetHeader::LEN..);
+                        stack.handle_frame_bytes(now, &frame, checksum);
+                    }
                 }
             }
         }
@@ -367,14 +377,14 @@ impl Turn {
         let mut stack = pod.stack.borrow_mut();
         let now = Instant::now();
         for _ in 0..PACKETS_PER_TURN {
-            let Some(transmit) = stack.poll_transmit(now, &mut self.packet) else {
+            let Some(transmit) = stack.poll_transmit_parts(now, &mut self.packet) else {
                 return Progress::Done;
             };
             let header = match transmit {
                 Transmit::Complete => VnetHeader::default(),
                 Transmit::NeedsChecksum { start, offset } => VnetHeader::partial_checksum(start, offset),
             };
-            if let Err(error) = self.queue.get_ref().send(&header, &self.packet) {
+            if let Err(error) = self.queue.get_ref().send(&header, self.packet.slices()) {
                 tracing::debug!(pod = %pod.name, %error, "the TUN took no packet");
             }
         }

@@ -202,12 +202,13 @@ pub(crate) fn frame_that(
     wanted: impl Fn(&adit_link::VnetHeader, &[u8]) -> bool,
 ) -> Option<(adit_link::VnetHeader, Vec<u8>)> {
     let queue = TunQueue::from_fd(queue).unwrap();
-    let mut buffer = vec![0; adit_link::MAX_FRAME];
+    let mut buffer = Vec::new();
     let mut found = None;
     eventually(|| {
-        while let Ok((header, len)) = queue.recv(&mut buffer) {
-            if wanted(&header, &buffer[..len]) {
-                found = Some((header, buffer[..len].to_vec()));
+        while let Ok(header) = queue.recv(&mut buffer) {
+            let frame = &buffer[adit_link::VnetHeader::LEN..];
+            if wanted(&header, frame) {
+                found = Some((header, frame.to_vec()));
                 return true;
             }
         }
