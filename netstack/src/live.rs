@@ -31,6 +31,8 @@ pub(crate) struct Live {
     pub(crate) unread_from: u32,
     /// The highest right edge of the window that was announced.
     pub(crate) window_edge: u32,
+    /// What was acknowledged last, since the engine has the flow.
+    pub(crate) acknowledged: Option<u32>,
     /// Data came ahead of its turn, up to this sequence number.
     pub(crate) ahead_until: Option<u32>,
     /// Window scale that was announced in our SYN.
@@ -148,6 +150,7 @@ impl Live {
             written_end: our_isn.wrapping_add(1),
             unread_from: 0,
             window_edge: 0,
+            acknowledged: None,
             ahead_until: None,
             announced_scale: scale_of_ring(config.receive_buffer.max),
             rings,
@@ -181,7 +184,8 @@ impl Live {
     /// Takes over what the SYN or SYN-ACK of the pod says.
     pub(crate) fn on_peer_syn(&mut self, segment: &Segment, options: Options) {
         self.peer = options;
-        self.peer_window = segment.window;
+        // Later ones say it scaled (RFC 7323 §2.2).
+        self.peer_window = segment.window >> options.window_scale.unwrap_or(0);
         self.unread_from = segment.seq.wrapping_add(1);
         self.window_edge = self.unread_from;
         if options.window_scale.is_none() {
@@ -283,15 +287,15 @@ impl Live {
     }
 
     /// Corrects a segment of the engine, whose TCP header is at `at` in `frame`, to what was announced to the pod, and
-    /// follows it. Its checksum field is left to the caller.
-    pub(crate) fn on_egress(&mut self, now: Tick, frame: &mut [u8], at: usize) {
+    /// follows it; whether it says anything new. Its checksum field is left to the caller.
+    pub(crate) fn on_egress(&mut self, now: Tick, frame: &mut [u8], at: usize) -> bool {
         let transport = &mut frame[at..];
         let Ok(segment) = Segment::parse(transport) else {
             debug_assert!(false, "the engine writes whole segments");
-            return;
+            return true;
         };
         if segment.is(tcp::RST) {
-            return; // maybe not of the socket but of the interface, which takes its number from the pod's segment
+            return true; // maybe not of the socket but of the interface, which takes its number from the pod's segment
         }
         let window_bytes = if segment.is(tcp::SYN) {
             tcp::replace_window_scale(transport, self.announced_scale);
@@ -301,10 +305,13 @@ impl Live {
             transport[14..16].copy_from_slice(&(scaled as u16).to_be_bytes());
             scaled << self.announced_scale
         };
+        let mut is_new = segment.length() > 0;
         if segment.is(tcp::ACK) {
+            is_new |= self.acknowledged.replace(segment.ack) != Some(segment.ack);
             let edge = segment.ack.wrapping_add(window_bytes);
             if tcp::before(self.window_edge, edge) {
                 self.window_edge = edge;
+                is_new = true;
             }
         }
         let end = segment.end();
@@ -320,6 +327,13 @@ impl Live {
             self.last_activity = now;
             self.unanswered_since.get_or_insert(now);
         }
+        is_new
+    }
+
+    /// Whether the engine has nothing left to do by itself, whatever it says. smoltcp keeps the timer of its probes when the pod
+    /// acknowledges the last byte and the FIN with a closed window. When it's due it sends an ACK, and doesn't move on.
+    pub(crate) fn has_stale_timer(&self) -> bool {
+        self.state() == State::FinWait2
     }
 
     /// Whether nothing is under way in either direction: all that was received was read, all that was sent is acknowledged.

@@ -81,8 +81,8 @@ impl Netstack {
             return None;
         }
         let at = header_len(buf);
-        live.on_egress(now, buf, at);
-        Some(finish(buf, at))
+        let is_new = live.on_egress(now, buf, at);
+        (is_new || !live.has_stale_timer()).then(|| finish(buf, at))
     }
 
     /// The flow has nothing to send for now: settles what that means, and when to look at it again.
@@ -112,7 +112,7 @@ impl Netstack {
                 at
             }
             Stage::Live(live) => {
-                let engine_at = if live.is_parked {
+                let engine_at = if live.is_parked || live.has_stale_timer() {
                     None
                 } else {
                     self.engine.poll_at(now, &live.sockets)

@@ -161,6 +161,27 @@ fn an_end_waits_for_its_reader() {
     }
 }
 
+/// smoltcp's timer for probes of the window is due for ever then.
+#[test]
+fn a_window_that_closes_with_the_last_ack_makes_no_output_without_end() {
+    let (mut rig, flow) = Rig::open(config());
+    rig.write(flow, b"all");
+    rig.shutdown(flow);
+    rig.sent();
+    rig.pod(ACK, -1, 5, b""); // not the next in order
+    rig.sent();
+    assert_eq!(rig.counters().engaged, 1);
+    rig.window = 0;
+    rig.pod(ACK, 1, 3, b"");
+    rig.pod(ACK, 0, 5, b"");
+    assert!(rig.pass(seconds(30)).len() < 10);
+    rig.pod(FIN | ACK, 0, 5, b"");
+    assert_eq!(
+        rig.events().last(),
+        Some(&closed(flow, CloseReason::Fin, ClosedBy::Agent))
+    );
+}
+
 /// smoltcp takes such a segment for an old one.
 #[test]
 fn a_fin_counts_behind_data_that_is_old() {

@@ -76,6 +76,27 @@ fn without_window_scaling_windows_are_plain() {
 }
 
 #[test]
+fn the_window_of_a_syn_ack_is_not_scaled() {
+    for in_engine in [false, true] {
+        let mut rig = Rig::new(config());
+        let flow = rig
+            .stack
+            .connect(rig.now, FourTuple::new(rig.remote, rig.pod))
+            .unwrap();
+        rig.learn_isn();
+        if in_engine {
+            rig.pass(seconds(1));
+        }
+        rig.raw(SYN | ACK, POD_ISN, rig.our_isn.wrapping_add(1), OPTIONS, b"");
+        rig.sent();
+        assert_eq!(rig.counters().engaged, u64::from(in_engine));
+        rig.write(flow, &[7; 5000]);
+        let bytes: usize = rig.sent().iter().map(|segment| segment.data.len()).sum();
+        assert_eq!(bytes, 1000 >> 7 << 7, "in whole units of its scale");
+    }
+}
+
+#[test]
 fn a_syn_ack_is_repeated_until_it_is_answered() {
     let mut rig = Rig::new(config());
     let flow = rig.syn();
