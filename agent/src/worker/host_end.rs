@@ -13,15 +13,21 @@ use crate::pipeline::relay::{CHUNK_LIMIT, End, Ended};
 /// A connected host socket. Dropped before both sides have ended, its peer sees a reset.
 pub(crate) struct HostEnd {
     socket: TcpStream,
+    /// Room for what comes. Bytes that were handed on share it, so that many short reads don't hold much memory.
+    buffer: BytesMut,
     read_fin: bool,
     write_fin: bool,
 }
+
+/// With less room than this a read gets other memory, in bytes.
+const LEAST_READ: usize = CHUNK_LIMIT / 4;
 
 impl HostEnd {
     /// Takes over a connected socket.
     pub(crate) fn new(socket: TcpStream) -> Self {
         Self {
             socket,
+            buffer: BytesMut::new(),
             read_fin: false,
             write_fin: false,
         }
@@ -31,14 +37,20 @@ impl HostEnd {
 impl End for HostEnd {
     fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, Ended>> {
         loop {
-            ready!(self.socket.poll_read_ready(cx)).map_err(Ended::from)?;
-            let mut chunk = BytesMut::with_capacity(CHUNK_LIMIT);
-            match self.socket.try_read_buf(&mut chunk) {
+            let Poll::Ready(readable) = self.socket.poll_read_ready(cx) else {
+                self.buffer = BytesMut::new(); // an idle flow holds no memory
+                return Poll::Pending;
+            };
+            readable.map_err(Ended::from)?;
+            if self.buffer.capacity() < LEAST_READ {
+                self.buffer = BytesMut::with_capacity(CHUNK_LIMIT);
+            }
+            match self.socket.try_read_buf(&mut self.buffer) {
                 Ok(0) => {
                     self.read_fin = true;
                     return Poll::Ready(Ok(None));
                 }
-                Ok(_) => return Poll::Ready(Ok(Some(chunk.freeze()))),
+                Ok(_) => return Poll::Ready(Ok(Some(self.buffer.split().freeze()))),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(error) => return Poll::Ready(Err(error.into())),
             }

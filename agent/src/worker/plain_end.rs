@@ -12,10 +12,12 @@ use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
 use tokio::sync::oneshot;
 
-use crate::pipeline::relay::{CHUNK_LIMIT, End, Ended};
+use crate::pipeline::relay::{End, Ended};
 
 /// Bytes on their way, each direction.
 const CAPACITY: usize = 256 * 1024;
+/// Bytes taken at once: little enough for the stack.
+const READ: usize = 16 * 1024;
 
 /// An end that its task owns. Dropped before both sides have ended, the other end sees a reset.
 ///
@@ -64,13 +66,11 @@ impl PlainEnd {
 
 impl End for PlainEnd {
     fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, Ended>> {
-        let mut chunk = vec![0; CHUNK_LIMIT];
+        let mut chunk = [0; READ];
         let mut buffer = ReadBuf::new(&mut chunk);
         ready!(self.pipe()?.poll_read(cx, &mut buffer)).map_err(|_| Ended::reset())?;
-        let length = buffer.filled().len();
-        if length > 0 {
-            chunk.truncate(length);
-            return Poll::Ready(Ok(Some(chunk.into())));
+        if !buffer.filled().is_empty() {
+            return Poll::Ready(Ok(Some(Bytes::copy_from_slice(buffer.filled()))));
         }
         // The flag was set before the pipe was shut down.
         if !self.peer_finished.load(Ordering::Acquire) {
