@@ -62,7 +62,7 @@ impl Leaf {
             id: spiffe_id(&certificate)?,
             not_before: system_time(certificate.validity().not_before),
             not_after: system_time(certificate.validity().not_after),
-            serial: certificate.tbs_certificate.serial.to_str_radix(16),
+            serial: in_octets(&certificate.tbs_certificate.serial.to_str_radix(16)),
         })
     }
 }
@@ -114,4 +114,21 @@ fn spiffe_id(certificate: &X509Certificate<'_>) -> Result<SpiffeId, BadLeaf> {
 fn system_time(time: ASN1Time) -> SystemTime {
     let seconds = u64::try_from(time.timestamp()).unwrap_or(0);
     SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)
+}
+
+/// Hexadecimal digits in pairs, as tools show a serial number: one that begins with a zero keeps it.
+fn in_octets(digits: &str) -> String {
+    let padding = if digits.len().is_multiple_of(2) { "" } else { "0" };
+    format!("{padding}{digits}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn serial_numbers_have_two_digits_an_octet() {
+        assert_eq!(in_octets("f7fa"), "f7fa");
+        assert_eq!(in_octets("7fa"), "07fa");
+    }
 }

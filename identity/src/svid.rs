@@ -79,7 +79,7 @@ impl Svid {
         &self.key
     }
 
-    /// The leaf's serial number in lower-case hexadecimal, without leading zeros.
+    /// The leaf's serial number in lower-case hexadecimal, two digits an octet, as openssl(1) shows it but for the case.
     pub fn serial(&self) -> &str {
         &self.leaf.serial
     }
