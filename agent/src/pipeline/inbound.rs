@@ -105,14 +105,23 @@ async fn connect(
         source_identity: Some(request.peer.clone()),
         ..adit_policy::Flow::plain(tuple, Protocol::Tcp)
     };
+    let permitted = admit(worker, flow, recorder)?;
+    let app = connect_app(worker, pod, snapshot, tuple).await?;
+    Ok((app, permitted))
+}
+
+/// The engine's leave for a flow to enter; its verdict is in the record either way.
+pub(super) fn admit(
+    worker: &Worker,
+    flow: adit_policy::Flow,
+    recorder: &mut Recorder,
+) -> Result<Permitted, Refused> {
     let decision = worker.shared.policy.load().ingress(&flow, Trace::Off);
     recorder.verdict(decision.verdict());
-    let permit = match decision {
-        Decision::Allowed(permit) => permit,
-        Decision::Denied(_) => return Err(Refused::by_agent(RefuseReason::Denied)),
-    };
-    let app = connect_app(worker, pod, snapshot, tuple).await?;
-    Ok((app, Permitted { flow, permit }))
+    match decision {
+        Decision::Allowed(permit) => Ok(Permitted { flow, permit }),
+        Decision::Denied(_) => Err(Refused::by_agent(RefuseReason::Denied)),
+    }
 }
 
 /// A flow for an address that the pod doesn't have is somebody's mistake, or trick.

@@ -10,11 +10,10 @@ use std::rc::Rc;
 
 use adit_control::{Location, Snapshot, Workload};
 use adit_flow::{Closer, Direction, FourTuple, Protocol, RefuseReason};
-use adit_policy::{Decision, Trace};
 use tokio::sync::oneshot;
 
 use super::Refused;
-use super::inbound::{connect_app, verify_address};
+use super::inbound::{admit, connect_app, verify_address};
 use super::live::Permitted;
 use super::relay::Relay;
 use crate::telemetry::Recorder;
@@ -130,13 +129,7 @@ async fn connect(
         return Err(Refused::by_agent(RefuseReason::Draining));
     }
     verify_address(pod, snapshot, tuple.dst)?;
-    let flow = adit_policy::Flow::plain(tuple, Protocol::Tcp);
-    let decision = worker.shared.policy.load().ingress(&flow, Trace::Off);
-    recorder.verdict(decision.verdict());
-    let permit = match decision {
-        Decision::Allowed(permit) => permit,
-        Decision::Denied(_) => return Err(Refused::by_agent(RefuseReason::Denied)),
-    };
+    let permitted = admit(worker, adit_policy::Flow::plain(tuple, Protocol::Tcp), recorder)?;
     let app = connect_app(worker, pod, snapshot, tuple).await?;
-    Ok((app, Permitted { flow, permit }))
+    Ok((app, permitted))
 }
