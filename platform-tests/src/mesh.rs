@@ -265,6 +265,34 @@ impl<'a> Mesh<'a> {
         Running::spawn(command)
     }
 
+    /// A stream of some seconds from the load server at `target` to the pod of a shell; it has begun when this returns.
+    ///
+    /// # Panics
+    /// If it doesn't begin.
+    #[track_caller]
+    pub fn stream_in(&self, name: &str, target: &str) -> Running {
+        const SECONDS: &str = "8";
+        let before = self.live_flows();
+        let load = self.sandbox.load();
+        let argv = [
+            &load,
+            "stream",
+            target,
+            "--seconds",
+            SECONDS,
+            "--reverse",
+            "--unchecked",
+        ];
+        let client = self.spawn_in(name, argv);
+        wait_until(
+            "the stream to begin, at both of its pods",
+            RECORD_LIMIT,
+            || (self.live_flows() >= before + 2).then_some(()),
+            || self.logs(),
+        );
+        client
+    }
+
     /// Runs a program in the pod of a shell to its end; see [`Sandbox::command_in`].
     #[track_caller]
     pub fn run_in<S: AsRef<std::ffi::OsStr>>(

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use adit_flow::{CloseReason, Direction, VerdictKind};
-use adit_platform_tests::{Mesh, MeshSpec, Running, Sandbox, Workload, wait_until};
+use adit_platform_tests::{Mesh, MeshSpec, Sandbox, Workload, wait_until};
 
 const PORT: u16 = 7000;
 const LIMIT: Duration = Duration::from_secs(30);
@@ -27,30 +27,6 @@ fn spec(sandbox: &Sandbox) -> MeshSpec {
         .policies(sandbox.folder("policies"))
 }
 
-/// A stream from `workload` to the server that has begun: a flow of each of the two pods.
-fn streaming(mesh: &Mesh<'_>, load: &str, workload: &str) -> Running {
-    let before = mesh.live_flows();
-    let client = mesh.spawn_in(
-        workload,
-        [
-            load,
-            "stream",
-            "server:7000",
-            "--seconds",
-            "6",
-            "--reverse",
-            "--unchecked",
-        ],
-    );
-    wait_until(
-        "the stream to begin",
-        LIMIT,
-        || (mesh.live_flows() >= before + 2).then_some(()),
-        || mesh.logs(),
-    );
-    client
-}
-
 /// Whether a new connection from `workload` to the server comes about.
 fn connects(mesh: &Mesh<'_>, workload: &str) -> bool {
     let probe = ["nc", "-z", "-w", "2", "server", "7000"];
@@ -62,9 +38,8 @@ fn a_saved_policy_cuts_the_stream_that_it_denies_and_no_other() {
     let sandbox = Sandbox::new();
     let mesh = sandbox.up(spec(&sandbox));
     mesh.wait_ready();
-    let load = sandbox.load();
-    let loses = streaming(&mesh, &load, "loses");
-    let keeps = streaming(&mesh, &load, "keeps");
+    let loses = mesh.stream_in("loses", "server:7000");
+    let keeps = mesh.stream_in("keeps", "server:7000");
     sandbox.file("policies/only-keeps.yaml", ONLY_KEEPS);
     let lost = loses.finish(LIMIT);
     assert_ne!(

@@ -24,31 +24,6 @@ fn outsider(sandbox: &Sandbox, name: &str) -> Workload {
     Workload::shell(sandbox, name).set("labels", json!({"app": name, "istio.io/dataplane-mode": "none"}))
 }
 
-/// A stream from the server to `workload` that has begun, on `port`.
-fn streaming(mesh: &Mesh<'_>, load: &str, workload: &str, port: u16) -> Running {
-    let before = mesh.live_flows();
-    let target = format!("server:{port}");
-    let client = mesh.spawn_in(
-        workload,
-        [
-            load,
-            "stream",
-            &target,
-            "--seconds",
-            "8",
-            "--reverse",
-            "--unchecked",
-        ],
-    );
-    wait_until(
-        "the stream to begin",
-        LIMIT,
-        || (mesh.live_flows() >= before + 2).then_some(()),
-        || mesh.logs(),
-    );
-    client
-}
-
 /// The record of a flow that the policy cut while it lived, as the server's side has it.
 fn wait_cut(mesh: &Mesh<'_>, from: &str) -> FlowRecord {
     mesh.wait_flow(&format!("from {from}, cut"), |flow| {
@@ -94,10 +69,9 @@ fn streams_of_one_tunnel_are_judged_one_by_one() {
     };
     let mesh = sandbox.up_with(&spec, options);
     mesh.wait_ready();
-    let load = sandbox.load();
-    let loses = streaming(&mesh, &load, "loses", 7000);
-    let keeps = streaming(&mesh, &load, "keeps", 7000);
-    let other = streaming(&mesh, &load, "loses", 7001);
+    let loses = mesh.stream_in("loses", "server:7000");
+    let keeps = mesh.stream_in("keeps", "server:7000");
+    let other = mesh.stream_in("loses", "server:7001");
     assert_eq!(mesh.counter("tunnels"), 1, "all three are in one tunnel");
     sandbox.file(
         "policies/odd-port.yaml",
@@ -144,7 +118,6 @@ fn strict_refuses_plain_and_permissive_carries_it_without_an_identity() {
         ],
     ));
     mesh.wait_ready();
-    let load = sandbox.load();
     // PERMISSIVE is the default.
     assert!(connects(&mesh, "outsider", 7000));
     let carried = mesh.wait_flow("of the outsider at the server", |flow| {
@@ -167,8 +140,8 @@ fn strict_refuses_plain_and_permissive_carries_it_without_an_identity() {
         !mesh.adit(["identity"]).stdout().contains("sa/outsider"),
         "it has no certificate"
     );
-    let plain = streaming(&mesh, &load, "outsider", 7000);
-    let mutual = streaming(&mesh, &load, "member", 7000);
+    let plain = mesh.stream_in("outsider", "server:7000");
+    let mutual = mesh.stream_in("member", "server:7000");
     sandbox.file(
         "policies/strict.yaml",
         "
@@ -465,10 +438,9 @@ spec:
     );
     let mesh = sandbox.up(with("reader", "first"));
     mesh.wait_ready();
-    let load = sandbox.load();
-    let labelled = streaming(&mesh, &load, "labelled", 7000);
-    let named = streaming(&mesh, &load, "named", 7001);
-    let listed = streaming(&mesh, &load, "listed", 7002);
+    let labelled = mesh.stream_in("labelled", "server:7000");
+    let named = mesh.stream_in("named", "server:7001");
+    let listed = mesh.stream_in("listed", "server:7002");
     mesh.save(&with("none", "first"));
     assert_ne!(labelled.finish(LIMIT).code(), 0, "it outlived its label");
     assert_eq!(
