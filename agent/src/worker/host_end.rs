@@ -13,14 +13,15 @@ use crate::pipeline::relay::{CHUNK_LIMIT, End, Ended};
 /// A connected host socket. Dropped before both sides have ended, its peer sees a reset.
 pub(crate) struct HostEnd {
     socket: TcpStream,
-    /// Room for what comes. Bytes that were handed on share it, so that many short reads don't hold much memory.
+    /// Room for what comes, while something does.
     buffer: BytesMut,
     read_fin: bool,
     write_fin: bool,
 }
 
-/// With less room than this a read gets other memory, in bytes.
-const LEAST_READ: usize = CHUNK_LIMIT / 4;
+/// Fewer bytes than this are copied out of the buffer: handed on in it they would hold all of it until the pod has
+/// acknowledged them.
+const LONG_READ: usize = CHUNK_LIMIT / 2;
 
 impl HostEnd {
     /// Takes over a connected socket.
@@ -42,15 +43,18 @@ impl End for HostEnd {
                 return Poll::Pending;
             };
             readable.map_err(Ended::from)?;
-            if self.buffer.capacity() < LEAST_READ {
-                self.buffer = BytesMut::with_capacity(CHUNK_LIMIT);
-            }
+            self.buffer.reserve(CHUNK_LIMIT);
             match self.socket.try_read_buf(&mut self.buffer) {
                 Ok(0) => {
                     self.read_fin = true;
                     return Poll::Ready(Ok(None));
                 }
-                Ok(_) => return Poll::Ready(Ok(Some(self.buffer.split().freeze()))),
+                Ok(length) if length < LONG_READ => {
+                    let chunk = Bytes::copy_from_slice(&self.buffer);
+                    self.buffer.clear();
+                    return Poll::Ready(Ok(Some(chunk)));
+                }
+                Ok(_) => return Poll::Ready(Ok(Some(std::mem::take(&mut self.buffer).freeze()))),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(error) => return Poll::Ready(Err(error.into())),
             }
