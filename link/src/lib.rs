@@ -6,7 +6,7 @@
 //! * [`SeqPacket`], [`SeqListener`]: bounded messages and file descriptors between the helper that makes devices
 //!   and the agent that serves them.
 //!
-//! This is the crate where `unsafe` is allowed: for the four ioctls that TUN devices are configured with, and for
+//! This is the crate where `unsafe` is allowed: for the five ioctls that TUN devices are configured with, and for
 //! adopting an inherited descriptor by its number ([`inherit_descriptor`]). Every descriptor is an [`OwnedFd`](std::os::fd::OwnedFd) from the system
 //! call on, and every one is close-on-exec.
 

@@ -35,9 +35,30 @@ pub struct TunConfig<'a> {
     pub name: &'a str,
     /// Queues, 1 to [`MAX_QUEUES`]. More than one makes a multi-queue device, whose flows the kernel spreads by hash.
     pub queues: u16,
+    /// The device outlives its queues and is removed as a link, or with its namespace. Asked for again by its name, it
+    /// is attached to; while another process holds its only queue that is `EBUSY`, a [`TunError::Configure`].
+    pub persist: bool,
+    /// Asks for TCP super-packets, whose header says how to cut them ([`Gso`](crate::Gso)): for a reader that passes them
+    /// on as they are, header and all.
+    pub segmentation: bool,
 }
 
-/// A device that was made: it lives as long as one of its queues is open anywhere.
+impl<'a> TunConfig<'a> {
+    /// A device of one queue that goes with it, and whose frames are packets as large as the MTU at most.
+    #[must_use]
+    pub fn new(device: &'a Path, name: &'a str) -> Self {
+        Self {
+            device,
+            name,
+            queues: 1,
+            persist: false,
+            segmentation: false,
+        }
+    }
+}
+
+/// A device that was made. Unless it is [persistent](TunConfig::persist), it lives as long as one of its queues is open
+/// anywhere.
 #[derive(Debug)]
 pub struct Tun {
     /// All its queues, as many as were asked for.
@@ -51,6 +72,8 @@ pub struct Tun {
 pub struct Offloads {
     /// TCP and UDP frames arrive with [`Checksum::Partial`](crate::Checksum::Partial).
     pub checksum: bool,
+    /// TCP frames may be super-packets of up to 64 KiB, cut by whoever needs them smaller. Never without `checksum`.
+    pub segmentation: bool,
 }
 
 /// Why there is no device.
@@ -184,10 +207,10 @@ impl From<TunQueue> for OwnedFd {
 
 /// Makes a TUN device in the caller's network namespace, down and without addresses.
 ///
-/// Checksum offload is asked for and its refusal is not an error: see [`Tun::offloads`].
+/// Offloads are asked for and their refusal is not an error: see [`Tun::offloads`].
 ///
 /// # Errors
-/// [`TunError`]. Nothing is left behind: the device goes with its last queue.
+/// [`TunError`]. Nothing is left behind: the device is made persistent last, and until then goes with its last queue.
 pub fn create_tun(config: &TunConfig<'_>) -> Result<Tun, TunError> {
     let name = config.name;
     let valid = (1..=MAX_NAME).contains(&name.len())
@@ -207,14 +230,30 @@ pub fn create_tun(config: &TunConfig<'_>) -> Result<Tun, TunError> {
     let queues = (0..config.queues)
         .map(|_| create_queue(config))
         .collect::<Result<Vec<_>, _>>()?;
-    // Offloads belong to the device, not to the queue: any of them will do.
-    let checksum = queues
-        .first()
-        .is_some_and(|queue| ioctl::set_offload(queue.as_fd(), ioctl::TUN_F_CSUM).is_ok());
-    Ok(Tun {
-        queues,
-        offloads: Offloads { checksum },
-    })
+    // Offloads and persistence belong to the device, not to the queue: any of them will do.
+    let Some(any) = queues.first() else {
+        return Err(TunError::Queues { queues: 0 });
+    };
+    let offloads = choose_offloads(any, config.segmentation);
+    if config.persist {
+        ioctl::set_persistent(any.as_fd()).map_err(refused(name, "TUNSETPERSIST"))?;
+    }
+    Ok(Tun { queues, offloads })
+}
+
+/// As much as was asked for and the kernel grants.
+fn choose_offloads(queue: &TunQueue, segmentation: bool) -> Offloads {
+    let granted = |features| ioctl::set_offload(queue.as_fd(), features).is_ok();
+    if segmentation && granted(ioctl::TUN_F_CSUM | ioctl::TUN_F_TSO) {
+        return Offloads {
+            checksum: true,
+            segmentation: true,
+        };
+    }
+    Offloads {
+        checksum: granted(ioctl::TUN_F_CSUM),
+        segmentation: false,
+    }
 }
 
 fn create_queue(config: &TunConfig<'_>) -> Result<TunQueue, TunError> {
@@ -223,23 +262,25 @@ fn create_queue(config: &TunConfig<'_>) -> Result<TunQueue, TunError> {
         device: config.device.to_owned(),
         source: source.into(),
     })?;
-    let refused = |step: &'static str| {
-        move |source: Errno| TunError::Configure {
-            name: config.name.to_owned(),
-            step,
-            source: source.into(),
-        }
-    };
     let mut flags = ioctl::IFF_TUN | ioctl::IFF_NO_PI | ioctl::IFF_VNET_HDR;
     if config.queues > 1 {
         flags |= ioctl::IFF_MULTI_QUEUE;
     }
-    ioctl::attach(fd.as_fd(), config.name, flags).map_err(refused("TUNSETIFF"))?;
-    ioctl::set_vnet_header_size(fd.as_fd(), VnetHeader::LEN as i32).map_err(refused("TUNSETVNETHDRSZ"))?;
+    ioctl::attach(fd.as_fd(), config.name, flags).map_err(refused(config.name, "TUNSETIFF"))?;
+    ioctl::set_vnet_header_size(fd.as_fd(), VnetHeader::LEN as i32)
+        .map_err(refused(config.name, "TUNSETVNETHDRSZ"))?;
     Ok(TunQueue { fd })
 }
 
-/// The four ioctls of TUN: all the `unsafe` of this crate.
+fn refused(name: &str, step: &'static str) -> impl FnOnce(Errno) -> TunError {
+    move |source| TunError::Configure {
+        name: name.to_owned(),
+        step,
+        source: source.into(),
+    }
+}
+
+/// The five ioctls of TUN: all the `unsafe` of this crate.
 #[expect(
     unsafe_code,
     reason = "no safe wrapper exists for the TUN ioctls with a choice of flags"
@@ -256,8 +297,11 @@ mod ioctl {
     pub(super) const IFF_NO_PI: u16 = 0x1000;
     pub(super) const IFF_VNET_HDR: u16 = 0x4000;
     pub(super) const TUN_F_CSUM: usize = 0x01;
+    /// IPv4, IPv6, and segments with CWR.
+    pub(super) const TUN_F_TSO: usize = 0x02 | 0x04 | 0x08;
 
     const TUNSETIFF: Opcode = opcode::write::<i32>(b'T', 202);
+    const TUNSETPERSIST: Opcode = opcode::write::<i32>(b'T', 203);
     const TUNSETOFFLOAD: Opcode = opcode::write::<u32>(b'T', 208);
     const TUNGETIFF: Opcode = opcode::read::<u32>(b'T', 210);
     const TUNSETVNETHDRSZ: Opcode = opcode::write::<i32>(b'T', 216);
@@ -301,6 +345,13 @@ mod ioctl {
         Ok(request.flags)
     }
 
+    /// Lets the interface outlive its queues.
+    pub(super) fn set_persistent(fd: BorrowedFd<'_>) -> Result<(), Errno> {
+        // SAFETY: TUNSETPERSIST takes its argument by value and touches no memory of ours.
+        // JUSTIFICATION: no crate wraps it without also owning the descriptor.
+        unsafe { ioctl(fd, IntegerSetter::<TUNSETPERSIST>::new_usize(1)) }
+    }
+
     /// Chooses what the reader of the queue is ready to do itself (`TUN_F_*`).
     pub(super) fn set_offload(fd: BorrowedFd<'_>, features: usize) -> Result<(), Errno> {
         // SAFETY: TUNSETOFFLOAD takes its argument by value and touches no memory of ours.
@@ -327,6 +378,8 @@ mod tests {
             device: Path::new("/nonexistent/tun"),
             name,
             queues,
+            persist: false,
+            segmentation: false,
         }
     }
 

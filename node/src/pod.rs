@@ -142,9 +142,8 @@ fn configure_kernel(warnings: &mut Vec<String>) -> bool {
 fn make_interfaces(spec: &PodSpec, device: &Path, ipv6: bool) -> Result<Tun, BuildError> {
     let failed = |step: String| move |source| BuildError::Network { step, source };
     let tun = create_tun(&TunConfig {
-        device,
-        name: INTERFACE,
         queues: spec.queues,
+        ..TunConfig::new(device, INTERFACE)
     })?;
     let mut route = Route::open().map_err(failed("opening an rtnetlink socket".into()))?;
     let loopback = route.index("lo").map_err(failed("finding lo".into()))?;
