@@ -1,7 +1,7 @@
 //! The client's side of the helper's socket: blocking, one request at a time.
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -18,6 +18,12 @@ const REPLY_TIMEOUT: Duration = Duration::from_secs(120);
 /// A connection to the helper.
 #[derive(Debug)]
 pub struct Client {
+    connection: Connection,
+}
+
+/// One end of a helper's socket: messages of whatever protocol is spoken there.
+#[derive(Debug)]
+pub(crate) struct Connection {
     socket: SeqPacket,
     buffer: Vec<u8>,
 }
@@ -100,20 +106,8 @@ impl Client {
     /// # Errors
     /// [`ClientError::Connect`].
     pub fn connect(path: &Path) -> Result<Self, ClientError> {
-        let failed = |source| ClientError::Connect {
-            path: path.to_owned(),
-            source,
-        };
-        let socket = SeqPacket::connect(path).map_err(failed)?;
-        rustix::net::sockopt::set_socket_timeout(
-            &socket,
-            rustix::net::sockopt::Timeout::Recv,
-            Some(REPLY_TIMEOUT),
-        )
-        .map_err(|error| failed(error.into()))?;
         Ok(Self {
-            socket,
-            buffer: vec![0; MAX_MESSAGE],
+            connection: Connection::open(path, Some(REPLY_TIMEOUT))?,
         })
     }
 
@@ -216,12 +210,42 @@ impl Client {
 
     fn call(&mut self, request: &Request) -> Result<(Reply, Vec<OwnedFd>), ClientError> {
         let message = request.encode().map_err(ClientError::Request)?;
+        self.connection.send(&message)?;
+        let (reply, descriptors) = self.connection.receive()?;
+        match Reply::decode(reply).map_err(ClientError::Reply)? {
+            Reply::Refused { code, message } => Err(ClientError::Refused { code, message }),
+            reply => Ok((reply, descriptors)),
+        }
+    }
+}
+
+impl Connection {
+    /// Connects to a helper, whose answers may take `patience`, or for ever.
+    pub(crate) fn open(path: &Path, patience: Option<Duration>) -> Result<Self, ClientError> {
+        let failed = |source| ClientError::Connect {
+            path: path.to_owned(),
+            source,
+        };
+        let socket = SeqPacket::connect(path).map_err(failed)?;
+        rustix::net::sockopt::set_socket_timeout(&socket, rustix::net::sockopt::Timeout::Recv, patience)
+            .map_err(|error| failed(error.into()))?;
+        Ok(Self {
+            socket,
+            buffer: vec![0; MAX_MESSAGE],
+        })
+    }
+
+    pub(crate) fn send(&self, message: &[u8]) -> Result<(), ClientError> {
         self.socket
-            .send(&message, &[])
+            .send(message, &[])
             .map_err(|source| ClientError::Broken {
                 step: "sending to",
                 source,
-            })?;
+            })
+    }
+
+    /// The next message, and the descriptors with it.
+    pub(crate) fn receive(&mut self) -> Result<(&[u8], Vec<OwnedFd>), ClientError> {
         let receiving = |source| ClientError::Broken {
             step: "receiving from",
             source,
@@ -238,9 +262,12 @@ impl Client {
                 "it closed the connection",
             )));
         }
-        match Reply::decode(&self.buffer[..received.len]).map_err(ClientError::Reply)? {
-            Reply::Refused { code, message } => Err(ClientError::Refused { code, message }),
-            reply => Ok((reply, received.descriptors)),
-        }
+        Ok((&self.buffer[..received.len], received.descriptors))
+    }
+}
+
+impl AsFd for Connection {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
     }
 }

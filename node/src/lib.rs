@@ -21,6 +21,7 @@
 //! [`protocol`].
 
 mod client;
+pub mod cluster;
 pub mod codes;
 pub mod enter;
 pub mod laptop;

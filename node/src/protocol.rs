@@ -12,7 +12,7 @@
 //!
 //! It is written by hand because the helper is privileged: this file is all the parsing it does.
 
-mod codec;
+pub(crate) mod codec;
 
 use std::net::IpAddr;
 
@@ -49,7 +49,7 @@ pub const MAX_LIST: usize = 200;
 pub const VERSION: u8 = 1;
 
 /// Bytes of a refusal's message, at most; longer ones are cut when written.
-const MAX_TEXT: usize = 4096;
+pub(crate) const MAX_TEXT: usize = 4096;
 
 /// An address of a pod's interface.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -366,38 +366,16 @@ impl PodSpec {
 }
 
 impl PodAddress {
-    fn read(reader: &mut Reader<'_>) -> Result<Self, InvalidMessage> {
-        let (ip, bits): (IpAddr, u8) = match reader.u8("address family")? {
-            4 => (reader.array::<4>("address")?.into(), 32),
-            6 => (reader.array::<16>("address")?.into(), 128),
-            _ => {
-                return Err(InvalidMessage::Field {
-                    field: "address family",
-                    expected: "4 or 6",
-                });
-            }
-        };
+    pub(crate) fn read(reader: &mut Reader<'_>) -> Result<Self, InvalidMessage> {
+        let ip = reader.host_address()?;
+        let bits = if ip.is_ipv4() { 32 } else { 128 };
         let prefix = reader.u8("prefix")?;
         require(prefix <= bits, "prefix", "at most 32 bits for IPv4, 128 for IPv6")?;
-        require(
-            !ip.is_unspecified() && !ip.is_multicast(),
-            "address",
-            "an address a host can have",
-        )?;
         Ok(Self { ip, prefix })
     }
 
-    fn write(&self, writer: &mut Writer) {
-        match self.ip {
-            IpAddr::V4(ip) => {
-                writer.u8(4);
-                writer.bytes(&ip.octets());
-            }
-            IpAddr::V6(ip) => {
-                writer.u8(6);
-                writer.bytes(&ip.octets());
-            }
-        }
+    pub(crate) fn write(&self, writer: &mut Writer) {
+        writer.address(self.ip);
         writer.u8(self.prefix);
     }
 }
@@ -480,7 +458,11 @@ impl Counters {
     }
 }
 
-fn require(holds: bool, field: &'static str, expected: &'static str) -> Result<(), InvalidMessage> {
+pub(crate) fn require(
+    holds: bool,
+    field: &'static str,
+    expected: &'static str,
+) -> Result<(), InvalidMessage> {
     if holds {
         Ok(())
     } else {
@@ -489,7 +471,7 @@ fn require(holds: bool, field: &'static str, expected: &'static str) -> Result<(
 }
 
 /// The longest start of `text` that is at most `limit` bytes.
-fn cut(text: &str, limit: usize) -> &str {
+pub(crate) fn cut(text: &str, limit: usize) -> &str {
     &text[..text.floor_char_boundary(limit)]
 }
 

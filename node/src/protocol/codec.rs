@@ -1,15 +1,17 @@
 //! Fields in and out of a message: nothing here knows what a pod is.
 
+use std::net::IpAddr;
+
 use super::{InvalidMessage, MAX_NAME, VERSION, require};
 
 /// The rest of a message that is being read.
-pub(super) struct Reader<'a> {
+pub(crate) struct Reader<'a> {
     rest: &'a [u8],
 }
 
 impl<'a> Reader<'a> {
     /// Checks the version and takes the kind.
-    pub(super) fn open(bytes: &'a [u8]) -> Result<(u8, Self), InvalidMessage> {
+    pub(crate) fn open(bytes: &'a [u8]) -> Result<(u8, Self), InvalidMessage> {
         let mut reader = Self { rest: bytes };
         let version = reader.u8("version")?;
         if version != VERSION {
@@ -18,14 +20,14 @@ impl<'a> Reader<'a> {
         Ok((reader.u8("kind")?, reader))
     }
 
-    pub(super) fn close(self) -> Result<(), InvalidMessage> {
+    pub(crate) fn close(self) -> Result<(), InvalidMessage> {
         match self.rest.len() {
             0 => Ok(()),
             extra => Err(InvalidMessage::TrailingBytes { extra }),
         }
     }
 
-    pub(super) fn array<const N: usize>(&mut self, field: &'static str) -> Result<[u8; N], InvalidMessage> {
+    pub(crate) fn array<const N: usize>(&mut self, field: &'static str) -> Result<[u8; N], InvalidMessage> {
         let (array, rest) = self
             .rest
             .split_first_chunk()
@@ -34,22 +36,49 @@ impl<'a> Reader<'a> {
         Ok(*array)
     }
 
-    pub(super) fn u8(&mut self, field: &'static str) -> Result<u8, InvalidMessage> {
+    pub(crate) fn u8(&mut self, field: &'static str) -> Result<u8, InvalidMessage> {
         self.array(field).map(u8::from_le_bytes)
     }
 
-    pub(super) fn u16(&mut self, field: &'static str) -> Result<u16, InvalidMessage> {
+    pub(crate) fn u16(&mut self, field: &'static str) -> Result<u16, InvalidMessage> {
         self.array(field).map(u16::from_le_bytes)
     }
 
-    pub(super) fn u64(&mut self, field: &'static str) -> Result<u64, InvalidMessage> {
+    pub(crate) fn u32(&mut self, field: &'static str) -> Result<u32, InvalidMessage> {
+        self.array(field).map(u32::from_le_bytes)
+    }
+
+    pub(crate) fn u64(&mut self, field: &'static str) -> Result<u64, InvalidMessage> {
         self.array(field).map(u64::from_le_bytes)
     }
 
-    pub(super) fn flag(&mut self, field: &'static str) -> Result<bool, InvalidMessage> {
+    pub(crate) fn flag(&mut self, field: &'static str) -> Result<bool, InvalidMessage> {
         let value = self.u8(field)?;
         require(value <= 1, field, "0 or 1")?;
         Ok(value == 1)
+    }
+
+    /// An address of either family, special ones too.
+    pub(crate) fn address(&mut self) -> Result<IpAddr, InvalidMessage> {
+        match self.u8("address family")? {
+            4 => Ok(self.array::<4>("address")?.into()),
+            6 => Ok(self.array::<16>("address")?.into()),
+            _ => Err(InvalidMessage::Field {
+                field: "address family",
+                expected: "4 or 6",
+            }),
+        }
+    }
+
+    /// An address that a host can have.
+    pub(crate) fn host_address(&mut self) -> Result<IpAddr, InvalidMessage> {
+        let ip = self.address()?;
+        require(
+            !ip.is_unspecified() && !ip.is_multicast(),
+            "address",
+            "an address a host can have",
+        )?;
+        Ok(ip)
     }
 
     fn take(&mut self, field: &'static str, len: usize) -> Result<&'a [u8], InvalidMessage> {
@@ -61,13 +90,13 @@ impl<'a> Reader<'a> {
         Ok(taken)
     }
 
-    pub(super) fn content(&mut self, field: &'static str, max: usize) -> Result<&'a [u8], InvalidMessage> {
-        let len = u32::from_le_bytes(self.array(field)?) as usize;
+    pub(crate) fn content(&mut self, field: &'static str, max: usize) -> Result<&'a [u8], InvalidMessage> {
+        let len = self.u32(field)? as usize;
         require(len <= max, field, "content within its bound")?;
         self.take(field, len)
     }
 
-    pub(super) fn text(&mut self, field: &'static str, max: usize) -> Result<String, InvalidMessage> {
+    pub(crate) fn text(&mut self, field: &'static str, max: usize) -> Result<String, InvalidMessage> {
         let len = usize::from(self.u16(field)?);
         require(len <= max, field, "a text within its bound")?;
         let text = str::from_utf8(self.take(field, len)?).map_err(|_| InvalidMessage::Field {
@@ -77,15 +106,25 @@ impl<'a> Reader<'a> {
         Ok(text.to_owned())
     }
 
-    /// The name of a pod. It ends up in error messages and on terminals, so it is plain.
-    pub(super) fn name(&mut self) -> Result<String, InvalidMessage> {
-        let name = self.text("pod name", MAX_NAME)?;
-        let plain = !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_graphic());
-        require(plain, "pod name", "1 to 253 printable ASCII bytes")?;
-        Ok(name)
+    /// The name of a pod.
+    pub(crate) fn name(&mut self) -> Result<String, InvalidMessage> {
+        self.plain("pod name", MAX_NAME, "1 to 253 printable ASCII bytes")
     }
 
-    pub(super) fn list<T>(
+    /// A text that ends up in error messages and on terminals, so it is plain: printable ASCII, and not empty.
+    pub(crate) fn plain(
+        &mut self,
+        field: &'static str,
+        max: usize,
+        expected: &'static str,
+    ) -> Result<String, InvalidMessage> {
+        let text = self.text(field, max)?;
+        let plain = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic());
+        require(plain, field, expected)?;
+        Ok(text)
+    }
+
+    pub(crate) fn list<T>(
         &mut self,
         field: &'static str,
         max: usize,
@@ -99,53 +138,70 @@ impl<'a> Reader<'a> {
 
 /// A message that is being written. Lengths are cast: what does not fit its field is over the reader's bound as well,
 /// and [`Request::encode`](super::Request::encode) reads back what it wrote.
-pub(super) struct Writer {
+pub(crate) struct Writer {
     bytes: Vec<u8>,
 }
 
 impl Writer {
-    pub(super) fn open(kind: u8) -> Self {
+    pub(crate) fn open(kind: u8) -> Self {
         Self {
             bytes: vec![VERSION, kind],
         }
     }
 
-    pub(super) fn close(self) -> Vec<u8> {
+    pub(crate) fn close(self) -> Vec<u8> {
         self.bytes
     }
 
-    pub(super) fn with_text(mut self, text: &str) -> Vec<u8> {
+    pub(crate) fn with_text(mut self, text: &str) -> Vec<u8> {
         self.text(text);
         self.bytes
     }
 
-    pub(super) fn bytes(&mut self, bytes: &[u8]) {
+    pub(crate) fn bytes(&mut self, bytes: &[u8]) {
         self.bytes.extend_from_slice(bytes);
     }
 
-    pub(super) fn u8(&mut self, value: u8) {
+    pub(crate) fn u8(&mut self, value: u8) {
         self.bytes.push(value);
     }
 
-    pub(super) fn u16(&mut self, value: u16) {
+    pub(crate) fn u16(&mut self, value: u16) {
         self.bytes(&value.to_le_bytes());
     }
 
-    pub(super) fn u64(&mut self, value: u64) {
+    pub(crate) fn u64(&mut self, value: u64) {
         self.bytes(&value.to_le_bytes());
     }
 
-    pub(super) fn content(&mut self, content: &[u8]) {
-        self.bytes(&u32::try_from(content.len()).unwrap_or(u32::MAX).to_le_bytes());
+    pub(crate) fn u32(&mut self, value: u32) {
+        self.bytes(&value.to_le_bytes());
+    }
+
+    pub(crate) fn address(&mut self, ip: IpAddr) {
+        match ip {
+            IpAddr::V4(ip) => {
+                self.u8(4);
+                self.bytes(&ip.octets());
+            }
+            IpAddr::V6(ip) => {
+                self.u8(6);
+                self.bytes(&ip.octets());
+            }
+        }
+    }
+
+    pub(crate) fn content(&mut self, content: &[u8]) {
+        self.u32(u32::try_from(content.len()).unwrap_or(u32::MAX));
         self.bytes(content);
     }
 
-    pub(super) fn text(&mut self, text: &str) {
+    pub(crate) fn text(&mut self, text: &str) {
         self.u16(u16::try_from(text.len()).unwrap_or(u16::MAX));
         self.bytes(text.as_bytes());
     }
 
-    pub(super) fn list<T>(&mut self, items: &[T], mut item: impl FnMut(&mut Self, &T)) {
+    pub(crate) fn list<T>(&mut self, items: &[T], mut item: impl FnMut(&mut Self, &T)) {
         self.u16(u16::try_from(items.len()).unwrap_or(u16::MAX));
         for one in items {
             item(self, one);

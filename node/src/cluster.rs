@@ -1,0 +1,24 @@
+//! The privileged helper of a cluster's node: it puts running pods behind the agent and takes them out again.
+//!
+//! A pod keeps its own network namespace (**P**), but its real interface is moved to a second one (**O**); in its stead
+//! P has a TUN device with the interface's name, addresses and default route. Everything that the pod sends, and
+//! everything that comes for it, passes the agent, which holds one TUN queue of each side ([`PodQueues`]) and makes its
+//! own connections from sockets of O. `docs/node.md` of the repository has it step by step.
+//!
+//! * [`Client`] and [`Admissions`]: the agent's side of the helper's socket. What is said there is [`protocol`].
+
+use std::time::Duration;
+
+mod admissions;
+mod client;
+pub mod protocol;
+
+pub use admissions::Admissions;
+pub use client::{Client, PodQueues};
+pub use protocol::{Admission, Counters, Decision, Family, Kind, Member, PodRef};
+
+/// How long one step of the helper's own work may take: a join, a leave, sockets, a rule. One that hangs is killed.
+pub const STEP_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long the agent may think about a pod that is about to start.
+pub const ADMISSION_TIMEOUT: Duration = Duration::from_secs(10);
