@@ -34,6 +34,8 @@ reasons! {
     CloseReason {
         /// The agent is stopping and its drain deadline passed.
         Drained => "drained",
+        /// A flow table was full, and it gave way to a newer flow.
+        Evicted => "evicted",
         /// Both ends sent FIN and both were acknowledged: the only clean end.
         Fin => "fin",
         /// No packet and no byte for the idle timeout.
@@ -96,8 +98,12 @@ reasons! {
     DropReason {
         /// Transport checksum wrong.
         BadChecksum => "bad-checksum",
+        /// Destination address is not one of the pod's.
+        BadDestination => "bad-destination",
         /// Source address is not one of the pod's.
         BadSource => "bad-source",
+        /// Its flow was denied or cut.
+        Denied => "denied",
         /// A header field makes no sense (RFC 791, RFC 8200, RFC 9293).
         Malformed => "malformed",
         /// A flow's queue was full.

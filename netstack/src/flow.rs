@@ -5,10 +5,12 @@ use std::net::SocketAddr;
 use adit_flow::{CloseReason, FourTuple, RefuseReason};
 
 use crate::clock::Tick;
+use crate::ends::Ends;
 use crate::event::{ClosedBy, Event, FlowId};
 use crate::fast::Fast;
 use crate::live::Live;
 use crate::packet::tcp::{Options, Template};
+use crate::table::Between;
 
 /// A slot of the flow table in use.
 pub(crate) struct Flow {
@@ -67,6 +69,12 @@ pub(crate) struct TimeWait {
     pub(crate) receive_next: u32,
     pub(crate) window: u16,
     pub(crate) expires_at: Tick,
+}
+
+impl Between for Flow {
+    fn ends(&self) -> Ends {
+        Ends::tcp(self.pod(), self.remote())
+    }
 }
 
 impl Flow {

@@ -23,10 +23,12 @@ mod clock;
 mod config;
 mod counters;
 mod deadline;
+mod ends;
 mod engine;
 mod event;
 mod fast;
 mod flow;
+mod forward;
 mod live;
 mod packet;
 mod queue;
@@ -39,5 +41,9 @@ pub use counters::Counters;
 pub use event::{
     ClosedBy, ConnectError, Echo, Event, FlowError, FlowGone, FlowId, PacketParts, Refusal, RxChecksum,
     SendError, Transmit, Unreachable,
+};
+pub use forward::{
+    Ended, ForwardConfig, ForwardCounters, ForwardId, Forwarder, Full, IdleTimeouts, Key, NewFlow, Offloads,
+    Passage, Side, Traffic,
 };
 pub use stack::{Datagram, Netstack};

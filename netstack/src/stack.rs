@@ -1,7 +1,7 @@
 //! The stack itself: what it's made of, and the calls that aren't about one flow.
 
 use std::collections::VecDeque;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
 use adit_flow::DropReason;
@@ -12,12 +12,13 @@ use crate::clock::{Clock, Tick};
 use crate::config::Config;
 use crate::counters::Counters;
 use crate::deadline::DeadlineQueue;
+use crate::ends::{Ends, Secret};
 use crate::engine::Engine;
 use crate::event::{Event, FlowId, RxChecksum};
-use crate::flow::Stage;
+use crate::flow::{Flow, Stage};
 use crate::packet::ip::{self, IpPacket};
 use crate::queue::{Answers, PacketQueue};
-use crate::table::{FlowTable, Queue};
+use crate::table::{Queue, Table};
 
 mod commands;
 mod datagrams;
@@ -40,7 +41,7 @@ pub struct Netstack {
     /// The latest time that was given; time never runs backwards here.
     now: Tick,
     engine: Engine,
-    table: FlowTable,
+    table: Table<Flow>,
     deadlines: DeadlineQueue,
     /// Slots that may have something to send.
     dirty: VecDeque<u32>,
@@ -79,7 +80,7 @@ impl Netstack {
             now: Tick::ZERO,
             latest: epoch,
             engine: Engine::new(config.mtu),
-            table: FlowTable::new(config.max_flows, seed),
+            table: Table::new(config.max_flows, Secret::new(seed)),
             deadlines: DeadlineQueue::default(),
             dirty: VecDeque::new(),
             ready: VecDeque::new(),
@@ -198,6 +199,12 @@ impl Netstack {
     /// Flows in the table: held SYNs, open flows, TIME-WAIT records, and those whose end was not read yet.
     pub fn flow_count(&self) -> usize {
         self.table.len()
+    }
+
+    /// Whether a TCP flow between these ends is in the table: so its segments can be told from those of flows that are carried
+    /// in another way.
+    pub fn has_flow(&self, pod: SocketAddr, remote: SocketAddr) -> bool {
+        self.table.find(&Ends::tcp(pod, remote)).is_some()
     }
 
     /// SYNs that wait for a verdict.

@@ -51,6 +51,12 @@ impl Sum {
     }
 }
 
+/// The checksum after a 16-bit word at an even offset of what it covers changed from `old` to `new` (RFC 1624 §3, eqn. 3).
+pub(crate) fn updated(checksum: u16, old: u16, new: u16) -> u16 {
+    let sum = Sum(u64::from(!checksum) + u64::from(!old) + u64::from(new));
+    sum.finish()
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -72,6 +78,25 @@ mod tests {
         #[test]
         fn sums_as_the_rfc_does(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
             prop_assert_eq!(Sum::default().add(&bytes).finish(), model(&bytes));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn an_update_is_as_good_as_a_new_sum(
+            mut bytes in proptest::collection::vec(any::<u8>(), 4..40),
+            at in 0..2_usize,
+            new: u16,
+        ) {
+            let before = Sum::default().add(&bytes).finish();
+            let word = &mut bytes[2 * at..2 * at + 2];
+            let old = u16::from_be_bytes([word[0], word[1]]);
+            word.copy_from_slice(&new.to_be_bytes());
+            let updated = updated(before, old, new);
+            // Zero has two forms.
+            let zeros = [0, 0xffff];
+            let expected = model(&bytes);
+            prop_assert!(updated == expected || (zeros.contains(&updated) && zeros.contains(&expected)));
         }
     }
 

@@ -67,38 +67,54 @@ fn is_valid(packet: &IpPacket<'_>) -> bool {
     }
 }
 
-/// The protocol and addresses of the packet that an error quotes: its IP header and at least 8 bytes more.
-fn quoted(quote: &[u8]) -> Option<(Protocol, FourTuple)> {
-    // The quote is cut, so its length fields say more than there is: IpPacket would refuse it.
-    let (src, dst, protocol, payload_at): (IpAddr, IpAddr, u8, usize) = match quote.first()? >> 4 {
-        4 => {
-            let header: &[u8; ip::V4_HEADER] = quote.first_chunk()?;
-            let src: [u8; 4] = header[12..16].try_into().ok()?;
-            let dst: [u8; 4] = header[16..20].try_into().ok()?;
-            (
-                src.into(),
-                dst.into(),
-                header[9],
-                usize::from(header[0] & 0x0f) * 4,
-            )
-        }
-        6 => {
-            let header: &[u8; ip::V6_HEADER] = quote.first_chunk()?;
-            let src: [u8; 16] = header[8..24].try_into().ok()?;
-            let dst: [u8; 16] = header[24..40].try_into().ok()?;
-            (src.into(), dst.into(), header[6], ip::V6_HEADER)
-        }
-        _ => return None,
+/// The protocol and ends of the packet that an error quotes: its IP header and at least 8 bytes more.
+pub(crate) fn quoted(quote: &[u8]) -> Option<(Protocol, FourTuple)> {
+    let header = ip::Header::of_quote(quote)?;
+    if header.fragment.is_some_and(|fragment| fragment.offset != 0) {
+        return None;
+    }
+    let transport: &[u8; HEADER] = quote.get(header.payload_at..)?.first_chunk()?;
+    let protocol = Protocol::from(header.protocol);
+    let (src_port, dst_port) = match protocol {
+        Protocol::Icmp | Protocol::Icmpv6 => query_ports(transport, header.src.is_ipv6()).unwrap_or_default(),
+        _ if protocol.has_ports() => (be16(transport, 0), be16(transport, 2)),
+        _ => (0, 0),
     };
-    let protocol = Protocol::from(protocol);
-    let ports = quote.get(payload_at..payload_at + 8)?;
-    let (src_port, dst_port) = if protocol.has_ports() {
-        (be16(ports, 0), be16(ports, 2))
-    } else {
-        (0, 0)
-    };
-    let tuple = FourTuple::new(SocketAddr::new(src, src_port), SocketAddr::new(dst, dst_port));
+    let tuple = FourTuple::new(
+        SocketAddr::new(header.src, src_port),
+        SocketAddr::new(header.dst, dst_port),
+    );
     Some((protocol, tuple))
+}
+
+/// What stands for the ports of the query or reply that begins with `header`: the identifier at the end that asked, 0 at the
+/// other. So an end's pings of another are told from those it gets, even if the identifiers are equal.
+pub(crate) fn query_ports(header: &[u8; HEADER], v6: bool) -> Option<(u16, u16)> {
+    let ident = be16(header, 4);
+    match (header[0], v6) {
+        (ECHO_REQUEST_V4 | TIMESTAMP_V4, false) | (ECHO_REQUEST_V6, true) => Some((ident, 0)),
+        (ECHO_REPLY_V4 | TIMESTAMP_REPLY_V4, false) | (ECHO_REPLY_V6, true) => Some((0, ident)),
+        _ => None,
+    }
+}
+
+/// Whether a message of this type answers a query.
+pub(crate) fn is_reply(kind: u8, v6: bool) -> bool {
+    if v6 {
+        kind == ECHO_REPLY_V6
+    } else {
+        matches!(kind, ECHO_REPLY_V4 | TIMESTAMP_REPLY_V4)
+    }
+}
+
+/// Whether a message of this type is an error about a packet that it quotes (RFC 1122 §3.2.2, RFC 4443 §2.1). Redirects quote
+/// one too, but only a router on the same link may send them; source quench is obsolete (RFC 6633).
+pub(crate) fn is_error(kind: u8, v6: bool) -> bool {
+    if v6 {
+        kind < 128
+    } else {
+        matches!(kind, UNREACHABLE_V4 | TIME_EXCEEDED_V4 | PARAMETER_PROBLEM_V4)
+    }
 }
 
 /// An echo as an IP packet with its checksum. The caller has checked versions and length.
@@ -159,15 +175,56 @@ pub(crate) enum Quote {
     Udp,
 }
 
-fn emit(src: IpAddr, dst: IpAddr, kind: [u8; 2], rest: [u8; 4], body: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
-    let mut message = vec![kind[0], kind[1], 0, 0, rest[0], rest[1], rest[2], rest[3]];
-    body(&mut message);
+/// What's wrong with a packet, for [`write_error`].
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Problem {
+    /// It doesn't fit the link with this MTU (RFC 1191 §4, RFC 4443 §3.2).
+    TooBig { mtu: u16 },
+    /// What it's for can't be reached.
+    Unreachable(Unreachable),
+}
+
+/// Replaces `out` by an error about `packet`, whose headers are `header`, for its sender. It comes from the packet's
+/// destination: an address that the sender's kernel takes for a foreign one in any case.
+pub(crate) fn write_error(out: &mut Vec<u8>, header: &ip::Header, packet: &[u8], problem: Problem) {
+    let (src, dst, v6) = (header.dst, header.src, header.src.is_ipv6());
+    let (kind, code, rest) = match (problem, v6) {
+        (Problem::TooBig { mtu }, true) => (TOO_BIG_V6, 0, u32::from(mtu)),
+        (Problem::TooBig { mtu }, false) => (UNREACHABLE_V4, FRAGMENTATION_NEEDED, u32::from(mtu)),
+        (Problem::Unreachable(what), true) => (UNREACHABLE_V6, what.icmp_code(true), 0),
+        (Problem::Unreachable(what), false) => (UNREACHABLE_V4, what.icmp_code(false), 0),
+    };
+    let (protocol, limit) = if v6 {
+        (ip::ICMPV6, LONGEST_V6)
+    } else {
+        (ip::ICMP, LONGEST_V4)
+    };
+    let at = ip::header_len(src);
+    let quote = &packet[..packet.len().min(limit - at - HEADER)];
+    out.clear();
+    ip::push_header(out, src, dst, protocol, HEADER + quote.len());
+    out.extend_from_slice(&[kind, code, 0, 0]);
+    out.extend_from_slice(&rest.to_be_bytes());
+    out.extend_from_slice(quote);
+    let message = &mut out[at..];
+    let sum = checksum(src, dst, message);
+    put16(message, 2, sum);
+}
+
+/// Of a message whose checksum field is 0.
+fn checksum(src: IpAddr, dst: IpAddr, message: &[u8]) -> u16 {
     let sum = if src.is_ipv6() {
         Sum::default().add_pseudo_header(src, dst, ip::ICMPV6, message.len())
     } else {
         Sum::default()
     };
-    let sum = sum.add(&message).finish();
+    sum.add(message).finish()
+}
+
+fn emit(src: IpAddr, dst: IpAddr, kind: [u8; 2], rest: [u8; 4], body: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
+    let mut message = vec![kind[0], kind[1], 0, 0, rest[0], rest[1], rest[2], rest[3]];
+    body(&mut message);
+    let sum = checksum(src, dst, &message);
     put16(&mut message, 2, sum);
     let protocol = if src.is_ipv6() { ip::ICMPV6 } else { ip::ICMP };
     let mut out = Vec::with_capacity(ip::header_len(src) + message.len());
@@ -181,9 +238,20 @@ pub(crate) const HEADER: usize = 8;
 const ECHO_REPLY_V4: u8 = 0;
 const UNREACHABLE_V4: u8 = 3;
 const ECHO_REQUEST_V4: u8 = 8;
+const TIME_EXCEEDED_V4: u8 = 11;
+const PARAMETER_PROBLEM_V4: u8 = 12;
+const TIMESTAMP_V4: u8 = 13;
+const TIMESTAMP_REPLY_V4: u8 = 14;
+/// The code of [`UNREACHABLE_V4`] that asks for shorter packets.
+const FRAGMENTATION_NEEDED: u8 = 4;
 const UNREACHABLE_V6: u8 = 1;
+const TOO_BIG_V6: u8 = 2;
 const ECHO_REQUEST_V6: u8 = 128;
 const ECHO_REPLY_V6: u8 = 129;
+/// RFC 1812 §4.3.2.3.
+const LONGEST_V4: usize = 576;
+/// RFC 4443 §2.4 (c): the least that each link carries.
+const LONGEST_V6: usize = 1280;
 
 #[cfg(test)]
 mod tests {

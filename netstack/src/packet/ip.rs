@@ -6,13 +6,128 @@ use adit_flow::DropReason;
 use bytes::Bytes;
 
 use super::checksum::Sum;
-use super::{be16, put16};
+use super::{be16, be32, put16};
 
 /// Protocol numbers (IANA).
 pub(crate) const ICMP: u8 = 1;
 pub(crate) const TCP: u8 = 6;
 pub(crate) const UDP: u8 = 17;
 pub(crate) const ICMPV6: u8 = 58;
+pub(crate) const SCTP: u8 = 132;
+
+/// What the IP headers of a packet or of a fragment say, once checked.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Header {
+    /// Source address.
+    pub(crate) src: IpAddr,
+    /// Destination address.
+    pub(crate) dst: IpAddr,
+    /// The protocol of the payload, extension headers skipped. In a fragment other than the first it's what the fragment
+    /// header says, which may be another extension header.
+    pub(crate) protocol: u8,
+    /// Bytes of the packet; what follows them is padding.
+    pub(crate) length: usize,
+    /// Bytes from the start to the payload, no more than `length`.
+    pub(crate) payload_at: usize,
+    /// IPv4's "don't fragment". Nobody fragments IPv6 on its way.
+    pub(crate) dont_fragment: bool,
+    /// What part of a packet it is, if it isn't whole.
+    pub(crate) fragment: Option<Fragment>,
+}
+
+/// The place of a fragment in its packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Fragment {
+    /// The same in all fragments of a packet; 16 bits in IPv4.
+    pub(crate) ident: u32,
+    /// Bytes of the packet's payload before this one's.
+    pub(crate) offset: usize,
+    /// What the fragment header names as next (IPv6), or the protocol: the same in all fragments of a packet.
+    pub(crate) next: u8,
+}
+
+impl Header {
+    /// Reads the IP headers at the start of `frame`.
+    pub(crate) fn parse(frame: &[u8]) -> Result<Self, DropReason> {
+        match frame.first().ok_or(DropReason::Truncated)? >> 4 {
+            4 => Self::parse_v4(frame),
+            6 => Self::parse_v6(frame),
+            _ => Err(DropReason::Malformed),
+        }
+    }
+
+    /// Reads the IP headers of a packet that an ICMP error quotes. The quote is cut, so the packet's length says more than
+    /// there is; `length` is that of the quote.
+    pub(crate) fn of_quote(quote: &[u8]) -> Option<Self> {
+        match quote.first()? >> 4 {
+            4 => {
+                let header = Self::v4(quote.first_chunk()?, quote.len());
+                (V4_HEADER..=quote.len())
+                    .contains(&header.payload_at)
+                    .then_some(header)
+            }
+            6 => Self::v6(quote, quote.len()).ok(),
+            _ => None,
+        }
+    }
+
+    fn parse_v4(frame: &[u8]) -> Result<Self, DropReason> {
+        let bytes = frame.first_chunk().ok_or(DropReason::Truncated)?;
+        let header = Self::v4(bytes, usize::from(be16(bytes, 2)));
+        if header.payload_at < V4_HEADER || header.length < header.payload_at {
+            return Err(DropReason::Malformed);
+        }
+        let packet = frame.get(..header.length).ok_or(DropReason::Truncated)?;
+        if !Sum::default().add(&packet[..header.payload_at]).is_valid() {
+            return Err(DropReason::BadChecksum);
+        }
+        Ok(header)
+    }
+
+    fn parse_v6(frame: &[u8]) -> Result<Self, DropReason> {
+        let header = frame.get(..V6_HEADER).ok_or(DropReason::Truncated)?;
+        let length = V6_HEADER + usize::from(be16(header, 4));
+        let packet = frame.get(..length).ok_or(DropReason::Truncated)?;
+        Self::v6(packet, length)
+    }
+
+    fn v4(header: &[u8; V4_HEADER], length: usize) -> Self {
+        let place = be16(header, 6);
+        let fragment = (place & (V4_MORE_FRAGMENTS | V4_OFFSET_MASK) != 0).then(|| Fragment {
+            ident: be16(header, 4).into(),
+            offset: usize::from(place & V4_OFFSET_MASK) * 8,
+            next: header[9],
+        });
+        let address = |at: usize| IpAddr::from([header[at], header[at + 1], header[at + 2], header[at + 3]]);
+        Self {
+            src: address(12),
+            dst: address(16),
+            protocol: header[9],
+            length,
+            payload_at: usize::from(header[0] & 0x0f) * 4,
+            dont_fragment: place & V4_DONT_FRAGMENT != 0,
+            fragment,
+        }
+    }
+
+    fn v6(packet: &[u8], length: usize) -> Result<Self, DropReason> {
+        let header: &[u8; V6_HEADER] = packet.first_chunk().ok_or(DropReason::Truncated)?;
+        let address = |at: usize| {
+            let octets: [u8; 16] = header[at..at + 16].try_into().expect("the slice has 16 bytes");
+            IpAddr::from(octets)
+        };
+        let chain = Chain::walk(packet, header[6])?;
+        Ok(Self {
+            src: address(8),
+            dst: address(24),
+            protocol: chain.protocol,
+            length,
+            payload_at: chain.payload_at,
+            dont_fragment: true,
+            fragment: chain.fragment,
+        })
+    }
+}
 
 /// A packet whose IP headers were checked.
 #[derive(Clone, Copy, Debug)]
@@ -42,60 +157,19 @@ impl<'a> IpPacket<'a> {
         })
     }
 
-    /// Reads the IP headers of `frame`.
+    /// Reads the IP headers of `frame`, which must hold a whole packet.
     pub(crate) fn parse(frame: &'a [u8]) -> Result<Self, DropReason> {
-        match frame.first().ok_or(DropReason::Truncated)? >> 4 {
-            4 => Self::parse_v4(frame),
-            6 => Self::parse_v6(frame),
-            _ => Err(DropReason::Malformed),
-        }
-    }
-
-    fn parse_v4(frame: &'a [u8]) -> Result<Self, DropReason> {
-        let header = frame.get(..V4_HEADER).ok_or(DropReason::Truncated)?;
-        let payload_at = usize::from(header[0] & 0x0f) * 4;
-        let length = usize::from(be16(header, 2));
-        if payload_at < V4_HEADER || length < payload_at {
-            return Err(DropReason::Malformed);
-        }
-        let packet = frame.get(..length).ok_or(DropReason::Truncated)?;
-        if !Sum::default().add(&packet[..payload_at]).is_valid() {
-            return Err(DropReason::BadChecksum);
-        }
-        if be16(header, 6) & (V4_MORE_FRAGMENTS | V4_OFFSET_MASK) != 0 {
+        let header = Header::parse(frame)?;
+        if header.fragment.is_some() {
             return Err(DropReason::Fragment);
         }
-        let address = |at: usize| IpAddr::from([header[at], header[at + 1], header[at + 2], header[at + 3]]);
-        let (src, dst) = (address(12), address(16));
         Ok(Self {
-            src,
-            dst,
-            protocol: header[9],
-            extended: false,
-            packet,
-            payload_at,
-            origin: None,
-        })
-    }
-
-    fn parse_v6(frame: &'a [u8]) -> Result<Self, DropReason> {
-        let header = frame.get(..V6_HEADER).ok_or(DropReason::Truncated)?;
-        let packet = frame
-            .get(..V6_HEADER + usize::from(be16(header, 4)))
-            .ok_or(DropReason::Truncated)?;
-        let address = |at: usize| {
-            let octets: [u8; 16] = header[at..at + 16].try_into().expect("the slice has 16 bytes");
-            IpAddr::from(octets)
-        };
-        let (protocol, payload_at) = skip_extensions(packet, header[6])?;
-        let extended = payload_at != V6_HEADER;
-        Ok(Self {
-            src: address(8),
-            dst: address(24),
-            protocol,
-            extended,
-            packet,
-            payload_at,
+            src: header.src,
+            dst: header.dst,
+            protocol: header.protocol,
+            extended: header.src.is_ipv6() && header.payload_at != V6_HEADER,
+            packet: &frame[..header.length],
+            payload_at: header.payload_at,
             origin: None,
         })
     }
@@ -127,29 +201,56 @@ impl<'a> IpPacket<'a> {
     }
 }
 
-/// Finds the payload behind the extension headers that a host may add to a whole packet (RFC 8200 §4).
-fn skip_extensions(packet: &[u8], first: u8) -> Result<(u8, usize), DropReason> {
-    let (mut next, mut at) = (first, V6_HEADER);
-    for _ in 0..EXTENSION_LIMIT {
-        match next {
-            HOP_BY_HOP | DESTINATION_OPTIONS => {}
-            ROUTING => {
-                // With segments left it isn't for this destination yet (RFC 8200 §4.4).
-                if *packet.get(at + 3).ok_or(DropReason::Truncated)? != 0 {
-                    return Err(DropReason::Unroutable);
+/// The extension headers that a host may add to a packet (RFC 8200 §4), and what's behind them.
+struct Chain {
+    protocol: u8,
+    payload_at: usize,
+    fragment: Option<Fragment>,
+}
+
+impl Chain {
+    fn walk(packet: &[u8], first: u8) -> Result<Self, DropReason> {
+        let mut chain = Self {
+            protocol: first,
+            payload_at: V6_HEADER,
+            fragment: None,
+        };
+        for _ in 0..EXTENSION_LIMIT {
+            let at = chain.payload_at;
+            let mut length = 8;
+            match chain.protocol {
+                HOP_BY_HOP | ROUTING | DESTINATION_OPTIONS => {
+                    let header = packet.get(at..at + 4).ok_or(DropReason::Truncated)?;
+                    // With segments left it isn't for this destination yet (RFC 8200 §4.4).
+                    if chain.protocol == ROUTING && header[3] != 0 {
+                        return Err(DropReason::Unroutable);
+                    }
+                    length += usize::from(header[1]) * 8;
                 }
+                FRAGMENT => {
+                    let header = packet.get(at..at + 8).ok_or(DropReason::Truncated)?;
+                    if chain.fragment.is_some() {
+                        return Err(DropReason::Malformed);
+                    }
+                    chain.fragment = Some(Fragment {
+                        ident: be32(header, 4),
+                        offset: usize::from(be16(header, 2) & V6_OFFSET_MASK),
+                        next: header[0],
+                    });
+                }
+                _ => return Ok(chain),
             }
-            FRAGMENT => return Err(DropReason::Fragment),
-            protocol => return Ok((protocol, at)),
+            chain.protocol = packet[at];
+            chain.payload_at = at + length;
+            if chain.payload_at > packet.len() {
+                return Err(DropReason::Truncated);
+            }
+            if chain.fragment.is_some_and(|fragment| fragment.offset != 0) {
+                return Ok(chain);
+            }
         }
-        let header = packet.get(at..at + 2).ok_or(DropReason::Truncated)?;
-        next = header[0];
-        at += (usize::from(header[1]) + 1) * 8;
-        if at > packet.len() {
-            return Err(DropReason::Truncated);
-        }
+        Err(DropReason::Malformed)
     }
-    Err(DropReason::Malformed)
 }
 
 /// Appends a header for `length` bytes of payload. Mixed versions are a mistake of the caller; the source's counts.
@@ -202,6 +303,8 @@ pub(crate) const V6_HEADER: usize = 40;
 const V4_MORE_FRAGMENTS: u16 = 0x2000;
 const V4_DONT_FRAGMENT: u16 = 0x4000;
 const V4_OFFSET_MASK: u16 = 0x1fff;
+/// In units of 8 bytes above three other bits: masked, it's in bytes.
+const V6_OFFSET_MASK: u16 = 0xfff8;
 const HOP_LIMIT: u8 = 64;
 const HOP_BY_HOP: u8 = 0;
 const ROUTING: u8 = 43;

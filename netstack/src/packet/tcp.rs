@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use adit_flow::DropReason;
 
-use super::checksum::Sum;
+use super::checksum::{self, Sum};
 use super::{be16, be32, ip, put16};
 
 pub(crate) const FIN: u8 = 0x01;
@@ -181,6 +181,14 @@ impl Template {
         out.extend_from_slice(data);
     }
 
+    /// As [`emit`](Self::emit) without data, with a complete checksum.
+    pub(crate) fn emit_complete(&self, out: &mut Vec<u8>) {
+        self.emit(out, b"");
+        let transport = &mut out[ip::header_len(self.src.ip())..];
+        let sum = Sum::default().add(transport).finish();
+        put16(transport, CHECKSUM_AT, sum);
+    }
+
     /// As [`emit`](Self::emit), but for the `count` bytes of data, which are left to be appended.
     pub(crate) fn emit_header(&self, out: &mut Vec<u8>, count: usize) {
         let (options, options_len) = self.options.emit();
@@ -226,19 +234,48 @@ pub(crate) fn pseudo_sum(src: IpAddr, dst: IpAddr, length: usize) -> u16 {
 
 /// Puts `shift` in the place of the window scale of the SYN at the start of `transport`, if it has one.
 pub(crate) fn replace_window_scale(transport: &mut [u8], shift: u8) {
+    if let Some(at) = option_value(transport, WINDOW_SCALE) {
+        transport[at] = shift;
+    }
+}
+
+/// Lowers the MSS of the SYN at the start of `transport` to `limit`, if it announces a larger one; whether it did. Its
+/// checksum is kept right, unless it's `partial`: then it covers the pseudo-header alone.
+pub(crate) fn clamp_mss(transport: &mut [u8], limit: u16, partial: bool) -> bool {
+    let Some(at) = option_value(transport, MSS).filter(|at| at + 2 <= transport.len()) else {
+        return false;
+    };
+    let old = be16(transport, at);
+    if old <= limit {
+        return false;
+    }
+    put16(transport, at, limit);
+    if !partial {
+        let sum = be16(transport, CHECKSUM_AT);
+        // At an odd offset the bytes weigh the other way round.
+        let word = |value: u16| if at % 2 == 0 { value } else { value.swap_bytes() };
+        put16(
+            transport,
+            CHECKSUM_AT,
+            checksum::updated(sum, word(old), word(limit)),
+        );
+    }
+    true
+}
+
+/// Where the value of the option `kind` of the segment at the start of `transport` begins, which [`Segment::parse`] accepted.
+fn option_value(transport: &[u8], kind: u8) -> Option<usize> {
     let data_at = usize::from(transport[12] >> 4) * 4;
     let mut at = HEADER;
     while at + 2 < data_at {
         match transport[at] {
-            END_OF_LIST => return,
+            END_OF_LIST => return None,
             NO_OPERATION => at += 1,
-            WINDOW_SCALE => {
-                transport[at + 2] = shift;
-                return;
-            }
+            found if found == kind => return Some(at + 2),
             _ => at += usize::from(transport[at + 1]).max(2),
         }
     }
+    None
 }
 
 /// Whether `a` comes before `b` in sequence space (RFC 9293 §3.4).
@@ -298,6 +335,37 @@ mod tests {
             if Segment::parse(&bytes).is_ok() {
                 Options::of(&bytes);
             }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_clamped_mss_keeps_the_checksum_right(
+            mss in 1_u16..,
+            limit in 1_u16..,
+            shifted: bool,
+            data in proptest::collection::vec(any::<u8>(), 0..30),
+        ) {
+            let options = Options { mss: Some(mss), window_scale: Some(7), sack: true };
+            let mut frame = Vec::new();
+            template(SYN, options).emit(&mut frame, &data);
+            let transport = &mut frame[ip::V4_HEADER..];
+            if shifted {
+                // NOP, MSS at an odd offset.
+                let [high, low] = mss.to_be_bytes();
+                transport[HEADER..HEADER + 8].copy_from_slice(&[NO_OPERATION, MSS, 4, high, low, 1, 1, 1]);
+            }
+            let pseudo = be16(transport, CHECKSUM_AT);
+            let sum = Sum::default().add(transport).finish();
+            put16(transport, CHECKSUM_AT, sum);
+            prop_assert_eq!(clamp_mss(transport, limit, false), mss > limit);
+            prop_assert_eq!(Options::of(transport).mss, Some(mss.min(limit)));
+            let packet = ip::IpPacket::parse(&frame).unwrap();
+            prop_assert!(packet.has_valid_checksum());
+            let transport = &mut frame[ip::V4_HEADER..];
+            put16(transport, CHECKSUM_AT, pseudo);
+            clamp_mss(transport, 0, true);
+            prop_assert_eq!(be16(transport, CHECKSUM_AT), pseudo);
         }
     }
 

@@ -8,6 +8,7 @@ use bytes::{Buf, Bytes};
 
 use super::Netstack;
 use crate::clock::Tick;
+use crate::ends::Ends;
 use crate::event::{ClosedBy, ConnectError, FlowError, FlowGone, FlowId, Refusal};
 use crate::fast::{Fast, Phase};
 use crate::flow::{Flow, Opener, Stage};
@@ -84,7 +85,7 @@ impl Netstack {
             return Err(ConnectError::NotThisPod { tuple });
         }
         let mut our_isn = self.initial_sequence(now, tuple.dst, tuple.src);
-        if let Some(old) = self.table.find(tuple.dst, tuple.src) {
+        if let Some(old) = self.table.find(&Ends::tcp(tuple.dst, tuple.src)) {
             our_isn = self
                 .reuse_time_wait(old, our_isn)
                 .ok_or(ConnectError::InUse { tuple })?;
@@ -406,6 +407,6 @@ impl Netstack {
     /// RFC 6528 §3: a clock of 4 µs, and an offset that only the seed's owner can tell.
     fn initial_sequence(&self, now: Tick, pod: SocketAddr, remote: SocketAddr) -> u32 {
         let clock = (now.total_micros() / 4) as u32;
-        clock.wrapping_add(self.table.keyed_hash(pod, remote) as u32)
+        clock.wrapping_add(self.table.secret().keyed_hash(pod, remote) as u32)
     }
 }

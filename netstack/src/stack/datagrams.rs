@@ -6,6 +6,7 @@ use std::time::Instant;
 use adit_flow::{DropReason, FourTuple, Protocol, RefuseReason};
 
 use super::{Netstack, Outbound};
+use crate::ends::Ends;
 use crate::event::{Echo, Event, SendError, Transmit, Unreachable};
 use crate::flow::Stage;
 use crate::packet::icmp::{self, Message, Quote};
@@ -164,7 +165,7 @@ impl Netstack {
     /// The pod answered a SYN of ours with an ICMP error. In the handshake that's an end; later it's a hint that TCP does
     /// not act on (RFC 5461 §4.2).
     fn on_tcp_unreachable(&mut self, tuple: FourTuple, what: Unreachable) {
-        let Some(slot) = self.table.find(tuple.dst, tuple.src) else {
+        let Some(slot) = self.table.find(&Ends::tcp(tuple.dst, tuple.src)) else {
             return;
         };
         let Some(flow) = self.table.get(slot) else { return };

@@ -7,6 +7,7 @@ use smoltcp::socket::tcp::State;
 
 use super::Netstack;
 use crate::clock::{Tick, after};
+use crate::ends::Ends;
 use crate::event::ClosedBy;
 use crate::flow::{Flow, HeldSyn, Opener, Stage, TimeWait};
 use crate::packet::ip::{self, IpPacket};
@@ -22,7 +23,7 @@ impl Netstack {
         let pod = SocketAddr::new(packet.src, segment.src_port);
         let remote = SocketAddr::new(packet.dst, segment.dst_port);
         let now = self.now;
-        let Some(slot) = self.table.find(pod, remote) else {
+        let Some(slot) = self.table.find(&Ends::tcp(pod, remote)) else {
             return self.on_unknown(now, pod, remote, &segment, transport);
         };
         match &mut self.table.get_mut(slot).ok_or(DropReason::NoFlow)?.stage {
