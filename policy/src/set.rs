@@ -6,11 +6,10 @@ use adit_flow::WorkloadName;
 use crate::compile::chain::Chains;
 use crate::compile::chunked::Chunked;
 use crate::compile::extent::Extent;
-use crate::compile::members::{Member, Members, SetIndex};
+use crate::compile::members::{Members, SetIndex};
 use crate::flow::{Direction, Flow};
-use crate::gate::Gated;
 use crate::judge;
-use crate::model::Policy;
+use crate::model::{Policy, Rule};
 use crate::verdict::{Decision, Trace};
 
 /// Compiled policies and the workloads they are about: immutable, shared behind an `Arc`, replaced whole.
@@ -31,18 +30,9 @@ pub(crate) struct Tables {
     pub(crate) classes: Chunked<Chains>,
     pub(crate) policies: Chunked<Option<Arc<Compiled>>>,
     pub(crate) extents: Chunked<Extent>,
-    pub(crate) tiers: Arc<[TierEnd]>,
     /// How many policies there are, staged ones included.
     pub(crate) policy_count: usize,
-    /// How many of them couldn't be read.
-    pub(crate) broken_count: usize,
     pub(crate) l7_denies: bool,
-}
-
-/// How a tier ends.
-#[derive(Clone, Debug)]
-pub(crate) struct TierEnd {
-    pub(crate) passes: bool,
 }
 
 /// A policy whose selectors are looked up by id.
@@ -51,12 +41,12 @@ pub(crate) struct Compiled {
     pub(crate) source: Arc<Policy>,
     /// Whether it denies in place of what it says: it is broken, or its tier is unknown.
     pub(crate) broken: Option<Arc<str>>,
-    pub(crate) ingress: Option<Box<[Gated]>>,
-    pub(crate) egress: Option<Box<[Gated]>>,
+    pub(crate) ingress: Option<Box<[Rule<u32>]>>,
+    pub(crate) egress: Option<Box<[Rule<u32>]>>,
 }
 
 impl Compiled {
-    pub(crate) fn rules(&self, direction: Direction) -> &[Gated] {
+    pub(crate) fn rules(&self, direction: Direction) -> &[Rule<u32>] {
         match direction {
             Direction::Egress => self.egress.as_deref(),
             Direction::Ingress => self.ingress.as_deref(),
@@ -101,7 +91,7 @@ impl PolicySet {
         self.tables
             .members
             .iter()
-            .map(|(address, member)| (*address, &member.name))
+            .map(|(address, member)| (address, &member.name))
     }
 
     /// The workload that owns `address`, and its service account.
@@ -115,10 +105,6 @@ impl PolicySet {
     /// How many policies the set holds, staged ones included.
     pub fn policy_count(&self) -> usize {
         self.tables.policy_count
-    }
-
-    pub(crate) fn member(&self, address: IpAddr) -> Option<&Arc<Member>> {
-        self.tables.members.get(address)
     }
 
     pub(crate) fn policy(&self, slot: u32) -> &Arc<Compiled> {

@@ -2,21 +2,61 @@
 
 use std::sync::Arc;
 
+use crate::flow::Direction;
+use crate::gate::Gate;
 use crate::model::MtlsMode;
 
-/// The policies of the network layer that select a class, in order, for one direction.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+/// What the network layer asks of a class: for each direction the gates of all rules in order, each tier's end behind
+/// its rules. They lie one behind the other, so that a verdict reads on instead of going from policy to policy.
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Chain {
-    pub(crate) links: Box<[Link]>,
+    /// Those of ingress, then those of egress.
+    links: Arc<[Link]>,
+    egress_at: u32,
 }
 
-/// One policy of a chain.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct Link {
-    /// Which tier, as an index of the set's tiers.
-    pub(crate) tier: u32,
+impl Chain {
+    /// A chain of `links`, of which those from `egress_at` on are about what leaves.
+    pub(crate) fn new(links: &[Link], egress_at: usize) -> Self {
+        Self {
+            links: links.into(),
+            // A link is 32 bytes: memory ends before 32 bits do.
+            egress_at: egress_at as u32,
+        }
+    }
+
+    #[inline]
+    pub(crate) fn links(&self, direction: Direction) -> &[Link] {
+        let (ingress, egress) = self.links.split_at(self.egress_at as usize);
+        match direction {
+            Direction::Egress => egress,
+            Direction::Ingress => ingress,
+        }
+    }
+}
+
+/// One step of a [`Chain`].
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Link {
+    /// A rule.
+    Rule(RuleLink),
+    /// The end of a tier that has policies for the class.
+    TierEnd {
+        /// Whether a flow that gets here leaves the tier; if not, it is denied.
+        passes: bool,
+        /// The policy to name: the first that couldn't be compiled, as it may be why nothing matched, or the first.
+        slot: u32,
+    },
+}
+
+/// A rule of a [`Chain`].
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct RuleLink {
+    pub(crate) gate: Gate,
     /// Which policy, as an index of the set's policies.
     pub(crate) slot: u32,
+    /// Which of the policy's rules of this direction.
+    pub(crate) rule: u32,
 }
 
 /// Istio's policies that select a class.
@@ -64,16 +104,18 @@ impl MeshChain {
 /// All chains of a class.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Chains {
-    pub(crate) ingress: Arc<Chain>,
-    pub(crate) egress: Arc<Chain>,
-    /// The chains as they would be with the staged policies, where some concern the class.
-    pub(crate) pending: Option<Box<Pending>>,
+    pub(crate) enforced: Chain,
+    /// The chain as it would be with the staged policies, where some concern the class.
+    pub(crate) pending: Option<Arc<Chain>>,
     pub(crate) mesh: Option<Arc<MeshChain>>,
 }
 
-/// See [`Chains::pending`].
-#[derive(Clone, Debug)]
-pub(crate) struct Pending {
-    pub(crate) ingress: Arc<Chain>,
-    pub(crate) egress: Arc<Chain>,
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cache_line_holds_two_links() {
+        assert!(size_of::<Link>() <= 32, "{} bytes", size_of::<Link>());
+    }
 }

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use crate::gate::{Gate, Gated};
 use crate::model::{Action, Body, End, Peer, Policy, Rule};
 use crate::selector::EndpointSelector;
 use crate::set::Compiled;
@@ -26,25 +25,18 @@ pub(super) fn compile(
         compiled
             .broken
             .get_or_insert_with(|| format!("tier {:?} doesn't exist", network.tier).into());
-        compiled.ingress = network.ingress.as_ref().map(|_| [gated(deny_all())].into());
-        compiled.egress = network.egress.as_ref().map(|_| [gated(deny_all())].into());
+        compiled.ingress = network.ingress.as_ref().map(|_| [deny_all()].into());
+        compiled.egress = network.egress.as_ref().map(|_| [deny_all()].into());
         return compiled;
     }
     let mut rules = |rules: &Option<Box<[Rule<EndpointSelector>]>>| {
         rules
             .as_ref()
-            .map(|rules| rules.iter().map(|rule| gated(lower(rule, &mut refer))).collect())
+            .map(|rules| rules.iter().map(|rule| lower(rule, &mut refer)).collect())
     };
     compiled.ingress = rules(&network.ingress);
     compiled.egress = rules(&network.egress);
     compiled
-}
-
-fn gated(rule: Rule<u32>) -> Gated {
-    Gated {
-        gate: Gate::of(&rule),
-        rule,
-    }
 }
 
 fn deny_all() -> Rule<u32> {

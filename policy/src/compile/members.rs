@@ -7,6 +7,7 @@ use adit_flow::{Protocol, WorkloadName};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use prefix_trie::PrefixMap;
 
+use super::addresses::{AddressMap, Key as _, Resident};
 use crate::inventory::ContainerPort;
 
 /// A pod as a verdict needs it.
@@ -22,6 +23,15 @@ pub(crate) struct Member {
 }
 
 impl Member {
+    /// A bit for each of the node's addresses: one whose bit is missing isn't among them.
+    pub(crate) fn node_filter(&self) -> u32 {
+        self.node_addresses
+            .iter()
+            .copied()
+            .map(filter_bit)
+            .fold(0, |all, bit| all | bit)
+    }
+
     /// Whether the pod calls this port by `name`.
     pub(crate) fn names_port(&self, name: &str, protocol: Protocol, number: u16) -> bool {
         self.ports.iter().any(|port| {
@@ -30,64 +40,65 @@ impl Member {
     }
 }
 
-const SHARDS: usize = 1024;
-
-type Shard = Vec<(IpAddr, Arc<Member>)>;
-
-/// Pods by address. A copy shares all shards; changing one address copies a thousandth of the map.
-#[derive(Clone, Debug)]
+/// Pods by address. A copy shares all of it; changing one address copies a few cache lines' worth.
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Members {
-    shards: Vec<Arc<Shard>>,
-}
-
-impl Default for Members {
-    fn default() -> Self {
-        Self {
-            shards: vec![Arc::default(); SHARDS],
-        }
-    }
+    v4: AddressMap<u32>,
+    v6: AddressMap<u128>,
 }
 
 impl Members {
+    /// What a verdict needs of the pod at `address`.
+    #[inline]
+    pub(crate) fn find(&self, address: IpAddr) -> Option<Resident> {
+        match address {
+            IpAddr::V4(address) => self.v4.get(address.to_bits()),
+            IpAddr::V6(address) => self.v6.get(address.to_bits()),
+        }
+    }
+
+    /// The pod that was found at `address`.
+    pub(crate) fn resident(&self, address: IpAddr, found: Resident) -> Option<&Arc<Member>> {
+        match address {
+            IpAddr::V4(_) => self.v4.pod(found.index),
+            IpAddr::V6(_) => self.v6.pod(found.index),
+        }
+    }
+
     pub(crate) fn get(&self, address: IpAddr) -> Option<&Arc<Member>> {
-        let shard = &self.shards[shard_of(address)];
-        let index = shard
-            .binary_search_by_key(&address, |(address, _)| *address)
-            .ok()?;
-        Some(&shard[index].1)
+        self.resident(address, self.find(address)?)
     }
 
     pub(crate) fn insert(&mut self, address: IpAddr, member: Arc<Member>) {
-        let shard = Arc::make_mut(&mut self.shards[shard_of(address)]);
-        match shard.binary_search_by_key(&address, |(address, _)| *address) {
-            Ok(index) => shard[index].1 = member,
-            Err(index) => shard.insert(index, (address, member)),
+        match address {
+            IpAddr::V4(address) => self.v4.insert(address.to_bits(), member),
+            IpAddr::V6(address) => self.v6.insert(address.to_bits(), member),
         }
     }
 
     pub(crate) fn remove(&mut self, address: IpAddr) {
-        let shard = Arc::make_mut(&mut self.shards[shard_of(address)]);
-        if let Ok(index) = shard.binary_search_by_key(&address, |(address, _)| *address) {
-            shard.remove(index);
+        match address {
+            IpAddr::V4(address) => self.v4.remove(address.to_bits()),
+            IpAddr::V6(address) => self.v6.remove(address.to_bits()),
         }
     }
 
     /// All pods with their addresses, in no particular order.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = &(IpAddr, Arc<Member>)> {
-        self.shards.iter().flat_map(|shard| shard.iter())
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (IpAddr, &Arc<Member>)> {
+        let v4 = self.v4.iter().map(|(bits, pod)| (IpAddr::V4(bits.into()), pod));
+        let v6 = self.v6.iter().map(|(bits, pod)| (IpAddr::V6(bits.into()), pod));
+        v4.chain(v6)
     }
 }
 
-/// Fibonacci hashing: neighbouring addresses, as pods have them, spread evenly.
-fn shard_of(address: IpAddr) -> usize {
-    let bits = match address {
-        IpAddr::V4(address) => u64::from(address.to_bits()),
-        IpAddr::V6(address) => {
-            let bits = address.to_bits();
-            (bits as u64) ^ (bits >> 64) as u64
-        }
+/// The bit of an address in [`Member::node_filter`].
+#[inline]
+pub(crate) fn filter_bit(address: IpAddr) -> u32 {
+    let folded = match address {
+        IpAddr::V4(address) => address.to_bits().folded(),
+        IpAddr::V6(address) => address.to_bits().folded(),
     };
-    (bits.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 54) as usize
+    1 << (folded.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 59)
 }
 
 /// Network sets by prefix: the longest prefix that holds an address knows all sets that do.
@@ -189,10 +200,28 @@ mod tests {
         for address in &addresses {
             members.insert(*address, Arc::clone(&member));
         }
-        let fullest = members.shards.iter().map(|shard| shard.len()).max();
-        assert!(fullest < Some(20), "{fullest:?}");
+        let v6: IpAddr = "fd00::7".parse().unwrap();
+        members.insert(v6, Arc::clone(&member));
+        assert!(members.get(v6).is_some() && members.find("fd00::8".parse().unwrap()).is_none());
         members.remove(addresses[7]);
         assert!(members.get(addresses[7]).is_none() && members.get(addresses[8]).is_some());
-        assert_eq!(members.iter().count(), 4_999);
+        assert_eq!(members.iter().count(), 5_000);
+    }
+
+    #[test]
+    fn a_node_address_passes_its_own_filter() {
+        let member = Member {
+            name: WorkloadName::new("a", "b"),
+            class: 0,
+            account: "default".into(),
+            ports: Box::default(),
+            node_addresses: ["192.0.2.1", "fd00::1"].map(|text| text.parse().unwrap()).into(),
+        };
+        for address in &member.node_addresses {
+            assert_ne!(member.node_filter() & filter_bit(*address), 0);
+        }
+        let passing =
+            (0..1_000u32).filter(|low| member.node_filter() & filter_bit(IpAddr::V4((*low).into())) != 0);
+        assert!(passing.count() < 200, "two bits of 32 are set");
     }
 }

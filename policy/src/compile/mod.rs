@@ -1,11 +1,13 @@
 //! Objects to published sets, one change at a time.
 //!
 //! The compiler owns the mutable side: which class each pod is of, which selectors match which class, which policies
-//! select which class. A change touches only what hangs on it: a label moves one pod to another class; a policy whose
-//! rules change replaces one entry; a policy that comes or goes makes new chains for the classes that it selects.
-//! [`Compiler::publish`] makes the chains and hands out a [`PolicySet`] that shares everything else with the last.
+//! select which class. A change touches only what hangs on it: a label moves one pod to another class; a policy that
+//! comes, goes or changes makes new chains for the classes that it selects. [`Compiler::publish`] makes the chains and
+//! hands out a [`PolicySet`] that shares everything else with the last.
 
+pub(crate) mod addresses;
 pub(crate) mod chain;
+mod chains;
 pub(crate) mod chunked;
 mod classes;
 pub(crate) mod extent;
@@ -25,8 +27,8 @@ use adit_flow::WorkloadName;
 use crate::inventory::{Account, Namespace};
 use crate::model::{Body, Policy, Tier};
 use crate::objects::{Object, ObjectKey};
-use crate::set::{PolicySet, Tables, TierEnd};
-use chain::Chains;
+use crate::set::{PolicySet, Tables};
+use chains::ChainStore;
 use classes::Matching;
 use extent::Extent;
 use members::SetIndex;
@@ -75,10 +77,10 @@ pub struct Compiler {
     sets: BTreeMap<(Option<Arc<str>>, Arc<str>), SetRecord>,
     /// For each class of pods the policies that select it, in order.
     selected: HashMap<u32, Vec<u32>>,
+    chains: ChainStore,
     /// Classes whose chains must be made anew.
     dirty: Extent,
     sets_changed: bool,
-    tiers_changed: bool,
     published: Option<Arc<PolicySet>>,
 }
 
@@ -87,7 +89,6 @@ impl Compiler {
     pub fn new(options: Options) -> Self {
         let mut compiler = Self::default();
         compiler.tables.l7_denies = options.l7_without_waypoint == L7WithoutWaypoint::Deny;
-        compiler.tiers_changed = true;
         compiler
     }
 
@@ -159,10 +160,6 @@ impl Compiler {
         if let Some(set) = &self.published {
             return Arc::clone(set);
         }
-        if std::mem::take(&mut self.tiers_changed) {
-            let tiers = self.policies.ordered_tiers();
-            self.tables.tiers = tiers.iter().map(|tier| TierEnd { passes: tier.passes }).collect();
-        }
         if std::mem::take(&mut self.sets_changed) {
             let prefixes = self
                 .sets
@@ -170,15 +167,12 @@ impl Compiler {
                 .flat_map(|record| record.set.nets.iter().map(|net| (net, record.class)));
             self.tables.sets = Arc::new(SetIndex::new(prefixes));
         }
-        // Classes that the same policies select share their chains, so these are made once.
-        let mut made: HashMap<&[u32], Chains> = HashMap::new();
         for class in std::mem::take(&mut self.dirty).ids() {
             let slots = self.selected.get(&class).map(Vec::as_slice).unwrap_or_default();
-            let chains = made.entry(slots).or_insert_with(|| self.policies.chains(slots));
-            *self.tables.classes.entry(class) = chains.clone();
+            let chains = self.policies.chains(class, slots, &mut self.chains);
+            *self.tables.classes.entry(class) = chains;
         }
         self.tables.policy_count = self.policies.len();
-        self.tables.broken_count = self.policies.broken();
         self.generation += 1;
         let set = Arc::new(PolicySet {
             generation: self.generation,
@@ -248,7 +242,6 @@ impl Compiler {
         if !self.policies.set_tier(name, tier) {
             return;
         }
-        self.tiers_changed = true;
         // A policy whose tier came or went is compiled differently, and every place may have changed.
         for slot in self.policies.slots() {
             if let Some(policy) = self
@@ -294,9 +287,11 @@ impl Compiler {
         let released = old
             .and_then(|slot| self.policies.record(slot))
             .map(|record| record.selectors.clone());
-        let slot = self.policies.insert(policy, subject, selectors);
+        let slot = self.policies.insert(policy, &compiled, subject, selectors);
         *self.tables.policies.entry(slot) = Some(Arc::new(compiled));
-        if !stays {
+        if stays {
+            self.mark_selected(subject);
+        } else {
             self.select(slot);
         }
         // Only now, so that selectors that old and new have in common were never forgotten.
@@ -312,6 +307,13 @@ impl Compiler {
             for id in record.selectors {
                 self.matching.release(id, &mut self.tables.extents);
             }
+        }
+    }
+
+    /// Has the chains made anew of the classes that a selector selects.
+    fn mark_selected(&mut self, selector: u32) {
+        for class in self.extent(selector) {
+            self.dirty.insert(class);
         }
     }
 
@@ -363,9 +365,7 @@ impl Compiler {
             .twin(&record.policy.key)
             .and_then(|twin| self.policies.record(twin));
         if let Some(subject) = twin.map(|record| record.subject) {
-            for class in self.extent(subject) {
-                self.dirty.insert(class);
-            }
+            self.mark_selected(subject);
         }
     }
 

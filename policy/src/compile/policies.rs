@@ -1,31 +1,31 @@
-//! The policies, their places, and the chains that they make for a class.
+//! The policies and their places.
 
 use std::cmp::Ordering;
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use super::chain::{Chain, Chains, Link, MeshChain, Pending, PortModes};
+use super::chains::{Part, Standing};
 use super::ids::Ids;
-use crate::flow::Direction;
 use crate::model::{
-    ADMIN_TIER, AuthorizationAction, BASELINE_TIER, Body, DEFAULT_TIER, DEFAULT_TIER_ORDER, MtlsMode, Order,
-    PeerAuthentication, PeerLevel, Policy, PolicyKey, Tier,
+    ADMIN_TIER, BASELINE_TIER, Body, DEFAULT_TIER, DEFAULT_TIER_ORDER, Order, Policy, PolicyKey, Tier,
 };
 use crate::selector::NamespaceScope;
+use crate::set::Compiled;
 
 /// All policies by slot, and the tiers that order them.
 #[derive(Debug)]
 pub(super) struct Policies {
     slots: HashMap<PolicyKey, u32>,
     records: Vec<Option<Record>>,
+    /// What each adds to chains.
+    parts: Vec<Option<Part>>,
     free: Ids,
     tiers: BTreeMap<Arc<str>, Tier>,
     ranks: HashMap<Arc<str>, u32>,
-    /// Every chain in use, so that classes with the same policies share one.
-    chains: HashSet<Arc<Chain>>,
-    chains_limit: usize,
-    /// How many couldn't be read.
-    broken: usize,
+    /// Whether a flow that a tier leaves undecided goes on, by rank.
+    passing: Vec<bool>,
+    /// The last stamp given.
+    stamp: u64,
 }
 
 /// A policy and what the compiler must undo when it goes.
@@ -36,8 +36,6 @@ pub(super) struct Record {
     /// Every reference to a selector, the subject's included.
     pub(super) selectors: Vec<u32>,
     place: Place,
-    /// The staged policy that would replace this one.
-    pub(super) staged_by: Option<u32>,
 }
 
 /// Where a policy stands among all.
@@ -57,12 +55,12 @@ impl Default for Policies {
         let mut policies = Self {
             slots: HashMap::new(),
             records: Vec::new(),
+            parts: Vec::new(),
             free: Ids::default(),
             tiers: BTreeMap::new(),
             ranks: HashMap::new(),
-            chains: HashSet::new(),
-            chains_limit: 1024,
-            broken: 0,
+            passing: Vec::new(),
+            stamp: 0,
         };
         policies.rank_tiers();
         policies
@@ -78,16 +76,8 @@ impl Policies {
         self.records.get(slot as usize)?.as_ref()
     }
 
-    fn record_mut(&mut self, slot: u32) -> Option<&mut Record> {
-        self.records.get_mut(slot as usize)?.as_mut()
-    }
-
     pub(super) fn len(&self) -> usize {
         self.slots.len()
-    }
-
-    pub(super) fn broken(&self) -> usize {
-        self.broken
     }
 
     pub(super) fn keys(&self) -> impl Iterator<Item = &PolicyKey> {
@@ -101,50 +91,73 @@ impl Policies {
     }
 
     /// Files a policy and returns its slot.
-    pub(super) fn insert(&mut self, policy: Arc<Policy>, subject: u32, selectors: Vec<u32>) -> u32 {
+    pub(super) fn insert(
+        &mut self,
+        policy: Arc<Policy>,
+        compiled: &Compiled,
+        subject: u32,
+        selectors: Vec<u32>,
+    ) -> u32 {
         let slot = self
             .slots
             .get(&policy.key)
             .copied()
             .unwrap_or_else(|| self.free.take());
-        let staged_by = self.record(slot).and_then(|record| record.staged_by);
         let place = self.place(&policy);
         self.slots.insert(policy.key.clone(), slot);
-        let staged_by = staged_by.or_else(|| self.twin(&policy.key).filter(|_| !policy.key.staged));
-        if policy.key.staged
-            && let Some(twin) = self.twin(&policy.key).and_then(|twin| self.record_mut(twin))
-        {
-            twin.staged_by = Some(slot);
+        let standing = match &policy.body {
+            Body::Network(network) if policy.key.staged && network.removal => Standing::StagedRemoval,
+            _ if policy.key.staged => Standing::Staged,
+            _ if self.twin(&policy.key).is_some() => Standing::Replaced,
+            _ => Standing::Enforced,
+        };
+        if policy.key.staged {
+            self.stand_twin(&policy.key, Standing::Replaced);
         }
         if self.records.len() <= slot as usize {
             self.records.resize_with(slot as usize + 1, || None);
+            self.parts.resize_with(slot as usize + 1, || None);
         }
-        self.broken += usize::from(policy.broken.is_some());
-        let replaced = self.records[slot as usize].replace(Record {
+        let stamp = self.next_stamp();
+        self.parts[slot as usize] = Some(Part::new(compiled, slot, place.rank, standing, stamp));
+        self.records[slot as usize] = Some(Record {
             policy,
             subject,
             selectors,
             place,
-            staged_by,
         });
-        self.broken -= replaced.map_or(0, |record| usize::from(record.policy.broken.is_some()));
         slot
     }
 
     /// Forgets a policy.
     pub(super) fn remove(&mut self, slot: u32) -> Option<Record> {
         let record = self.records.get_mut(slot as usize)?.take()?;
+        self.parts[slot as usize] = None;
         self.slots.remove(&record.policy.key);
         self.free.give_back(slot);
-        self.broken -= usize::from(record.policy.broken.is_some());
-        if record.policy.key.staged
-            && let Some(twin) = self
-                .twin(&record.policy.key)
-                .and_then(|twin| self.record_mut(twin))
-        {
-            twin.staged_by = None;
+        if record.policy.key.staged {
+            self.stand_twin(&record.policy.key, Standing::Enforced);
         }
         Some(record)
+    }
+
+    /// Has the enforced policy that a staged one stands for stand otherwise.
+    fn stand_twin(&mut self, staged: &PolicyKey, standing: Standing) {
+        let stamp = self.next_stamp();
+        if let Some(twin) = self.twin(staged)
+            && let Some(Some(part)) = self.parts.get_mut(twin as usize)
+        {
+            part.stand(standing, stamp);
+        }
+    }
+
+    fn next_stamp(&mut self) -> u64 {
+        self.stamp += 1;
+        self.stamp
+    }
+
+    pub(super) fn part(&self, slot: u32) -> Option<&Part> {
+        self.parts.get(slot as usize)?.as_ref()
     }
 
     /// The enforced policy that a staged one stands for, or the other way round.
@@ -156,22 +169,14 @@ impl Policies {
         self.slot(&twin)
     }
 
-    /// Whether `policy` would stand where `record` does, in the same directions: its chains stay as they are.
+    /// Whether `policy` would stand where `record` does.
     pub(super) fn keeps_its_place(&self, record: &Record, policy: &Policy) -> bool {
-        match (&record.policy.body, &policy.body) {
-            (Body::Network(old), Body::Network(new)) => {
-                record.place == self.place(policy)
-                    && old.ingress.is_some() == new.ingress.is_some()
-                    && old.egress.is_some() == new.egress.is_some()
-                    && old.removal == new.removal
-            }
-            (Body::Authorization(old), Body::Authorization(new)) => {
-                old.action == new.action
-                    && old.dry_run == new.dry_run
-                    && has_unenforced(&record.policy) == has_unenforced(policy)
-            }
-            _ => false,
-        }
+        record.place == self.place(policy)
+    }
+
+    /// Whether a flow that the tier of this rank leaves undecided goes on to the next.
+    pub(super) fn tier_passes(&self, rank: u32) -> bool {
+        self.passing.get(rank as usize).copied().unwrap_or_default()
     }
 
     fn place(&self, policy: &Policy) -> Place {
@@ -238,7 +243,7 @@ impl Policies {
     }
 
     /// The tiers in order, those that are always there included; index 0 is for policies of unknown tiers.
-    pub(super) fn ordered_tiers(&self) -> Vec<Tier> {
+    fn ordered_tiers(&self) -> Vec<Tier> {
         let mut tiers = self.tiers.clone();
         for (name, order, passes) in [
             (ADMIN_TIER.0, ADMIN_TIER.1, true),
@@ -267,145 +272,12 @@ impl Policies {
     }
 
     fn rank_tiers(&mut self) {
+        let tiers = self.ordered_tiers();
+        self.passing = tiers.iter().map(|tier| tier.passes).collect();
         self.ranks = (0..)
-            .zip(self.ordered_tiers())
+            .zip(tiers)
             .skip(1)
             .map(|(rank, tier)| (tier.name, rank))
             .collect();
     }
-
-    /// The chains of a class that these policies select, given in order.
-    pub(super) fn chains(&mut self, slots: &[u32]) -> Chains {
-        let links = |direction: Direction, staged: bool| -> Box<[Link]> {
-            slots
-                .iter()
-                .filter_map(|slot| {
-                    let record = self.record(*slot)?;
-                    let Body::Network(network) = &record.policy.body else {
-                        return None;
-                    };
-                    let counts = match (staged, record.policy.key.staged) {
-                        (false, is_staged) => !is_staged,
-                        (true, false) => record.staged_by.is_none(),
-                        (true, true) => !network.removal,
-                    };
-                    (counts && network.rules(direction).is_some()).then_some(Link {
-                        tier: record.place.rank,
-                        slot: *slot,
-                    })
-                })
-                .collect()
-        };
-        let concerned = slots
-            .iter()
-            .filter_map(|slot| self.record(*slot))
-            .any(|record| record.policy.key.staged || record.staged_by.is_some());
-        let (ingress, egress) = (links(Direction::Ingress, false), links(Direction::Egress, false));
-        let pending = concerned.then(|| (links(Direction::Ingress, true), links(Direction::Egress, true)));
-        let mesh = self.mesh_chain(slots);
-        Chains {
-            ingress: self.shared(ingress),
-            egress: self.shared(egress),
-            pending: pending.map(|(ingress, egress)| {
-                Box::new(Pending {
-                    ingress: self.shared(ingress),
-                    egress: self.shared(egress),
-                })
-            }),
-            mesh: (!mesh.is_empty()).then(|| Arc::new(mesh)),
-        }
-    }
-
-    fn shared(&mut self, links: Box<[Link]>) -> Arc<Chain> {
-        let chain = Chain { links };
-        if let Some(known) = self.chains.get(&chain) {
-            return Arc::clone(known);
-        }
-        if self.chains.len() >= self.chains_limit {
-            self.chains.retain(|chain| Arc::strong_count(chain) > 1);
-            self.chains_limit = 1024.max(2 * self.chains.len());
-        }
-        let chain = Arc::new(chain);
-        self.chains.insert(Arc::clone(&chain));
-        chain
-    }
-
-    fn mesh_chain(&self, slots: &[u32]) -> MeshChain {
-        let mut lists: [Vec<u32>; 5] = Default::default();
-        let [deny, allow, audit, dry_run, unenforced] = &mut lists;
-        let mut authentications = Vec::new();
-        for slot in slots {
-            let Some(record) = self.record(*slot) else {
-                continue;
-            };
-            match &record.policy.body {
-                Body::Network(_) => {}
-                Body::PeerAuthentication(body) => authentications.push((*slot, &record.policy, body)),
-                Body::Authorization(body) => {
-                    if has_unenforced(&record.policy) {
-                        unenforced.push(*slot);
-                    }
-                    match body.action {
-                        AuthorizationAction::Custom | AuthorizationAction::Elsewhere => {}
-                        AuthorizationAction::Audit => audit.push(*slot),
-                        _ if body.dry_run && record.policy.broken.is_none() => dry_run.push(*slot),
-                        AuthorizationAction::Allow => allow.push(*slot),
-                        AuthorizationAction::Deny => deny.push(*slot),
-                    }
-                }
-            }
-        }
-        let [deny, allow, audit, dry_run, unenforced] = lists.map(Vec::into_boxed_slice);
-        MeshChain {
-            deny,
-            allow,
-            audit,
-            dry_run,
-            unenforced,
-            mtls: port_modes(&authentications),
-        }
-    }
-}
-
-/// Whether an AuthorizationPolicy has a rule, or is one, that layer 4 can't enforce.
-fn has_unenforced(policy: &Policy) -> bool {
-    match &policy.body {
-        Body::Authorization(body) => {
-            matches!(
-                body.action,
-                AuthorizationAction::Custom | AuthorizationAction::Elsewhere
-            ) || body.rules.iter().any(|rule| !rule.http.is_empty())
-        }
-        Body::Network(_) | Body::PeerAuthentication(_) => false,
-    }
-}
-
-/// The mode of each port: the first that is set among the workload policy's port, the workload policy, the
-/// namespace's and the mesh's. Of several policies at one level only the oldest counts.
-fn port_modes(policies: &[(u32, &Arc<Policy>, &PeerAuthentication)]) -> PortModes {
-    // One that couldn't be read may have been about any port and at any level: nothing plain is taken.
-    if let Some((slot, ..)) = policies.iter().find(|(_, policy, _)| policy.broken.is_some()) {
-        return PortModes {
-            ports: Box::default(),
-            other: Some((MtlsMode::Strict, *slot)),
-        };
-    }
-    let at = |level: PeerLevel| {
-        policies
-            .iter()
-            .filter(|(_, _, body)| body.level == level)
-            .min_by_key(|(_, policy, body)| (body.created, Arc::clone(&policy.key.name)))
-    };
-    let other = [PeerLevel::Workload, PeerLevel::Namespace, PeerLevel::Mesh]
-        .into_iter()
-        .find_map(|level| at(level).and_then(|(slot, _, body)| Some((body.mode?, *slot))));
-    let ports = at(PeerLevel::Workload)
-        .into_iter()
-        .flat_map(|(slot, _, body)| {
-            body.ports
-                .iter()
-                .filter_map(|(port, mode)| Some((*port, (*mode)?, *slot)))
-        })
-        .collect();
-    PortModes { ports, other }
 }

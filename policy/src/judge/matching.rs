@@ -98,7 +98,7 @@ fn is_peer<'s>(context: &Context<'s>, place: &Place<'s>, peer: &Peer<u32>) -> bo
 #[inline]
 pub(super) fn is_selected<'s>(context: &Context<'s>, place: &Place<'s>, selector: u32) -> bool {
     context.set.tables.extents.get(selector).is_some_and(|extent| {
-        place.member.is_some_and(|member| extent.contains(member.class))
+        place.pod.is_some_and(|pod| extent.contains(pod.class))
             || place
                 .sets(context.set)
                 .iter()
@@ -130,10 +130,12 @@ fn has_named_port(
     name: &str,
     protocol: Protocol,
 ) -> bool {
-    let Some(member) = place
-        .member
-        .filter(|member| member.names_port(name, protocol, place.port))
-    else {
+    let Some(pod) = place.pod.filter(|pod| {
+        let members = &context.set.tables.members;
+        members
+            .resident(place.address, *pod)
+            .is_some_and(|member| member.names_port(name, protocol, place.port))
+    }) else {
         return false;
     };
     let Some(peers) = end.peers.as_deref().filter(|_| end.named_ports_need_peer) else {
@@ -145,7 +147,7 @@ fn has_named_port(
             .tables
             .extents
             .get(*selector)
-            .is_some_and(|extent| extent.contains(member.class)),
+            .is_some_and(|extent| extent.contains(pod.class)),
         Peer::Anyone | Peer::Block(_) => true,
     })
 }

@@ -10,7 +10,8 @@ use std::sync::Arc;
 
 use adit_flow::{Protocol, VerdictKind};
 
-use crate::compile::members::Member;
+use crate::compile::addresses::Resident;
+use crate::compile::members::filter_bit;
 use crate::flow::{Direction, Flow, Icmp};
 use crate::set::{Compiled, PolicySet};
 use crate::verdict::{Decision, Extra, PendingVerdict, Ruling, Step, Trace, Verdict};
@@ -20,13 +21,13 @@ pub(crate) fn judge(set: &PolicySet, flow: &Flow, direction: Direction, trace: T
     let context = Context::new(set, flow);
     let mut steps = Steps::new(trace);
     let subject = match direction {
-        Direction::Egress => context.source.member,
-        Direction::Ingress => context.destination.member,
+        Direction::Egress => context.source.pod,
+        Direction::Ingress => context.destination.pod,
     };
     let (network, mesh, extra) = match subject {
         None if set.tables.policy_count == 0 => (Ruling::DefaultAllow, None, None),
         None => (Ruling::UnknownWorkload, None, None),
-        Some(member) => judge_member(&context, member, flow, direction, &mut steps),
+        Some(subject) => judge_pod(&context, subject, flow, direction, &mut steps),
     };
     let mut extra = extra;
     if let Some(steps) = steps.into_steps() {
@@ -37,24 +38,20 @@ pub(crate) fn judge(set: &PolicySet, flow: &Flow, direction: Direction, trace: T
 
 type Judged = (Ruling, Option<Ruling>, Option<Box<Extra>>);
 
-fn judge_member(
+fn judge_pod(
     context: &Context<'_>,
-    member: &Member,
+    subject: Resident,
     flow: &Flow,
     direction: Direction,
     steps: &mut Steps,
 ) -> Judged {
-    if direction == Direction::Ingress && member.node_addresses.contains(&context.source.address) {
+    if direction == Direction::Ingress && is_node_local(context, subject) {
         return (Ruling::NodeLocal, None, None);
     }
-    let Some(chains) = context.set.tables.classes.get(member.class) else {
+    let Some(chains) = context.set.tables.classes.get(subject.class) else {
         return (Ruling::DefaultAllow, None, None);
     };
-    let chain = match direction {
-        Direction::Egress => &chains.egress,
-        Direction::Ingress => &chains.ingress,
-    };
-    let network = network::judge(context, chain, direction, steps);
+    let network = network::judge(context, &chains.enforced, direction, steps);
     // Istio's layer knows TCP alone, and only at the destination.
     let judged_by_mesh = direction == Direction::Ingress && flow.protocol == Protocol::Tcp;
     let mesh_chain = chains.mesh.as_deref().filter(|_| judged_by_mesh);
@@ -72,12 +69,9 @@ fn judge_member(
     let mut extra = Extra::default();
     if chains.pending.is_some() || dry_run.is_some() {
         let unseen = &mut Steps::new(Trace::Off);
-        let network = match (&chains.pending, direction) {
-            (Some(pending), Direction::Egress) => network::judge(context, &pending.egress, direction, unseen),
-            (Some(pending), Direction::Ingress) => {
-                network::judge(context, &pending.ingress, direction, unseen)
-            }
-            (None, _) => network.clone(),
+        let network = match &chains.pending {
+            Some(pending) => network::judge(context, pending, direction, unseen),
+            None => network.clone(),
         };
         let decided_by = match mesh_chain {
             Some(chain) if network.kind() == VerdictKind::Allow => {
@@ -102,6 +96,19 @@ fn judge_member(
     (network, mesh, Some(Box::new(extra)))
 }
 
+/// Whether the flow comes from the node that the destination runs on.
+fn is_node_local(context: &Context<'_>, subject: Resident) -> bool {
+    let source = context.source.address;
+    // The pod itself is looked at only if its node may have that address.
+    subject.node_filter & filter_bit(source) != 0
+        && context
+            .set
+            .tables
+            .members
+            .resident(context.destination.address, subject)
+            .is_some_and(|member| member.node_addresses.contains(&source))
+}
+
 /// A flow with whatever the set knows about its ends.
 pub(crate) struct Context<'s> {
     pub(crate) set: &'s PolicySet,
@@ -117,7 +124,7 @@ pub(crate) struct Place<'s> {
     pub(crate) address: IpAddr,
     pub(crate) port: u16,
     /// The pod that owns the address.
-    pub(crate) member: Option<&'s Arc<Member>>,
+    pub(crate) pod: Option<Resident>,
     /// The classes of the network sets that hold the address, once somebody asked.
     sets: OnceCell<&'s [u32]>,
 }
@@ -130,7 +137,7 @@ impl<'s> Context<'s> {
             Place {
                 address: ip,
                 port: address.port(),
-                member: set.member(ip),
+                pod: set.tables.members.find(ip),
                 sets: OnceCell::new(),
             }
         };

@@ -1,0 +1,313 @@
+//! From the policies that select a class to its chains, made once for all classes that the same policies select.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::chain::{Chain, Chains, Link, MeshChain, PortModes, RuleLink};
+use super::policies::Policies;
+use crate::flow::Direction;
+use crate::gate::Gate;
+use crate::model::{AuthorizationAction, Body, MtlsMode, PeerAuthentication, PeerLevel, Policy};
+use crate::set::Compiled;
+
+/// The chains in use, each once, with the classes that have them.
+#[derive(Debug, Default)]
+pub(super) struct ChainStore {
+    known: HashMap<Arc<[u64]>, Known>,
+    by_class: HashMap<u32, Arc<[u64]>>,
+    /// Room to work in: a chain is allocated once, as long as it is.
+    stamps: Vec<u64>,
+    links: Vec<Link>,
+}
+
+#[derive(Debug)]
+struct Known {
+    chains: Chains,
+    /// How many classes have them.
+    classes: u32,
+}
+
+impl ChainStore {
+    /// The chains of a class that policies of these stamps select, in order. `make` is asked if no class has them.
+    fn assign(&mut self, class: u32, stamps: &[u64], make: impl FnOnce() -> Chains) -> Chains {
+        if stamps.is_empty() {
+            self.release(class);
+            return Chains::default();
+        }
+        let (key, chains) = match self.known.get_key_value(stamps) {
+            Some((key, known)) => (Arc::clone(key), known.chains.clone()),
+            None => {
+                let (key, chains): (Arc<[u64]>, _) = (stamps.into(), make());
+                let known = Known {
+                    chains: chains.clone(),
+                    classes: 0,
+                };
+                self.known.insert(Arc::clone(&key), known);
+                (key, chains)
+            }
+        };
+        if let Some(known) = self.known.get_mut(&key) {
+            known.classes += 1;
+        }
+        if let Some(old) = self.by_class.insert(class, key) {
+            self.leave(&old);
+        }
+        chains
+    }
+
+    fn release(&mut self, class: u32) {
+        if let Some(old) = self.by_class.remove(&class) {
+            self.leave(&old);
+        }
+    }
+
+    fn leave(&mut self, key: &[u64]) {
+        if let Some(known) = self.known.get_mut(key) {
+            known.classes -= 1;
+            if known.classes == 0 {
+                self.known.remove(key);
+            }
+        }
+    }
+}
+
+/// What a policy adds to chains, close together: a policy that selects everybody has all of them made anew.
+#[derive(Debug)]
+pub(super) struct Part {
+    /// Changes whenever the part does. No two parts ever share one.
+    stamp: u64,
+    rank: u32,
+    standing: Standing,
+    /// Whether it couldn't be compiled.
+    broken: bool,
+    /// Whether it is about what enters, and about what leaves; neither for policies of Istio's layer.
+    directions: [bool; 2],
+    /// Its rules, those for what enters first.
+    links: Box<[Link]>,
+    egress_at: u32,
+}
+
+/// Whether a policy counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Standing {
+    /// It is enforced.
+    Enforced,
+    /// It is enforced, and a staged one would replace it.
+    Replaced,
+    /// It is staged.
+    Staged,
+    /// It is staged, and stands for the removal of the enforced one.
+    StagedRemoval,
+}
+
+/// Which policies a chain is made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Of {
+    /// What is enforced.
+    Enforced,
+    /// What would be if staged policies took the place of those that they stand for.
+    Pending,
+}
+
+impl Part {
+    pub(super) fn new(compiled: &Compiled, slot: u32, rank: u32, standing: Standing, stamp: u64) -> Self {
+        let links = |direction| {
+            (0u32..).zip(compiled.rules(direction)).map(move |(index, rule)| {
+                Link::Rule(RuleLink {
+                    gate: Gate::of(rule),
+                    slot,
+                    rule: index,
+                })
+            })
+        };
+        Self {
+            stamp,
+            rank,
+            standing,
+            broken: compiled.broken.is_some(),
+            directions: [compiled.ingress.is_some(), compiled.egress.is_some()],
+            links: links(Direction::Ingress)
+                .chain(links(Direction::Egress))
+                .collect(),
+            egress_at: compiled.rules(Direction::Ingress).len() as u32,
+        }
+    }
+
+    /// Has it stand otherwise.
+    pub(super) fn stand(&mut self, standing: Standing, stamp: u64) {
+        (self.standing, self.stamp) = (standing, stamp);
+    }
+
+    /// What it adds to a chain, if it counts there.
+    fn links(&self, direction: Direction, of: Of) -> Option<&[Link]> {
+        let counts = match self.standing {
+            Standing::Enforced => true,
+            Standing::Replaced => of == Of::Enforced,
+            Standing::Staged => of == Of::Pending,
+            Standing::StagedRemoval => false,
+        };
+        let [ingress, egress] = self.directions;
+        let (entering, leaving) = self.links.split_at(self.egress_at as usize);
+        match direction {
+            Direction::Egress => (counts && egress).then_some(leaving),
+            Direction::Ingress => (counts && ingress).then_some(entering),
+        }
+    }
+}
+
+impl Policies {
+    /// The chains of a class that these policies select, given in order. `store` has those made before.
+    pub(super) fn chains(&self, class: u32, slots: &[u32], store: &mut ChainStore) -> Chains {
+        let mut stamps = std::mem::take(&mut store.stamps);
+        stamps.clear();
+        stamps.extend(self.parts(slots).map(|(_, part)| part.stamp));
+        let mut links = std::mem::take(&mut store.links);
+        let chains = store.assign(class, &stamps, || self.make(slots, &mut links));
+        (store.stamps, store.links) = (stamps, links);
+        chains
+    }
+
+    fn make(&self, slots: &[u32], scratch: &mut Vec<Link>) -> Chains {
+        let staged = self
+            .parts(slots)
+            .any(|(_, part)| part.standing != Standing::Enforced);
+        let mesh = self.parts(slots).any(|(_, part)| part.directions == [false; 2]);
+        let mesh = mesh
+            .then(|| self.mesh_chain(slots))
+            .filter(|chain| !chain.is_empty());
+        Chains {
+            enforced: self.chain(slots, Of::Enforced, scratch),
+            pending: staged.then(|| Arc::new(self.chain(slots, Of::Pending, scratch))),
+            mesh: mesh.map(Arc::new),
+        }
+    }
+
+    fn chain(&self, slots: &[u32], of: Of, scratch: &mut Vec<Link>) -> Chain {
+        scratch.clear();
+        self.link(slots, Direction::Ingress, of, scratch);
+        let egress_at = scratch.len();
+        self.link(slots, Direction::Egress, of, scratch);
+        Chain::new(scratch, egress_at)
+    }
+
+    fn link(&self, slots: &[u32], direction: Direction, of: Of, links: &mut Vec<Link>) {
+        let mut tier: Option<OpenTier> = None;
+        for (slot, part) in self.parts(slots) {
+            let Some(rules) = part.links(direction, of) else {
+                continue;
+            };
+            if let Some(ended) = tier.take_if(|tier| tier.rank != part.rank) {
+                links.push(ended.end(self));
+            }
+            let tier = tier.get_or_insert(OpenTier {
+                rank: part.rank,
+                first: slot,
+                broken: None,
+            });
+            if part.broken {
+                tier.broken.get_or_insert(slot);
+            }
+            links.extend_from_slice(rules);
+        }
+        links.extend(tier.map(|ended| ended.end(self)));
+    }
+
+    fn parts(&self, slots: &[u32]) -> impl Iterator<Item = (u32, &Part)> {
+        slots.iter().filter_map(|slot| Some((*slot, self.part(*slot)?)))
+    }
+
+    fn mesh_chain(&self, slots: &[u32]) -> MeshChain {
+        let mut lists: [Vec<u32>; 5] = Default::default();
+        let [deny, allow, audit, dry_run, unenforced] = &mut lists;
+        let mut authentications = Vec::new();
+        for slot in slots {
+            let Some(record) = self.record(*slot) else {
+                continue;
+            };
+            match &record.policy.body {
+                Body::Network(_) => {}
+                Body::PeerAuthentication(body) => authentications.push((*slot, &record.policy, body)),
+                Body::Authorization(body) => {
+                    if has_unenforced(&record.policy) {
+                        unenforced.push(*slot);
+                    }
+                    match body.action {
+                        AuthorizationAction::Custom | AuthorizationAction::Elsewhere => {}
+                        AuthorizationAction::Audit => audit.push(*slot),
+                        _ if body.dry_run && record.policy.broken.is_none() => dry_run.push(*slot),
+                        AuthorizationAction::Allow => allow.push(*slot),
+                        AuthorizationAction::Deny => deny.push(*slot),
+                    }
+                }
+            }
+        }
+        let [deny, allow, audit, dry_run, unenforced] = lists.map(Vec::into_boxed_slice);
+        MeshChain {
+            deny,
+            allow,
+            audit,
+            dry_run,
+            unenforced,
+            mtls: port_modes(&authentications),
+        }
+    }
+}
+
+/// A tier whose policies are being linked.
+struct OpenTier {
+    rank: u32,
+    first: u32,
+    broken: Option<u32>,
+}
+
+impl OpenTier {
+    fn end(self, policies: &Policies) -> Link {
+        Link::TierEnd {
+            passes: policies.tier_passes(self.rank),
+            slot: self.broken.unwrap_or(self.first),
+        }
+    }
+}
+
+/// Whether an AuthorizationPolicy has a rule, or is one, that layer 4 can't enforce.
+fn has_unenforced(policy: &Policy) -> bool {
+    match &policy.body {
+        Body::Authorization(body) => {
+            matches!(
+                body.action,
+                AuthorizationAction::Custom | AuthorizationAction::Elsewhere
+            ) || body.rules.iter().any(|rule| !rule.http.is_empty())
+        }
+        Body::Network(_) | Body::PeerAuthentication(_) => false,
+    }
+}
+
+/// The mode of each port: the first that is set among the workload policy's port, the workload policy, the
+/// namespace's and the mesh's. Of several policies at one level only the oldest counts.
+fn port_modes(policies: &[(u32, &Arc<Policy>, &PeerAuthentication)]) -> PortModes {
+    // One that couldn't be read may have been about any port and at any level: nothing plain is taken.
+    if let Some((slot, ..)) = policies.iter().find(|(_, policy, _)| policy.broken.is_some()) {
+        return PortModes {
+            ports: Box::default(),
+            other: Some((MtlsMode::Strict, *slot)),
+        };
+    }
+    let at = |level: PeerLevel| {
+        policies
+            .iter()
+            .filter(|(_, _, body)| body.level == level)
+            .min_by_key(|(_, policy, body)| (body.created, Arc::clone(&policy.key.name)))
+    };
+    let other = [PeerLevel::Workload, PeerLevel::Namespace, PeerLevel::Mesh]
+        .into_iter()
+        .find_map(|level| at(level).and_then(|(slot, _, body)| Some((body.mode?, *slot))));
+    let ports = at(PeerLevel::Workload)
+        .into_iter()
+        .flat_map(|(slot, _, body)| {
+            body.ports
+                .iter()
+                .filter_map(|(port, mode)| Some((*port, (*mode)?, *slot)))
+        })
+        .collect();
+    PortModes { ports, other }
+}
