@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use adit_flow::WorkloadName;
 use adit_identity::SpiffeId;
@@ -9,7 +10,7 @@ use adit_identity::SpiffeId;
 use crate::address::{self, RangeExhausted};
 use crate::mesh::{Mesh, Replica, ServiceSpec};
 use crate::names;
-use crate::snapshot::{Location, Service, Snapshot, SnapshotParts, Workload, WorkloadPort};
+use crate::snapshot::{Endpoint, Location, Reach, Service, Snapshot, SnapshotParts, Workload, WorkloadPort};
 use crate::suggest;
 
 /// What a snapshot depends on besides the file.
@@ -112,28 +113,29 @@ pub fn build(mesh: &Mesh, view: View<'_>) -> Snapshot {
         .filter(|joined| !of_file.contains(&joined.name));
     workloads.extend(joined.map(|joined| Workload {
         name: joined.name.clone(),
-        labels: joined.labels.clone(),
+        labels: Arc::new(joined.labels.clone()),
         identity: joined.identity.clone(),
         addresses: joined.addresses.clone(),
         ports: joined.ports.clone(),
         location: Location::Local,
         ready: (view.ready)(&joined.name),
         in_mesh: is_in_mesh(mesh, &joined.name, &joined.labels),
+        node_addresses: Arc::default(),
     }));
     let services = mesh
         .services
         .iter()
-        .map(|spec| service(mesh, spec, &workloads))
+        .map(|spec| Arc::new(service(mesh, spec, &workloads)))
         .collect();
     Snapshot::new(SnapshotParts {
         generation: view.generation,
         mesh: mesh.name.clone(),
         trust_domain: mesh.trust_domain.clone(),
-        namespaces: mesh.namespaces.clone(),
-        workloads,
+        namespaces: Arc::new(mesh.namespaces.clone()),
+        workloads: workloads.into_iter().map(Arc::new).collect(),
         services,
         dns: mesh.ranges.dns(),
-        ranges: mesh.ranges.clone(),
+        ranges: Some(mesh.ranges.clone()),
     })
 }
 
@@ -141,8 +143,12 @@ fn service(mesh: &Mesh, spec: &ServiceSpec, workloads: &[Workload]) -> Service {
     let selected = workloads
         .iter()
         .filter(|pod| spec.selects(&pod.name.namespace, &pod.labels));
-    let mut endpoints: Vec<WorkloadName> = selected.map(|pod| pod.name.clone()).collect();
-    endpoints.sort();
+    let endpoint = |pod: &Workload| Endpoint {
+        workload: pod.name.clone(),
+        ready: pod.ready,
+    };
+    let mut endpoints: Vec<Endpoint> = selected.map(endpoint).collect();
+    endpoints.sort_by(|a, b| a.workload.cmp(&b.workload));
     Service {
         name: spec.name.clone(),
         addresses: mesh.allocation.service(&spec.name).to_vec(),
@@ -159,19 +165,20 @@ fn workload(mesh: &Mesh, view: View<'_>, replica: Replica<'_>) -> Workload {
         .find(|candidate| Some(candidate.name.as_str()) == node)
     {
         Some(node) if Some(node.name.as_str()) != view.node => Location::Remote {
-            node: node.name.clone(),
-            hbone: node.hbone,
+            node: node.name.as_str().into(),
+            reach: Reach::Agent(node.hbone),
         },
         _ => Location::Local,
     };
     Workload {
-        labels: replica.spec.labels.clone(),
+        labels: Arc::new(replica.spec.labels.clone()),
         identity: replica.spec.identity.clone(),
         addresses: mesh.allocation.workload(&replica.name).to_vec(),
         ports: replica.spec.ports.clone(),
         location,
         ready: (view.ready)(&replica.name),
         in_mesh: is_in_mesh(mesh, &replica.name, &replica.spec.labels),
+        node_addresses: Arc::default(),
         name: replica.name,
     }
 }

@@ -299,8 +299,11 @@ fn services_reach_workloads(
             let crate::TargetPort::Name(name) = &port.target else {
                 continue;
             };
-            let Some(pod) = selected().find(|pod| port.target.resolve(&pod.ports, port.protocol).is_none())
-            else {
+            let Some(pod) = selected().find(|pod| {
+                port.target
+                    .resolve(&pod.name, &pod.ports, port.protocol)
+                    .is_none()
+            }) else {
                 continue;
             };
             let named: Vec<&str> = (pod.ports.iter().filter(|other| other.protocol == port.protocol))

@@ -1,4 +1,4 @@
-//! Sources (mesh file; later Kubernetes, xDS) to one immutable snapshot.
+//! Sources (mesh file, Kubernetes; later xDS) to one immutable snapshot.
 //!
 //! ```text
 //! text ─▶ tree ─▶ MeshFile ─▶ Mesh ─▶ Snapshot
@@ -14,6 +14,7 @@ mod check;
 mod codes;
 mod diagnostic;
 mod file;
+pub mod kubernetes;
 mod load;
 mod mesh;
 mod names;
@@ -38,6 +39,7 @@ pub use mesh::{
 };
 pub use schema::json_schema;
 pub use snapshot::{
-    Location, Owner, Service, ServicePort, Snapshot, SnapshotParts, TargetPort, Workload, WorkloadPort,
+    Endpoint, Location, Owner, Reach, Service, ServicePort, Snapshot, SnapshotParts, TargetPort, Workload,
+    WorkloadPort,
 };
 pub use watch::{FileSource, Update, WatchError};

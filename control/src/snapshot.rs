@@ -19,14 +19,14 @@ pub struct Snapshot {
     /// The trust domain of every workload here.
     pub trust_domain: TrustDomain,
     /// Labels of each namespace.
-    pub namespaces: BTreeMap<String, BTreeMap<String, String>>,
+    pub namespaces: Arc<BTreeMap<String, BTreeMap<String, String>>>,
     /// All workloads, on this node and on others.
     pub workloads: BTreeMap<WorkloadName, Arc<Workload>>,
     /// All services.
     pub services: BTreeMap<WorkloadName, Arc<Service>>,
     /// The address that answers DNS queries, one of each IP version in use.
     pub dns: Vec<IpAddr>,
-    ranges: Ranges,
+    ranges: Option<Ranges>,
     by_address: HashMap<IpAddr, Owner>,
 }
 
@@ -35,8 +35,8 @@ pub struct Snapshot {
 pub struct Workload {
     /// Namespace and name; replicas are numbered (`web-0`).
     pub name: WorkloadName,
-    /// Labels that selectors see.
-    pub labels: BTreeMap<String, String>,
+    /// Labels that selectors see. Replicas have the same ones, so they share them.
+    pub labels: Arc<BTreeMap<String, String>>,
     /// What it proves to be.
     pub identity: SpiffeId,
     /// One address of each IP version at most; never empty.
@@ -45,11 +45,13 @@ pub struct Workload {
     pub ports: Vec<WorkloadPort>,
     /// Where it runs.
     pub location: Location,
-    /// Whether services may send it new flows.
+    /// Whether it says that it's ready. Whether a service sends it new flows is the service's: [`Endpoint::ready`].
     pub ready: bool,
     /// Whether its TCP flows travel in HBONE. Where not (`istio.io/dataplane-mode: none`), they are carried plain, and
     /// nobody can tell who it is.
     pub in_mesh: bool,
+    /// Addresses of the node that it runs on, from which its probes come. Empty where nodes have no part in the mesh.
+    pub node_addresses: Arc<[IpAddr]>,
 }
 
 /// Where a workload runs, seen from the agent that holds the snapshot.
@@ -57,13 +59,26 @@ pub struct Workload {
 pub enum Location {
     /// Served by this agent.
     Local,
-    /// Served by another agent, whose HBONE listener is at `hbone`.
+    /// On another node, where another agent may serve it.
     Remote {
         /// The node's name.
-        node: String,
-        /// Address and port of that agent's HBONE listener.
-        hbone: SocketAddr,
+        node: Arc<str>,
+        /// Where its end of a tunnel is.
+        reach: Reach,
     },
+}
+
+/// Where a workload of another node takes HBONE. Each workload says so itself, and nothing is presumed of one that doesn't.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reach {
+    /// At its agent's one listener, shared by the workloads of the node.
+    Agent(SocketAddr),
+    /// At its own address, on the very port that the flow is for.
+    OriginalPort,
+    /// Nowhere: flows to it are plain.
+    Plain,
+    /// At its own address on port 15008, as Istio's peers.
+    Port15008,
 }
 
 /// A port that a workload declares.
@@ -86,8 +101,17 @@ pub struct Service {
     pub addresses: Vec<IpAddr>,
     /// Its ports.
     pub ports: Vec<ServicePort>,
-    /// The workloads that its selector matches, ready or not, in order of name.
-    pub endpoints: Vec<WorkloadName>,
+    /// The workloads behind it, ready or not, in order of name.
+    pub endpoints: Vec<Endpoint>,
+}
+
+/// A workload behind a service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Endpoint {
+    /// Which one.
+    pub workload: WorkloadName,
+    /// Whether the service may send it new flows.
+    pub ready: bool,
 }
 
 /// One port of a service.
@@ -101,11 +125,17 @@ pub struct ServicePort {
     pub protocol: Protocol,
     /// The port on the workload.
     pub target: TargetPort,
+    /// Ready endpoints of this port that are no workloads: hosts, pods on their host's network, addresses that
+    /// somebody wrote down. Where there are any, what dials the port must be left to the node's service proxy, which
+    /// knows them all.
+    pub outside: Vec<SocketAddr>,
 }
 
 /// The port of a workload that a service port leads to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TargetPort {
+    /// Listed for each workload; one that isn't listed doesn't serve the port.
+    Listed(BTreeMap<WorkloadName, u16>),
     /// Looked up by name on each workload.
     Name(String),
     /// The same number on all.
@@ -135,15 +165,15 @@ pub struct SnapshotParts {
     /// See [`Snapshot::trust_domain`].
     pub trust_domain: TrustDomain,
     /// See [`Snapshot::namespaces`].
-    pub namespaces: BTreeMap<String, BTreeMap<String, String>>,
+    pub namespaces: Arc<BTreeMap<String, BTreeMap<String, String>>>,
     /// See [`Snapshot::workloads`].
-    pub workloads: Vec<Workload>,
+    pub workloads: Vec<Arc<Workload>>,
     /// See [`Snapshot::services`].
-    pub services: Vec<Service>,
+    pub services: Vec<Arc<Service>>,
     /// See [`Snapshot::dns`].
     pub dns: Vec<IpAddr>,
-    /// Every address in these is the mesh's.
-    pub ranges: Ranges,
+    /// Every address in these is the mesh's; `None` where the mesh gives out no addresses.
+    pub ranges: Option<Ranges>,
 }
 
 impl Snapshot {
@@ -152,14 +182,14 @@ impl Snapshot {
         let workloads: BTreeMap<_, _> = parts
             .workloads
             .into_iter()
-            .map(|workload| (workload.name.clone(), Arc::new(workload)))
+            .map(|workload| (workload.name.clone(), workload))
             .collect();
         let services: BTreeMap<_, _> = parts
             .services
             .into_iter()
-            .map(|service| (service.name.clone(), Arc::new(service)))
+            .map(|service| (service.name.clone(), service))
             .collect();
-        let mut by_address = HashMap::new();
+        let mut by_address = HashMap::with_capacity(workloads.len() + services.len());
         for workload in workloads.values() {
             for address in &workload.addresses {
                 by_address
@@ -193,7 +223,7 @@ impl Snapshot {
     /// Whose `address` is; `None` outside the mesh.
     pub fn owner(&self, address: IpAddr) -> Option<&Owner> {
         static UNASSIGNED: Owner = Owner::Unassigned;
-        let of_mesh = || self.ranges.contains(address).then_some(&UNASSIGNED);
+        let of_mesh = || self.ranges.as_ref()?.contains(address).then_some(&UNASSIGNED);
         self.by_address.get(&address).or_else(of_mesh)
     }
 
@@ -234,23 +264,41 @@ impl Service {
             .ports
             .iter()
             .find(|port| port.port == dialled.port() && port.protocol == protocol)?;
-        Some(self.endpoints.iter().filter_map(move |name| {
-            let workload = snapshot.workloads.get(name).filter(|workload| workload.ready)?;
+        Some(self.ready_workloads(snapshot).filter_map(move |workload| {
             let address = workload.address_like(dialled.ip())?;
-            let number = service_port.target.resolve(&workload.ports, protocol)?;
+            let number = service_port
+                .target
+                .resolve(&workload.name, &workload.ports, protocol)?;
             Some((workload, SocketAddr::new(address, number)))
         }))
+    }
+
+    /// The workloads that it may send new flows to.
+    pub fn ready_workloads<'a>(
+        &'a self,
+        snapshot: &'a Snapshot,
+    ) -> impl Iterator<Item = &'a Arc<Workload>> + use<'a> {
+        let ready = self.endpoints.iter().filter(|endpoint| endpoint.ready);
+        ready.filter_map(|endpoint| snapshot.workloads.get(&endpoint.workload))
+    }
+
+    /// Whether `workload` is behind it, ready or not.
+    pub fn has_endpoint(&self, workload: &WorkloadName) -> bool {
+        self.endpoints
+            .binary_search_by(|endpoint| endpoint.workload.cmp(workload))
+            .is_ok()
     }
 }
 
 impl TargetPort {
-    /// The number it means on a workload with `ports`; `None` if it is a name that none of them has.
-    pub fn resolve(&self, ports: &[WorkloadPort], protocol: Protocol) -> Option<u16> {
+    /// The number it means on the workload called `name`, which declares `ports`; `None` where it doesn't serve it.
+    pub fn resolve(&self, name: &WorkloadName, ports: &[WorkloadPort], protocol: Protocol) -> Option<u16> {
         match self {
+            Self::Listed(numbers) => numbers.get(name).copied(),
             Self::Number(number) => Some(*number),
-            Self::Name(name) => ports
+            Self::Name(target) => ports
                 .iter()
-                .find(|port| port.name.as_ref() == Some(name) && port.protocol == protocol)
+                .find(|port| port.name.as_ref() == Some(target) && port.protocol == protocol)
                 .map(|port| port.number),
         }
     }

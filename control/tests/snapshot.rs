@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 
-use adit_control::{JoinError, JoinRequest, Location, Mesh, Owner, Snapshot, View, build, decode, parse};
+use adit_control::{
+    JoinError, JoinRequest, Location, Mesh, Owner, Reach, Snapshot, View, build, decode, parse,
+};
 use adit_flow::{Protocol, WorkloadName};
 
 const MESH: &str = "
@@ -78,7 +80,7 @@ fn each_node_sees_itself_as_local_and_the_same_addresses() {
         left.workloads[&name("canary")].location,
         Location::Remote {
             node: "right".into(),
-            hbone
+            reach: Reach::Agent(hbone)
         }
     );
     assert_eq!(
@@ -97,10 +99,16 @@ fn each_node_sees_itself_as_local_and_the_same_addresses() {
 fn services_lead_to_the_named_port_of_each_ready_workload() {
     let snapshot = build(&mesh(), view("left", &|name| name.name != "web-1"));
     let service = &snapshot.services[&name("web")];
-    assert_eq!(
-        service.endpoints,
-        [name("canary"), name("web-0"), name("web-1"), name("web-2")]
-    );
+    let behind: Vec<_> = (service.endpoints.iter())
+        .map(|endpoint| (endpoint.workload.name.as_str(), endpoint.ready))
+        .collect();
+    let expected = [
+        ("canary", true),
+        ("web-0", true),
+        ("web-1", false),
+        ("web-2", true),
+    ];
+    assert_eq!(behind, expected);
     for address in &service.addresses {
         let endpoints = service
             .ready_endpoints(&snapshot, SocketAddr::new(*address, 80), Protocol::Tcp)
@@ -157,11 +165,7 @@ fn who_joins_has_an_address_of_its_own_on_each_node() {
         .collect();
     let distinct: std::collections::BTreeSet<&IpAddr> = all.iter().chain(&elsewhere.addresses).collect();
     assert_eq!(distinct.len(), 2 * (4 + 20 + 1));
-    assert!(
-        snapshot.services[&name("web")]
-            .endpoints
-            .contains(&name("debug-7"))
-    );
+    assert!(snapshot.services[&name("web")].has_endpoint(&name("debug-7")));
     assert!(snapshot.workloads[&name("debug-7")].is_local());
 
     let refused = |text: &str| mesh.join(Some("left"), &joined, request(text)).unwrap_err();

@@ -127,7 +127,7 @@ impl Handler for Agent {
             "services": snapshot.services.values().map(|service| json!({
                 "name": service.name,
                 "addresses": service.addresses,
-                "endpoints": service.endpoints,
+                "endpoints": service.endpoints.iter().map(|endpoint| &endpoint.workload).collect::<Vec<_>>(),
             })).collect::<Vec<_>>(),
             "workers": running.gauges().await.iter().map(|gauges| json!({
                 "pods": gauges.pods, "flows": gauges.flows, "tunnels": gauges.tunnels,

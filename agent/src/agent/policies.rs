@@ -131,11 +131,11 @@ fn subject(workload: &Workload) -> Subject {
     });
     Subject {
         name: workload.name.clone(),
-        labels: workload.labels.clone(),
+        labels: (*workload.labels).clone(),
         account: workload.identity.service_account().into(),
         addresses: workload.addresses.clone(),
         ports: ports.collect(),
-        node_addresses: Vec::new(),
+        node_addresses: workload.node_addresses.to_vec(),
     }
 }
 

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
-use std::sync::Arc;
 
 use adit_control::{Owner, Service, Snapshot, TargetPort, Workload};
 use adit_flow::{Protocol, WorkloadName};
@@ -127,12 +126,10 @@ fn of_namespace(view: View<'_>, namespace: &str, labels: &[&str]) -> Option<Reco
         }
         [endpoint, name] => {
             let endpoint = WorkloadName::new(namespace, *endpoint);
-            let workload = view.snapshot.workloads.get(
-                service(name)?
-                    .endpoints
-                    .iter()
-                    .find(|known| **known == endpoint)?,
-            )?;
+            let workload = view
+                .snapshot
+                .workloads
+                .get(service(name)?.has_endpoint(&endpoint).then_some(&endpoint)?)?;
             Some(addresses(workload.addresses.iter().copied()))
         }
         _ => None,
@@ -142,9 +139,11 @@ fn of_namespace(view: View<'_>, namespace: &str, labels: &[&str]) -> Option<Reco
 /// A service's own name: its addresses, or its workloads' if it is headless, and all of its ports.
 fn of_service(view: View<'_>, service: &Service) -> Records {
     let mut records = match service.addresses[..] {
-        [] => {
-            addresses(ready(view.snapshot, service).flat_map(|workload| workload.addresses.iter().copied()))
-        }
+        [] => addresses(
+            service
+                .ready_workloads(view.snapshot)
+                .flat_map(|workload| workload.addresses.iter().copied()),
+        ),
         ref own => addresses(own.iter().copied()),
     };
     if !matches!(view.wanted, RecordType::SRV | RecordType::ANY) {
@@ -179,7 +178,7 @@ fn srv(snapshot: &Snapshot, service: &Service, protocol: Protocol, name: Option<
             add(port.port, service_name(&service.name), &service.addresses);
             continue;
         }
-        for workload in ready(snapshot, service) {
+        for workload in service.ready_workloads(snapshot) {
             if let Some(number) = target(&port.target, workload, protocol) {
                 add(
                     number,
@@ -203,7 +202,7 @@ fn has_port(service: &Service, protocol: Protocol, label: &str) -> bool {
 }
 
 fn target(target: &TargetPort, workload: &Workload, protocol: Protocol) -> Option<u16> {
-    target.resolve(&workload.ports, protocol)
+    target.resolve(&workload.name, &workload.ports, protocol)
 }
 
 fn protocol(label: &str) -> Option<Protocol> {
@@ -212,14 +211,6 @@ fn protocol(label: &str) -> Option<Protocol> {
         "_udp" => Some(Protocol::Udp),
         _ => None,
     }
-}
-
-fn ready<'a>(snapshot: &'a Snapshot, service: &'a Service) -> impl Iterator<Item = &'a Arc<Workload>> {
-    service
-        .endpoints
-        .iter()
-        .filter_map(|name| snapshot.workloads.get(name))
-        .filter(|workload| workload.ready)
 }
 
 /// The name of an address of the mesh.
@@ -246,7 +237,7 @@ fn workload_name(snapshot: &Snapshot, name: &WorkloadName) -> Name {
         snapshot
             .services
             .values()
-            .find(|service| service.endpoints.contains(name))
+            .find(|service| service.has_endpoint(name))
     };
     match snapshot.services.contains_key(name).then(behind).flatten() {
         Some(service) => endpoint_name(name, &service.name),

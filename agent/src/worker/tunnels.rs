@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use adit_control::{Location, Workload};
+use adit_control::{Location, Reach, Workload};
 use adit_flow::{Closer, RefuseReason, WorkloadName};
 use adit_identity::{PeerIdentity, SpiffeId};
 use adit_tunnel::{
@@ -27,6 +27,8 @@ use crate::telemetry::Counters;
 /// Bytes of TLS on their way through an in-memory tunnel, each direction: some records, so that one side can
 /// encrypt while the other decrypts.
 const PIPE_CAPACITY: usize = 256 * 1024;
+/// Istio's port for HBONE.
+const HBONE_PORT: u16 = 15008;
 
 /// The tunnels that pods of a worker open, and the drain of those it serves.
 pub(crate) struct Tunnels {
@@ -75,9 +77,23 @@ impl Tunnels {
         client: SocketAddr,
     ) -> Result<Opened, Refused> {
         let credentials = self.credentials_of(source)?;
-        let (target, server_name) = match workload.location {
-            Location::Local => (Endpoint::InProcess(SocketAddr::new(address.ip(), 0)), None),
-            Location::Remote { hbone, .. } => (Endpoint::Wire(hbone), Some(server_name(address.ip()).into())),
+        let reach = match workload.location {
+            Location::Local => None,
+            Location::Remote { reach, .. } => Some(reach),
+        };
+        let (target, server_name) = match reach {
+            None => (Endpoint::InProcess(SocketAddr::new(address.ip(), 0)), None),
+            Some(Reach::Agent(hbone)) => (Endpoint::Wire(hbone), Some(server_name(address.ip()).into())),
+            // Whoever answers at the workload's own address needs no name to know whom the stream is for.
+            Some(Reach::OriginalPort) => (Endpoint::Wire(address), None),
+            Some(Reach::Port15008) => (Endpoint::Wire(SocketAddr::new(address.ip(), HBONE_PORT)), None),
+            Some(Reach::Plain) => {
+                return Err(Refused {
+                    reason: RefuseReason::TunnelFailed,
+                    by: Closer::Agent,
+                    detail: Some(format!("{} takes no HBONE", workload.name)),
+                });
+            }
         };
         let source = credentials.id().clone();
         let destination = Destination {

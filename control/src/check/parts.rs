@@ -222,6 +222,7 @@ fn service_port(file: &ServicePortFile, at: &At, findings: &mut Findings<'_>) ->
         port: file.port,
         protocol: file.protocol.into(),
         target,
+        outside: Vec::new(),
     }
 }
 

@@ -1,0 +1,27 @@
+//! The Kubernetes API as a source: what is watched there becomes a [`State`] after each change.
+//!
+//! ```text
+//! API ─▶ list_watch (a task a kind) ─▶ Change ─▶ Model ─▶ State
+//!        pages, 410, pauses             bounded    pure     one Arc, replaced whole
+//! ```
+//!
+//! Everything that decides is in [`model`]; the tasks only fetch. Nothing is published before everything that is
+//! watched was listed once: a state without the policies that somebody wrote would allow what they deny. After that the last
+//! state stays in force through any outage, and [`Health`] says how old it is.
+
+mod annotate;
+mod api;
+mod discovery;
+mod health;
+mod kind;
+mod list_watch;
+mod model;
+mod object;
+mod source;
+mod state;
+
+pub use annotate::{AnnotateError, Annotated, annotate};
+pub use health::{Health, KindHealth, Rejected};
+pub use object::{Capability, HBONE_PORT_ANNOTATION, REDIRECTION_ANNOTATION};
+pub use source::{Source, SourceOptions, connect};
+pub use state::{Account, State, WantedPod};
