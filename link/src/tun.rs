@@ -176,6 +176,17 @@ impl TunQueue {
         Ok(())
     }
 
+    /// Hands a frame on as [`recv`](Self::recv) left it in its buffer, header and all: one that may be a super-packet, or
+    /// lack its checksum, is still the kernel's to finish.
+    ///
+    /// # Errors
+    /// As [`send`](Self::send).
+    pub fn forward(&self, buffer: &[u8]) -> io::Result<()> {
+        let written = rustix::io::write(&self.fd, buffer)?;
+        debug_assert_eq!(written, buffer.len());
+        Ok(())
+    }
+
     /// A second descriptor for the same queue: whoever reads first gets the frame.
     ///
     /// # Errors
