@@ -2,7 +2,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::future::Future;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, SystemTime};
@@ -48,6 +48,8 @@ pub enum Endpoint {
     InProcess(SocketAddr),
     /// An address on the network.
     Wire(SocketAddr),
+    /// An address on the network that sees the connection come from this other one: the opener's own.
+    WireFrom(IpAddr, SocketAddr),
 }
 
 /// The tunnels that this side opened. One for each worker; a clone is another handle of the same pool.
@@ -136,8 +138,13 @@ impl Endpoint {
     /// The address.
     pub fn addr(self) -> SocketAddr {
         match self {
-            Self::InProcess(addr) | Self::Wire(addr) => addr,
+            Self::InProcess(addr) | Self::Wire(addr) | Self::WireFrom(_, addr) => addr,
         }
+    }
+
+    /// Whether it leads out of this process.
+    pub fn is_wire(self) -> bool {
+        !matches!(self, Self::InProcess(_))
     }
 }
 
