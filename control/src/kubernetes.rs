@@ -15,6 +15,7 @@ mod discovery;
 mod health;
 mod kind;
 mod list_watch;
+mod membership;
 mod model;
 mod object;
 mod source;
@@ -22,6 +23,8 @@ mod state;
 
 pub use annotate::{AnnotateError, Annotated, annotate};
 pub use health::{Health, KindHealth, Rejected};
+pub use kube::Client as KubeClient;
+pub use membership::{MembershipError, belongs};
 pub use object::{Capability, HBONE_PORT_ANNOTATION, REDIRECTION_ANNOTATION};
 pub use source::{Source, SourceOptions, connect};
 pub use state::{Account, State, WantedPod};

@@ -260,10 +260,7 @@ impl Service {
         dialled: SocketAddr,
         protocol: Protocol,
     ) -> Option<impl Iterator<Item = (&'a Arc<Workload>, SocketAddr)>> {
-        let service_port = self
-            .ports
-            .iter()
-            .find(|port| port.port == dialled.port() && port.protocol == protocol)?;
+        let service_port = self.port(dialled.port(), protocol)?;
         Some(self.ready_workloads(snapshot).filter_map(move |workload| {
             let address = workload.address_like(dialled.ip())?;
             let number = service_port
@@ -271,6 +268,12 @@ impl Service {
                 .resolve(&workload.name, &workload.ports, protocol)?;
             Some((workload, SocketAddr::new(address, number)))
         }))
+    }
+
+    /// The port that clients dial by this number.
+    pub fn port(&self, number: u16, protocol: Protocol) -> Option<&ServicePort> {
+        let mut ports = self.ports.iter();
+        ports.find(|port| port.port == number && port.protocol == protocol)
     }
 
     /// The workloads that it may send new flows to.

@@ -15,6 +15,7 @@ use adit_identity::TrustDomain;
 
 use super::kind::{Kind, Role};
 use super::list_watch::{Change, Item, What};
+use super::membership;
 use super::object::{Key, Labels, Object};
 use super::state::{Account, State, WantedPod};
 use crate::mesh::PolicyDocument;
@@ -102,14 +103,7 @@ impl Model {
 
     fn wanted(&self) -> Vec<WantedPod> {
         let belongs = |name: &WorkloadName, labels: &Labels| {
-            const DATAPLANE_MODE: &str = "istio.io/dataplane-mode";
-            let mode = |labels: &Labels| match labels.get(DATAPLANE_MODE).map(String::as_str) {
-                Some("ambient") => Some(true),
-                Some("none") => Some(false),
-                _ => None,
-            };
-            let of_namespace = || mode(self.namespaces.get(&name.namespace)?);
-            mode(labels).or_else(of_namespace).unwrap_or(false)
+            membership::by_labels(labels, self.namespaces.get(&name.namespace))
         };
         self.pods.local(belongs)
     }
