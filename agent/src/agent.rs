@@ -16,10 +16,10 @@ use crate::admin::{self, FlowHub};
 use crate::confine::{self, ConfineError};
 
 mod arrivals;
-mod handler;
+pub(crate) mod handler;
 mod listener;
 pub(crate) mod policies;
-mod running;
+pub(crate) mod running;
 mod store;
 
 pub use store::StoreError;
@@ -114,7 +114,11 @@ pub fn run(options: AgentOptions) -> Result<(), AgentError> {
     // One thread so far: all that come later inherit what is given up here.
     confine::confine()?;
     let hub = FlowHub::new(options.settings.flow_records);
-    let handler = Arc::new(handler::Agent::new(options.settings, options.node_socket, hub));
+    let handler = Arc::new(handler::Agent::new(
+        options.settings,
+        Some(options.node_socket),
+        hub,
+    ));
     executor.block_on(async {
         if let Some(listener) = listener {
             let listener = tokio::net::TcpListener::from_std(listener).map_err(runtime)?;

@@ -2,6 +2,7 @@
 
 mod args;
 mod check;
+mod cluster;
 mod detach;
 mod duration;
 mod explain;
@@ -56,6 +57,7 @@ fn dispatch(command: Command) -> Result<u8, CliError> {
         Command::Identity(args) => show::identity(&args),
         Command::Man(args) => generate::man(&args),
         Command::Node(args) => inner::node(args),
+        Command::NodeAgent(args) => cluster::node_agent(args),
         Command::Policy(command) => policy::policy(command),
         Command::Probe(args) => inner::probe(&args),
         Command::Ps(args) => show::ps(&args),
@@ -70,6 +72,9 @@ enum CliError {
     /// The agent could not start.
     #[error(transparent)]
     Agent(#[from] crate::agent::AgentError),
+    /// The agent of a node could not start.
+    #[error(transparent)]
+    Cluster(#[from] crate::cluster::ClusterError),
     /// A running mesh could not be asked.
     #[error(transparent)]
     Ask(#[from] ClientError),

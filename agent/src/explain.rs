@@ -220,6 +220,22 @@ const AGENT: &[Code] = codes! {
         "a question about a flow can't be answered",
         "an end isn't NAMESPACE/NAME of a workload that runs, or an address; or the destination has no port",
         "`adit ps` lists the workloads; write the destination as shop/web-0:8080, 10.77.0.2:53/udp or shop/web-0/icmp";
+    "ADIT-A055":
+        "the agent of a node was told what only the Kubernetes API tells it",
+        "a command for a mesh on a laptop was sent to it",
+        "change the objects in Kubernetes: labels put pods into the mesh, policies are objects too";
+    "ADIT-A060":
+        "the node helper did not do what the agent asked for",
+        "the helper isn't running on this node, runs with another version, or the pod is gone",
+        "`kubectl -n adit-system get pods -o wide` shows the helpers; the message has the helper's own answer";
+    "ADIT-A061":
+        "the agent can't listen at a pod's own address",
+        "the node helper gave no socket, or the limit on descriptors is reached; agents reach the pod once it listens",
+        "the message has the kernel's answer; raise the limit (LimitNOFILE of the container runtime) if it is that";
+    "ADIT-A062":
+        "the agent doesn't know how to reach the Kubernetes API",
+        "it runs outside a cluster without a kubeconfig, or its service account isn't mounted",
+        "mount the service account's token, or set KUBECONFIG";
 };
 
 #[cfg(test)]

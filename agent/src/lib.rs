@@ -3,6 +3,7 @@
 pub mod admin;
 pub mod agent;
 pub mod cli;
+pub mod cluster;
 mod confine;
 mod dns;
 pub mod explain;

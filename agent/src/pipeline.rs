@@ -6,6 +6,7 @@
 use adit_flow::{Closer, RefuseReason};
 use adit_netstack::{Refusal, Unreachable};
 
+pub(crate) mod course;
 pub(crate) mod inbound;
 pub(crate) mod live;
 pub(crate) mod outbound;

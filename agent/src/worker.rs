@@ -13,18 +13,22 @@ use std::sync::Arc;
 use adit_control::Snapshot;
 use adit_flow::{Direction, DropReason, FourTuple, Protocol, WorkloadName};
 use adit_link::TunQueue;
-use adit_netstack::{FlowId, Netstack};
+use adit_netstack::{FlowId, Netstack, NewFlow};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::LocalSet;
 
+use crate::pipeline::course::course;
 use crate::pipeline::live::{Live, LiveFlows, Permitted};
 use crate::pipeline::{inbound, outbound, plain};
 use crate::telemetry::{self, Counters, Recorder};
 
+mod crossing;
 mod datagrams;
 mod dns_end;
+mod doors;
 mod flow_end;
 mod host_end;
+mod outer;
 mod plain_end;
 mod pod;
 mod resolver;
@@ -32,10 +36,14 @@ mod server_name;
 mod shared;
 mod tunnel_end;
 mod tunnels;
+mod turn;
 
+pub(crate) use crossing::{Course, Crossed};
 pub(crate) use dns_end::DnsEnd;
+pub(crate) use doors::AGENT_PORTS;
 pub(crate) use flow_end::FlowEnd;
 pub(crate) use host_end::HostEnd;
+pub(crate) use outer::WireSide;
 pub(crate) use plain_end::PlainEnd;
 pub(crate) use pod::{Arrivals, Pod};
 pub(crate) use shared::{Mailbox, Places, Shared};
@@ -86,6 +94,8 @@ pub(crate) enum Command {
         addresses: Vec<std::net::IpAddr>,
         /// Its TUN queue.
         queue: TunQueue,
+        /// Its outer side, on a node.
+        wire: Option<WireSide>,
         /// Told when it's served.
         done: oneshot::Sender<()>,
     },
@@ -94,6 +104,20 @@ pub(crate) enum Command {
         /// Its name.
         pod: WorkloadName,
         /// Told when its flows have ended.
+        done: oneshot::Sender<()>,
+    },
+    /// Have a captured pod's new flows pass through, or not any more.
+    LetPass {
+        /// Its name.
+        pod: WorkloadName,
+        /// Whether they pass.
+        passing: bool,
+    },
+    /// Say when no flow of a pod ends here.
+    AwaitQuiet {
+        /// Its name.
+        pod: WorkloadName,
+        /// Told then.
         done: oneshot::Sender<()>,
     },
     /// The policy or the mesh has changed: judge every live flow again.
@@ -118,7 +142,7 @@ pub(crate) struct Gauges {
     pub(crate) flows: usize,
     /// Tunnels to peers.
     pub(crate) tunnels: usize,
-    /// The netstacks' counters, summed over the pods served now.
+    /// The counters of netstacks and forwarders, summed over the pods served now.
     pub(crate) netstack: BTreeMap<String, u64>,
 }
 
@@ -199,14 +223,23 @@ impl Worker {
                 pod,
                 addresses,
                 queue,
+                wire,
                 done,
             } => {
-                self.add_pod(pod, addresses, queue);
+                self.add_pod(pod, addresses, queue, wire);
                 let _ = done.send(());
             }
             Command::RemovePod { pod, done } => {
                 tokio::task::spawn_local(Rc::clone(self).let_pod_go(pod, done));
             }
+            Command::LetPass { pod, passing } => self.with_pod(&pod, |pod| pod.let_pass(passing)),
+            Command::AwaitQuiet { pod, done } => self.with_pod(&pod, |pod| {
+                let pod = Rc::clone(pod);
+                tokio::task::spawn_local(async move {
+                    until_quiet(&pod).await;
+                    let _ = done.send(());
+                });
+            }),
             Command::Judge => self.judge(),
             Command::Drain { done } => self.drain(done),
             Command::Stop => self.live.drain(),
@@ -216,14 +249,30 @@ impl Worker {
         }
     }
 
-    fn add_pod(self: &Rc<Self>, name: WorkloadName, addresses: Vec<std::net::IpAddr>, queue: TunQueue) {
+    fn add_pod(
+        self: &Rc<Self>,
+        name: WorkloadName,
+        addresses: Vec<std::net::IpAddr>,
+        queue: TunQueue,
+        wire: Option<WireSide>,
+    ) {
         self.remove_pod(&name);
         let config = adit_netstack::Config {
-            addresses,
+            addresses: addresses.clone(),
             ..adit_netstack::Config::default()
         };
         let stack = Netstack::new(config, self.draw(), std::time::Instant::now());
-        let pod = Rc::new(Pod::new(name.clone(), stack));
+        let (wire_queue, outer) = match wire {
+            Some(side) => {
+                let (queue, outer) = side.open(&addresses, self.draw());
+                (Some(queue), Some(outer))
+            }
+            None => (None, None),
+        };
+        let pod = Rc::new(Pod::new(name.clone(), stack, outer));
+        if let Some(outer) = pod.outer() {
+            outer.doors.open_hbone(self, &pod, &addresses);
+        }
         self.pods.borrow_mut().insert(name, Rc::clone(&pod));
         tokio::task::spawn_local(datagrams::sweep(Rc::clone(self), Rc::clone(&pod)));
         let worker = Rc::clone(self);
@@ -232,7 +281,7 @@ impl Worker {
                 worker: Rc::clone(&worker),
                 pod: Rc::clone(&pod),
             };
-            if let Err(error) = pod.drive(queue, &arrivals).await {
+            if let Err(error) = pod.drive(queue, wire_queue, &arrivals).await {
                 tracing::warn!(pod = %pod.name(), %error, "a pod's TUN failed; its flows are reset");
                 worker.remove_pod(pod.name());
             }
@@ -242,14 +291,8 @@ impl Worker {
     /// Removes a pod once its flows have ended: the FINs of a program that has just exited are still under way.
     async fn let_pod_go(self: Rc<Self>, name: WorkloadName, done: oneshot::Sender<()>) {
         const GRACE: std::time::Duration = std::time::Duration::from_millis(500);
-        const POLL: std::time::Duration = std::time::Duration::from_millis(10);
         if let Some(pod) = self.pod(&name) {
-            let ended = async {
-                while pod.has_flows() {
-                    tokio::time::sleep(POLL).await;
-                }
-            };
-            let _ = tokio::time::timeout(GRACE, ended).await;
+            let _ = tokio::time::timeout(GRACE, until_quiet(&pod)).await;
         }
         self.remove_pod(&name);
         let _ = done.send(());
@@ -269,6 +312,7 @@ impl Worker {
         self.live.judge(&policy, &self.shared.snapshot.load());
         for pod in self.pods.borrow().values() {
             pod.datagrams.judge(&policy);
+            pod.judge_crossing(&policy);
         }
     }
 
@@ -290,6 +334,9 @@ impl Worker {
         let mut netstack = BTreeMap::new();
         for pod in pods.values() {
             pod.inspect_stack(|stack| telemetry::collect_netstack(stack, &mut netstack));
+            if let Some(outer) = pod.outer() {
+                outer.crossing.collect(&mut netstack);
+            }
         }
         Gauges {
             pods: pods.len(),
@@ -376,6 +423,14 @@ impl Worker {
     }
 }
 
+/// Returns once no flow of the pod is served, or the pod is gone.
+async fn until_quiet(pod: &Pod) {
+    const POLL: std::time::Duration = std::time::Duration::from_millis(10);
+    while pod.has_flows() && !pod.is_gone() {
+        tokio::time::sleep(POLL).await;
+    }
+}
+
 /// Where a pod's driver puts what arrives.
 struct PodArrivals {
     worker: Rc<Worker>,
@@ -390,5 +445,15 @@ impl Arrivals for PodArrivals {
 
     fn on_packet(&self, packet: datagrams::Packet) {
         datagrams::from_pod(&self.worker, &self.pod, packet);
+    }
+
+    fn course(&self, new: &NewFlow) -> Course {
+        course(&self.worker, &self.pod, new)
+    }
+
+    fn on_door(&self, tuple: FourTuple, frame: &[u8]) {
+        if let Some(outer) = self.pod.outer() {
+            outer.doors.on_syn(&self.worker, &self.pod, tuple, frame);
+        }
     }
 }

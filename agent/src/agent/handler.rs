@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use adit_control::kubernetes::Account;
 use adit_control::{Joined, Mesh, Snapshot, View};
 use adit_flow::WorkloadName;
 use adit_identity::SpiffeId;
@@ -19,14 +20,15 @@ use super::arrivals::Arrivals;
 use super::policies::Policies;
 use super::running::Running;
 use crate::admin::{
-    ExplainQuery, Explained, Fault, FlowHub, Handler, JoinedWorkload, MeshUpdate, SvidStatus,
+    ExplainQuery, Explained, Fault, FlowHub, Handler, JoinedWorkload, MeshUpdate, PolicyText, SvidStatus,
 };
 use crate::identities::IdentityStatus;
 
 /// The agent behind its control socket. There is no mesh until the supervisor gives one.
-pub(super) struct Agent {
+pub(crate) struct Agent {
     settings: AgentSettings,
-    node_socket: PathBuf,
+    /// Of the helper that makes the supervisor's pods; there is none on a node.
+    node_socket: Option<PathBuf>,
     hub: Arc<FlowHub>,
     /// Connections from other nodes that have no worker yet.
     pub(super) arrivals: Arc<Arrivals>,
@@ -37,7 +39,7 @@ pub(super) struct Agent {
 
 impl Agent {
     /// An agent without a mesh.
-    pub(super) fn new(settings: AgentSettings, node_socket: PathBuf, hub: Arc<FlowHub>) -> Self {
+    pub(crate) fn new(settings: AgentSettings, node_socket: Option<PathBuf>, hub: Arc<FlowHub>) -> Self {
         Self {
             settings,
             node_socket,
@@ -49,8 +51,51 @@ impl Agent {
     }
 
     /// The mesh being served.
-    pub(super) fn running(&self) -> Option<&Arc<Running>> {
+    pub(crate) fn running(&self) -> Option<&Arc<Running>> {
         self.running.get()
+    }
+
+    /// Takes the mesh and the policies as they are now; the first time the workers are started.
+    pub(crate) async fn publish(
+        &self,
+        snapshot: Snapshot,
+        texts: &[PolicyText],
+        accounts: &[Arc<Account>],
+    ) -> Result<&Arc<Running>, Fault> {
+        let mut policies = self.changing.lock().await;
+        policies
+            .read(texts)
+            .map_err(|error| Fault::new(BAD_POLICY, error.to_string()))?;
+        let set = policies.compile(&snapshot, accounts);
+        match self.running() {
+            Some(running) if *running.trust_domain() != snapshot.trust_domain => Err(Fault::new(
+                BAD_MESH,
+                format!(
+                    "the trust domain of a running mesh can't change: expected {}, got {}; stop the mesh and start it again",
+                    running.trust_domain(),
+                    snapshot.trust_domain
+                ),
+            )),
+            Some(running) => {
+                running.publish(snapshot, set).await;
+                Ok(running)
+            }
+            None => {
+                let running = Running::start(&self.settings, snapshot, set, Arc::clone(&self.hub))
+                    .map_err(|error| Fault::new(BAD_MESH, error.to_string()))?;
+                Ok(self.running.get_or_init(|| running))
+            }
+        }
+    }
+
+    /// On a node nobody but Kubernetes says what the mesh is.
+    fn expect_laptop(&self) -> Result<&PathBuf, Fault> {
+        self.node_socket.as_ref().ok_or_else(|| {
+            Fault::new(
+                NOT_OURS_TO_TELL,
+                "this agent serves a node: the Kubernetes API says what its mesh is, and which pods are in it",
+            )
+        })
     }
 
     fn expect_running(&self) -> Result<&Arc<Running>, Fault> {
@@ -67,14 +112,17 @@ const BAD_MESH: &str = "ADIT-A051";
 const BAD_POLICY: &str = "ADIT-A053";
 /// A flow that can't be asked about.
 const BAD_QUESTION: &str = "ADIT-A054";
+/// The agent of a node was told something that only Kubernetes tells it.
+const NOT_OURS_TO_TELL: &str = "ADIT-A055";
 /// The helper gave no queue.
 const NO_QUEUE: &str = "ADIT-A052";
 
 impl Handler for Agent {
     async fn add_pod(&self, pod: WorkloadName) -> Result<(), Fault> {
         let _changing = self.changing.lock().await;
+        let node_socket = self.expect_laptop()?.clone();
         let running = self.expect_running()?;
-        let queue = fetch_queue(self.node_socket.clone(), pod.to_string()).await?;
+        let queue = fetch_queue(node_socket, pod.to_string()).await?;
         running
             .add_pod(pod, queue)
             .await
@@ -171,6 +219,7 @@ impl Handler for Agent {
     }
 
     async fn remove_pod(&self, pod: WorkloadName) -> Result<(), Fault> {
+        self.expect_laptop()?;
         let _changing = self.changing.lock().await;
         if let Some(running) = self.running() {
             running.remove_pod(&pod).await;
@@ -179,32 +228,9 @@ impl Handler for Agent {
     }
 
     async fn set_mesh(&self, update: MeshUpdate) -> Result<(), Fault> {
-        let mut policies = self.changing.lock().await;
+        self.expect_laptop()?;
         let snapshot = snapshot(&update)?;
-        policies
-            .read(&update.policies)
-            .map_err(|error| Fault::new(BAD_POLICY, error.to_string()))?;
-        let set = policies.compile(&snapshot);
-        match self.running() {
-            Some(running) if *running.trust_domain() != snapshot.trust_domain => Err(Fault::new(
-                BAD_MESH,
-                format!(
-                    "the trust domain of a running mesh can't change: expected {}, got {}; stop the mesh and start it again",
-                    running.trust_domain(),
-                    snapshot.trust_domain
-                ),
-            )),
-            Some(running) => {
-                running.publish(snapshot, set).await;
-                Ok(())
-            }
-            None => {
-                let running = Running::start(&self.settings, snapshot, set, Arc::clone(&self.hub))
-                    .map_err(|error| Fault::new(BAD_MESH, error.to_string()))?;
-                let _ = self.running.set(running);
-                Ok(())
-            }
-        }
+        self.publish(snapshot, &update.policies, &[]).await.map(drop)
     }
 }
 

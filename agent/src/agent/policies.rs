@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use adit_control::kubernetes::Account;
 use adit_control::{Snapshot, Workload};
 use adit_flow::WorkloadName;
 use adit_policy::commands::lint::duplicates;
@@ -84,10 +85,15 @@ impl Policies {
     }
 
     /// The set for the mesh as it is now. What didn't change costs a comparison.
-    pub(super) fn compile(&mut self, snapshot: &Snapshot) -> Arc<PolicySet> {
+    pub(super) fn compile(&mut self, snapshot: &Snapshot, accounts: &[Arc<Account>]) -> Arc<PolicySet> {
         let mut objects = self.read.clone();
         // The mesh's own objects come last: of two with one key the last counts.
         objects.extend(inventory(snapshot));
+        objects.extend(accounts.iter().map(|account| Object::ServiceAccount {
+            namespace: account.namespace.as_str().into(),
+            name: account.name.as_str().into(),
+            labels: account.labels.clone(),
+        }));
         self.compiler.sync(objects);
         self.compiler.publish()
     }
@@ -100,7 +106,7 @@ fn inventory(snapshot: &Snapshot) -> impl Iterator<Item = Object> {
         name: name.as_str().into(),
         labels: labels.clone(),
     };
-    let responder = Subject {
+    let cluster_dns = || Subject {
         name: WorkloadName::new("kube-system", "kube-dns"),
         labels: BTreeMap::from([("k8s-app".to_owned(), "kube-dns".to_owned())]),
         account: "default".into(),
@@ -108,11 +114,16 @@ fn inventory(snapshot: &Snapshot) -> impl Iterator<Item = Object> {
         ports: Vec::new(),
         node_addresses: Vec::new(),
     };
-    let cluster = Object::Namespace {
+    let system = || Object::Namespace {
         name: "kube-system".into(),
         labels: LabelMap::new(),
     };
-    std::iter::once(cluster)
+    // A cluster has its own.
+    let responds = !snapshot.dns.is_empty();
+    let responder = responds.then(|| [system(), Object::Workload(cluster_dns())]);
+    responder
+        .into_iter()
+        .flatten()
         .chain(snapshot.namespaces.iter().map(namespace))
         .chain(
             snapshot
@@ -120,7 +131,6 @@ fn inventory(snapshot: &Snapshot) -> impl Iterator<Item = Object> {
                 .values()
                 .map(|workload| Object::Workload(subject(workload))),
         )
-        .chain(std::iter::once(Object::Workload(responder)))
 }
 
 fn subject(workload: &Workload) -> Subject {
@@ -201,7 +211,7 @@ spec:
         let snapshot = snapshot();
         let mut policies = Policies::new();
         policies.read(&[file(DENY_ALL_BUT_DNS)]).unwrap();
-        let set = policies.compile(&snapshot);
+        let set = policies.compile(&snapshot, &[]);
         let dns = std::net::SocketAddr::new(snapshot.dns[0], 53);
         let api = snapshot.workloads[&WorkloadName::new("shop", "api")].addresses[0];
         assert!(egress(&set, &snapshot, dns, Protocol::Udp));
@@ -215,7 +225,7 @@ spec:
         let mut policies = Policies::new();
         policies.read(&[file(DENY_ALL_BUT_DNS)]).unwrap();
         assert!(policies.read(&[file("kind: [")]).is_err());
-        let set = policies.compile(&snapshot);
+        let set = policies.compile(&snapshot, &[]);
         let api = snapshot.workloads[&WorkloadName::new("shop", "api")].addresses[0];
         assert!(
             !egress(&set, &snapshot, (api, 80).into(), Protocol::Tcp),

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -16,13 +17,14 @@ use tokio::sync::{Notify, oneshot};
 use super::AgentSettings;
 use super::store::{self, StoreError};
 use crate::admin::FlowHub;
+use crate::cluster::OuterSockets;
 use crate::identities::{IdentityStatus, Issuer};
 use crate::telemetry::Counters;
-use crate::worker::{Command, Gauges, Mailbox, Places, Shared, Worker};
+use crate::worker::{Command, Gauges, Mailbox, Places, Shared, WireSide, Worker};
 
 /// A mesh being served.
-pub(super) struct Running {
-    pub(super) shared: Arc<Shared>,
+pub(crate) struct Running {
+    pub(crate) shared: Arc<Shared>,
     trust_domain: TrustDomain,
     counters: Vec<Arc<Counters>>,
     issuer: Mutex<Issuer>,
@@ -44,7 +46,7 @@ pub(super) enum StartError {
 /// A worker has ended: a defect, since only the agent's end ends one.
 #[derive(Debug, thiserror::Error)]
 #[error("[ADIT-A027] the worker of {pod} has ended")]
-pub(super) struct WorkerLost {
+pub(crate) struct WorkerLost {
     pod: WorkloadName,
 }
 
@@ -68,6 +70,7 @@ impl Running {
             snapshot: ArcSwap::from_pointee(snapshot),
             policy: ArcSwap::from(policy),
             identities: issuer.identities(),
+            outer: OuterSockets::default(),
             places: ArcSwap::default(),
             workers,
             flows: hub,
@@ -114,14 +117,25 @@ impl Running {
         }
     }
 
-    /// Serves a pod on the worker that has the fewest.
+    /// Serves a pod of the mesh file on the worker that has the fewest.
     pub(super) async fn add_pod(&self, pod: WorkloadName, queue: TunQueue) -> Result<(), WorkerLost> {
-        let snapshot = self.shared.snapshot.load();
+        let snapshot = self.shared.snapshot.load_full();
         let addresses = snapshot
             .workloads
             .get(&pod)
             .map(|workload| workload.addresses.clone())
             .unwrap_or_default();
+        self.serve_pod(pod, addresses, queue, None).await
+    }
+
+    /// Serves a pod on the worker that has the fewest; `wire` is the side of one that is captured on a node.
+    pub(crate) async fn serve_pod(
+        &self,
+        pod: WorkloadName,
+        addresses: Vec<IpAddr>,
+        queue: TunQueue,
+        wire: Option<WireSide>,
+    ) -> Result<(), WorkerLost> {
         let index = self.place(&pod);
         let (done, served) = oneshot::channel();
         let lost = || WorkerLost { pod: pod.clone() };
@@ -129,6 +143,7 @@ impl Running {
             pod: pod.clone(),
             addresses,
             queue,
+            wire,
             done,
         };
         self.shared.workers[index]
@@ -138,8 +153,28 @@ impl Running {
         served.await.map_err(|_| lost())
     }
 
+    /// Has a captured pod's new flows pass through, or be taken again. Those that go on in tunnels do so either way.
+    pub(crate) async fn let_pass(&self, pod: &WorkloadName, passing: bool) {
+        if let Some(worker) = self.shared.worker_of(pod) {
+            let pod = pod.clone();
+            let _ = worker.send(Command::LetPass { pod, passing }).await;
+        }
+    }
+
+    /// Returns once no flow of the pod ends in the agent.
+    pub(crate) async fn without_flows(&self, pod: &WorkloadName) {
+        let (done, quiet) = oneshot::channel();
+        let Some(worker) = self.shared.worker_of(pod) else {
+            return;
+        };
+        let pod = pod.clone();
+        if worker.send(Command::AwaitQuiet { pod, done }).await.is_ok() {
+            let _ = quiet.await;
+        }
+    }
+
     /// Ends a pod's flows and forgets where it was.
-    pub(super) async fn remove_pod(&self, pod: &WorkloadName) {
+    pub(crate) async fn remove_pod(&self, pod: &WorkloadName) {
         let Some(index) = self.shared.places.load().get(pod).copied() else {
             return;
         };

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use adit_flow::{VerdictKind, WorkloadName};
+use adit_identity::TrustDomain;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::duration;
@@ -53,6 +54,9 @@ pub(super) enum Command {
     /// The data path; started by `up` and `run`
     #[command(hide = true)]
     Agent(Agent),
+    /// The agent of a Kubernetes node; started by its DaemonSet
+    #[command(hide = true)]
+    NodeAgent(NodeAgent),
     /// One program in its pod; started by `up` and `run`
     #[command(hide = true)]
     Enter(Enter),
@@ -233,6 +237,31 @@ pub(super) struct Agent {
     pub(super) svid_ttl: Option<Duration>,
     #[arg(long)]
     pub(super) workers: Option<u16>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct NodeAgent {
+    /// The Kubernetes node to serve
+    #[arg(long, env = "NODE_NAME", value_name = "NAME")]
+    pub(super) node_name: String,
+    /// The trust domain of the cluster's workloads
+    #[arg(long, value_name = "DOMAIN", default_value = "cluster.local")]
+    pub(super) trust_domain: TrustDomain,
+    /// The node helper's socket
+    #[arg(long, value_name = "PATH", default_value = "/run/adit/agent/agent.sock")]
+    pub(super) helper_socket: PathBuf,
+    /// Keep the CA's key in this folder; agents of one cluster need the same
+    #[arg(long, value_name = "FOLDER")]
+    pub(super) state_dir: Option<PathBuf>,
+    /// How long certificates are valid
+    #[arg(long, value_name = "TIME", value_parser = duration::parse)]
+    pub(super) svid_ttl: Option<Duration>,
+    /// Threads that carry traffic; one a core and eight at most without it
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=64))]
+    pub(super) workers: Option<u16>,
+    /// How long live flows may go on after SIGTERM
+    #[arg(long, value_name = "TIME", value_parser = duration::parse, default_value = "20s")]
+    pub(super) drain: Duration,
 }
 
 #[derive(Debug, Args)]

@@ -22,20 +22,38 @@ use crate::worker::{FlowEnd, Pod, TunnelEnd, Worker};
 /// silent until a place is free.
 const APP_CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A CONNECT for a pod, and the port it came in by; `None` in memory.
+/// A CONNECT for a pod, and how it came in.
 pub(crate) struct Arrived {
     /// The stream, not answered yet.
     pub(crate) incoming: Incoming,
-    /// The listener's port.
-    pub(crate) wire_port: Option<u16>,
+    /// Where its tunnel came in.
+    pub(crate) door: Door,
+}
+
+/// Where a tunnel comes in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Door {
+    /// By a pipe, from a pod of this agent.
+    Memory,
+    /// By a listener for all ports: a node's, or a pod's on Istio's port.
+    Any(u16),
+    /// By a listener for one port of a pod, the original one.
+    Original(u16),
+}
+
+impl Door {
+    /// The port on the wire; `None` in memory.
+    pub(crate) fn wire_port(self) -> Option<u16> {
+        match self {
+            Self::Memory => None,
+            Self::Any(port) | Self::Original(port) => Some(port),
+        }
+    }
 }
 
 /// Serves one CONNECT that reached `pod`, from its verification to its record.
 pub(crate) async fn inbound(worker: Rc<Worker>, pod: Rc<Pod>, arrived: Arrived) {
-    let Arrived {
-        mut incoming,
-        wire_port,
-    } = arrived;
+    let Arrived { mut incoming, door } = arrived;
     let snapshot = worker.shared.snapshot.load_full();
     let peer = incoming.peer().id().clone();
     let authority = incoming.connect().authority;
@@ -43,12 +61,13 @@ pub(crate) async fn inbound(worker: Rc<Worker>, pod: Rc<Pod>, arrived: Arrived) 
     let seen = FourTuple::new(client.unwrap_or_else(|| unnamed_client(authority)), authority);
     let mut recorder = worker.recorder(Direction::Inbound, Protocol::Tcp, seen, &snapshot);
     if let Some(workload) = snapshot.workloads.get(pod.name()) {
-        recorder.hbone(&peer, &workload.identity, wire_port);
+        recorder.hbone(&peer, &workload.identity, door.wire_port());
     }
     let request = Request {
         peer: &peer,
         authority,
         client,
+        door,
     };
     let connected = tokio::select! {
         connected = connect(&worker, &pod, &snapshot, request, &mut recorder) => connected,
@@ -84,6 +103,7 @@ struct Request<'a> {
     peer: &'a SpiffeId,
     authority: SocketAddr,
     client: Option<SocketAddr>,
+    door: Door,
 }
 
 /// Is it for this pod, is it from whom it says, is it allowed, does the application answer: in this order.
@@ -99,6 +119,7 @@ async fn connect(
         return Err(Refused::by_agent(RefuseReason::Draining));
     }
     verify_address(pod, snapshot, authority)?;
+    verify_port(request.door, authority)?;
     let client = verify_client(snapshot, request)?;
     let tuple = FourTuple::new(client, authority);
     let flow = adit_policy::Flow {
@@ -141,6 +162,20 @@ pub(super) fn verify_address(pod: &Pod, snapshot: &Snapshot, authority: SocketAd
     })
 }
 
+/// What came in on one port is for that port: whoever may reach it must not reach another one that way.
+fn verify_port(door: Door, authority: SocketAddr) -> Result<(), Refused> {
+    match door {
+        Door::Original(port) if port != authority.port() => Err(Refused {
+            reason: RefuseReason::Unreachable,
+            by: Closer::Agent,
+            detail: Some(format!(
+                "{authority} was asked for on port {port}, which is for that port alone"
+            )),
+        }),
+        Door::Original(_) | Door::Any(_) | Door::Memory => Ok(()),
+    }
+}
+
 /// The client address that the peer names must belong to the identity that it proved: nobody speaks as another.
 fn verify_client(snapshot: &Snapshot, request: Request<'_>) -> Result<SocketAddr, Refused> {
     let bad = |detail| Refused {
@@ -170,7 +205,7 @@ fn verify_client(snapshot: &Snapshot, request: Request<'_>) -> Result<SocketAddr
 }
 
 /// Opens the flow to the application as the true client.
-pub(super) async fn connect_app(
+pub(crate) async fn connect_app(
     worker: &Worker,
     pod: &Rc<Pod>,
     snapshot: &Snapshot,
@@ -198,7 +233,7 @@ pub(super) async fn connect_app(
 }
 
 /// Two cases can't keep the client's address and port. A pod that reaches itself through a service: its kernel
-/// would answer over its own loopback, so it sees the mesh's own address (kube-proxy masquerades there too). And
+/// would answer over its own loopback, so it sees another address (kube-proxy masquerades there too). And
 /// a client that uses one port for two destinations which lead here, as its kernel may: another port then.
 fn open(
     worker: &Worker,
@@ -208,7 +243,7 @@ fn open(
 ) -> Result<FlowEnd, ConnectError> {
     let mut tuple = tuple;
     if tuple.src.ip() == tuple.dst.ip()
-        && let Some(own) = own_address(snapshot, tuple.dst.ip())
+        && let Some(own) = masquerade(pod, snapshot, tuple.dst.ip())
     {
         tuple.src.set_ip(own);
     }
@@ -222,12 +257,12 @@ fn open(
     }
 }
 
-fn own_address(snapshot: &Snapshot, like: IpAddr) -> Option<IpAddr> {
-    snapshot
-        .dns
-        .iter()
-        .copied()
-        .find(|address| address.is_ipv4() == like.is_ipv4())
+/// The address under which a pod sees itself: the mesh's own on a laptop, its node's in a cluster.
+fn masquerade(pod: &Pod, snapshot: &Snapshot, like: IpAddr) -> Option<IpAddr> {
+    let node = snapshot.workloads.get(pod.name()).map(|own| &own.node_addresses);
+    let of_node = node.into_iter().flat_map(|addresses| addresses.iter());
+    let mut all = snapshot.dns.iter().chain(of_node);
+    all.find(|address| address.is_ipv4() == like.is_ipv4()).copied()
 }
 
 /// Stands in the record for a client that the peer didn't name.

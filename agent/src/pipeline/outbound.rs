@@ -2,7 +2,7 @@
 
 use std::future::poll_fn;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,6 +13,7 @@ use adit_netstack::FlowId;
 use adit_policy::{Decision, Trace};
 use tokio::net::TcpStream;
 
+use super::course::takes_hbone;
 use super::live::Permitted;
 use super::relay::{End, Relay};
 use super::route::{Route, route};
@@ -113,6 +114,11 @@ async fn connect(
         Route::Dns => Target::Dns(DnsEnd::new(Rc::clone(worker), pod)),
         Route::Workload {
             workload, address, ..
+        } if pod.is_captured() && !takes_hbone(&workload, |name| worker.shared.worker_of(name).is_some()) => {
+            Target::Host(dial_plain(worker, tuple.src.ip(), address).await?)
+        }
+        Route::Workload {
+            workload, address, ..
         } if plain::is_plain(snapshot, pod, &workload) => {
             plain::note(snapshot, pod, recorder);
             Target::Plain(plain::dial(worker, &workload, FourTuple::new(tuple.src, address)).await?)
@@ -145,7 +151,19 @@ async fn dial_workload(
 
 /// A connection through the user's own network.
 async fn dial_host(address: SocketAddr) -> Result<HostEnd, Refused> {
-    let connecting = tokio::time::timeout(HOST_CONNECT_TIMEOUT, TcpStream::connect(address)).await;
+    connected(address, TcpStream::connect(address)).await
+}
+
+/// A plain connection of a captured pod to the endpoint that was chosen for it.
+async fn dial_plain(worker: &Worker, from: IpAddr, address: SocketAddr) -> Result<HostEnd, Refused> {
+    connected(address, worker.shared.outer.connect(from, address)).await
+}
+
+async fn connected(
+    address: SocketAddr,
+    connecting: impl Future<Output = io::Result<TcpStream>>,
+) -> Result<HostEnd, Refused> {
+    let connecting = tokio::time::timeout(HOST_CONNECT_TIMEOUT, connecting).await;
     let socket = connecting
         .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
         .map_err(|error| {

@@ -10,6 +10,7 @@ use std::rc::Rc;
 
 use adit_control::{Location, Snapshot, Workload};
 use adit_flow::{Closer, Direction, FourTuple, Protocol, RefuseReason};
+use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 
 use super::Refused;
@@ -17,7 +18,7 @@ use super::inbound::{admit, connect_app, verify_address};
 use super::live::Permitted;
 use super::relay::Relay;
 use crate::telemetry::Recorder;
-use crate::worker::{Command, FlowEnd, PlainEnd, Pod, Worker};
+use crate::worker::{Command, FlowEnd, HostEnd, PlainEnd, Pod, Worker};
 
 /// A plain flow on its way to the worker of the pod that it's for.
 pub(crate) struct Call {
@@ -114,6 +115,22 @@ pub(crate) async fn inbound(worker: Rc<Worker>, pod: Rc<Pod>, call: Call) {
             let _ = answer.send(Err(refused.reason));
             recorder.refused(refused.reason, refused.by, refused.detail);
         }
+    }
+}
+
+/// Serves a plain connection that another host made to a captured pod's own address, where the pod's kernel would have
+/// taken it: from its verdict to its record.
+pub(crate) async fn from_wire(worker: &Rc<Worker>, pod: &Rc<Pod>, socket: TcpStream, tuple: FourTuple) {
+    let snapshot = worker.shared.snapshot.load_full();
+    let mut recorder = worker.recorder(Direction::Inbound, Protocol::Tcp, tuple, &snapshot);
+    // Dropped before both sides have ended, it resets the connection: what a refused one has to see.
+    let end = HostEnd::new(socket);
+    match connect(worker, pod, &snapshot, tuple, &mut recorder).await {
+        Ok((app, permitted)) => {
+            let live = worker.watch(Direction::Inbound, permitted);
+            live.relay(Relay::new(end, app), recorder).await;
+        }
+        Err(refused) => recorder.refused(refused.reason, refused.by, refused.detail),
     }
 }
 

@@ -14,6 +14,7 @@ pub(crate) struct Counters {
     tunnels_ended: Mutex<BTreeMap<&'static str, u64>>,
     tunnels_failed: Mutex<BTreeMap<&'static str, u64>>,
     bad_heads: Mutex<BTreeMap<&'static str, u64>>,
+    listeners_failed: AtomicU64,
     refused: [AtomicU64; RefuseReason::ALL.len()],
     closed: [AtomicU64; CloseReason::ALL.len()],
     dropped: [AtomicU64; DropReason::ALL.len()],
@@ -49,6 +50,11 @@ impl Counters {
         bump_label(&self.tunnels_failed, label);
     }
 
+    /// A captured pod has no listener where it should have one.
+    pub(crate) fn listener_failed(&self) {
+        bump(&self.listeners_failed);
+    }
+
     /// A CONNECT was refused unread, for the reason with this label.
     pub(crate) fn bad_head(&self, label: &'static str) {
         bump_label(&self.bad_heads, label);
@@ -67,6 +73,7 @@ impl Counters {
         add("flows_outbound_total".into(), &self.flows_outbound);
         add("flows_inbound_total".into(), &self.flows_inbound);
         add("flows_live".into(), &self.flows_live);
+        add("listeners_failed_total".into(), &self.listeners_failed);
         for reason in RefuseReason::ALL {
             add(
                 format!("flows_refused_total{{reason={reason}}}"),

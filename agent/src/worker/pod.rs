@@ -6,7 +6,7 @@
 //! driver lets their tasks run before it writes: bytes go on their way before their acknowledgement does, and often the
 //! acknowledgement leaves with an answer.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, RefCell, RefMut};
 use std::collections::HashMap;
 use std::future::{Future, poll_fn};
 use std::io;
@@ -16,25 +16,17 @@ use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
 use adit_flow::{CloseReason, FourTuple, Protocol, RefuseReason, WorkloadName};
-use adit_link::{Checksum, MAX_FRAME, TunQueue, VnetHeader};
-use adit_netstack::{
-    ClosedBy, Datagram, Echo, Event, FlowId, Netstack, PacketParts, RxChecksum, Transmit, Unreachable,
-};
-use bytes::Bytes;
-use tokio::io::unix::AsyncFd;
+use adit_link::TunQueue;
+use adit_netstack::{ClosedBy, Datagram, Echo, Event, FlowId, Netstack, NewFlow, Unreachable};
+use adit_policy::PolicySet;
+use tokio::sync::Notify;
 use tokio::time::Sleep;
 
+use super::crossing::Course;
 use super::datagrams::{Content, Datagrams, Packet};
-
-/// Frames read before the netstack's events are handled and its answers written.
-const FRAMES_PER_TURN: usize = 32;
-
-/// Packets written in one turn before other tasks of the worker run.
-const PACKETS_PER_TURN: usize = 64;
-
-/// A frame of at least this many bytes is handed on where it lies, and the next gets other memory: half of what the
-/// longest needs, so that bytes which wait never hold more than twice their memory.
-const LONG_FRAME: usize = MAX_FRAME / 2;
+use super::doors::Outcome;
+use super::outer::Outer;
+use super::turn::{Progress, Turn};
 
 /// A pod served by this worker.
 pub(crate) struct Pod {
@@ -43,9 +35,13 @@ pub(crate) struct Pod {
     flows: RefCell<HashMap<FlowId, FlowState>>,
     /// The flows of datagrams, which the netstack doesn't know.
     pub(super) datagrams: Datagrams,
+    /// The side of the wire, where it has one of its own: on a node.
+    outer: Option<Outer>,
     driver: RefCell<Option<Waker>>,
     kicked: Cell<bool>,
     gone: Cell<bool>,
+    /// Wakes those that live as long as the pod.
+    ended: Notify,
 }
 
 /// What the netstack said of a flow that its task has not asked for yet.
@@ -71,19 +67,25 @@ pub(crate) trait Arrivals {
     fn on_syn(&self, flow: FlowId, tuple: FourTuple);
     /// A datagram or an echo.
     fn on_packet(&self, packet: Packet);
+    /// Where a flow goes that a captured pod's agent doesn't know.
+    fn course(&self, new: &NewFlow) -> Course;
+    /// A SYN of another agent, whole with its virtio-net header, for a port that nobody listens on yet.
+    fn on_door(&self, tuple: FourTuple, frame: &[u8]);
 }
 
 impl Pod {
     /// A pod with its netstack; [`Pod::drive`] brings it to life.
-    pub(crate) fn new(name: WorkloadName, stack: Netstack) -> Self {
+    pub(crate) fn new(name: WorkloadName, stack: Netstack, outer: Option<Outer>) -> Self {
         Self {
             name,
             stack: RefCell::new(stack),
             flows: RefCell::default(),
             datagrams: Datagrams::default(),
+            outer,
             driver: RefCell::default(),
             kicked: Cell::new(false),
             gone: Cell::new(false),
+            ended: Notify::new(),
         }
     }
 
@@ -92,9 +94,50 @@ impl Pod {
         &self.name
     }
 
+    /// The side of the wire, if the pod has one.
+    pub(super) fn outer(&self) -> Option<&Outer> {
+        self.outer.as_ref()
+    }
+
+    /// Has new flows pass through, or be taken again.
+    pub(super) fn let_pass(&self, passing: bool) {
+        if let Some(outer) = &self.outer {
+            outer.let_pass(passing);
+        }
+    }
+
+    /// What waited for `port` goes on, or is answered.
+    pub(super) fn answer_syns(&self, port: SocketAddr, outcome: &Outcome) {
+        if let Some(outer) = &self.outer {
+            outer.answer_syns(port, outcome);
+            self.kick();
+        }
+    }
+
+    /// Judges again what passes through.
+    pub(super) fn judge_crossing(&self, policy: &PolicySet) {
+        if let Some(outer) = &self.outer {
+            outer.crossing.judge(policy);
+            self.kick();
+        }
+    }
+
+    /// Runs `task` until it ends or the pod is removed.
+    pub(super) async fn until_gone(&self, task: impl Future<Output = ()>) {
+        let ended = self.ended.notified();
+        if self.gone.get() {
+            return;
+        }
+        tokio::select! {
+            () = task => {}
+            () = ended => {}
+        }
+    }
+
     /// Ends the driver and with it every flow, each seen by its other end as a reset.
     pub(crate) fn remove(&self) {
         self.gone.set(true);
+        self.ended.notify_waiters();
         for state in self.flows.borrow_mut().values_mut() {
             state.closed.get_or_insert(Closed {
                 reason: CloseReason::PeerLost,
@@ -112,6 +155,21 @@ impl Pod {
         let result = operation(&mut self.stack.borrow_mut(), Instant::now());
         self.kick();
         result
+    }
+
+    /// The netstack, for the driver.
+    pub(super) fn stack(&self) -> RefMut<'_, Netstack> {
+        self.stack.borrow_mut()
+    }
+
+    /// Whether it's captured on a node, with a side of the wire of its own.
+    pub(crate) fn is_captured(&self) -> bool {
+        self.outer.is_some()
+    }
+
+    /// Whether new flows pass through.
+    pub(crate) fn lets_pass(&self) -> bool {
+        self.outer.as_ref().is_some_and(Outer::lets_pass)
     }
 
     /// Looks at the netstack.
@@ -195,21 +253,17 @@ impl Pod {
         }
     }
 
-    /// Moves packets between `queue` and the netstack until the pod is removed or the queue fails.
+    /// Moves packets between the devices and the netstack until the pod is removed or a device fails.
     ///
     /// # Errors
     /// The error of the queue: its device is gone.
-    pub(crate) async fn drive(&self, queue: TunQueue, arrivals: &impl Arrivals) -> io::Result<()> {
-        #[expect(
-            deprecated,
-            reason = "its successor is unsafe; a TunQueue owns its descriptor and keeps the same one"
-        )]
-        let queue = AsyncFd::new(queue)?;
-        let mut turn = Turn {
-            queue,
-            packet: PacketParts::default(),
-            frame: Vec::new(),
-        };
+    pub(crate) async fn drive(
+        &self,
+        queue: TunQueue,
+        wire: Option<TunQueue>,
+        arrivals: &impl Arrivals,
+    ) -> io::Result<()> {
+        let mut turn = Turn::new(queue, wire)?;
         let mut sleep = pin!(tokio::time::sleep_until(tokio::time::Instant::now()));
         let mut has_let_tasks_run = false;
         poll_fn(|cx| {
@@ -217,7 +271,7 @@ impl Pod {
                 return Poll::Ready(Ok(()));
             }
             self.register(cx);
-            let reading = turn.read(cx, self)?;
+            let reading = turn.read(cx, self, arrivals)?;
             self.expire(cx, sleep.as_mut());
             let told = self.dispatch(arrivals);
             has_let_tasks_run = told && !has_let_tasks_run;
@@ -248,11 +302,19 @@ impl Pod {
         if sleep.as_mut().poll(cx).is_ready() {
             self.stack.borrow_mut().handle_timeout(Instant::now());
         }
+        if let Some(outer) = &self.outer {
+            outer.crossing.expire(Instant::now());
+        }
     }
 
     /// Sleeps until the netstack's next deadline.
     fn arm(&self, cx: &mut Context<'_>, mut sleep: Pin<&mut Sleep>) {
-        let Some(deadline) = self.stack.borrow_mut().poll_timeout() else {
+        let crossing = self
+            .outer
+            .as_ref()
+            .and_then(|outer| outer.crossing.poll_timeout());
+        let stack = self.stack.borrow_mut().poll_timeout();
+        let Some(deadline) = [stack, crossing].into_iter().flatten().min() else {
             return;
         };
         let deadline = tokio::time::Instant::from_std(deadline);
@@ -326,68 +388,5 @@ impl Pod {
                 waiting.wake();
             }
         }
-    }
-}
-
-/// The queue and the buffers of a driver.
-struct Turn {
-    queue: AsyncFd<TunQueue>,
-    frame: Vec<u8>,
-    packet: PacketParts,
-}
-
-#[derive(PartialEq, Eq)]
-enum Progress {
-    Done,
-    More,
-}
-
-impl Turn {
-    /// Reads frames into the netstack; ready if there may be more.
-    fn read(&mut self, cx: &mut Context<'_>, pod: &Pod) -> io::Result<Poll<()>> {
-        let mut stack = pod.stack.borrow_mut();
-        for _ in 0..FRAMES_PER_TURN {
-            let Poll::Ready(guard) = self.queue.poll_read_ready(cx) else {
-                return Ok(Poll::Pending);
-            };
-            let mut guard = guard?;
-            match guard.try_io(|queue| queue.get_ref().recv(&mut self.frame)) {
-                Err(_would_block) => {}
-                Ok(Err(error)) => return Err(error),
-                Ok(Ok(header)) => {
-                    let checksum = match header.checksum {
-                        Checksum::Partial { .. } => RxChecksum::Partial,
-                        _ => RxChecksum::Verify,
-                    };
-                    let now = Instant::now();
-                    if self.frame.len() < LONG_FRAME {
-                        stack.handle_frame(now, &self.frame[VnetHeader::LEN..], checksum);
-                    } else {
-                        let frame = Bytes::from(std::mem::take(&mut self.frame)).slice(VnetHeader::LEN..);
-                        stack.handle_frame_bytes(now, &frame, checksum);
-                    }
-                }
-            }
-        }
-        Ok(Poll::Ready(()))
-    }
-
-    /// Writes what the netstack has to send. A packet that the device refuses is lost, as on any link.
-    fn write(&mut self, pod: &Pod) -> Progress {
-        let mut stack = pod.stack.borrow_mut();
-        let now = Instant::now();
-        for _ in 0..PACKETS_PER_TURN {
-            let Some(transmit) = stack.poll_transmit_parts(now, &mut self.packet) else {
-                return Progress::Done;
-            };
-            let header = match transmit {
-                Transmit::Complete => VnetHeader::default(),
-                Transmit::NeedsChecksum { start, offset } => VnetHeader::partial_checksum(start, offset),
-            };
-            if let Err(error) = self.queue.get_ref().send(&header, self.packet.slices()) {
-                tracing::debug!(pod = %pod.name, %error, "the TUN took no packet");
-            }
-        }
-        Progress::More
     }
 }

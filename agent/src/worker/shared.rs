@@ -11,6 +11,7 @@ use tokio::sync::mpsc;
 use super::Command;
 use super::server_name::pod_address;
 use crate::admin::FlowHub;
+use crate::cluster::OuterSockets;
 use crate::identities::Identities;
 
 /// What all workers read. The agent's main thread owns and replaces it; nobody else writes.
@@ -21,6 +22,8 @@ pub(crate) struct Shared {
     pub(crate) policy: ArcSwap<PolicySet>,
     /// The SVIDs of local workloads, and the trust bundle.
     pub(crate) identities: Arc<Identities>,
+    /// The sockets at the addresses of pods that have an outer namespace.
+    pub(crate) outer: OuterSockets,
     /// Which worker has which pod.
     pub(crate) places: ArcSwap<Places>,
     /// The way to each worker, by its index.

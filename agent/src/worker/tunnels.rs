@@ -18,17 +18,16 @@ use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Duration, Instant};
 
+use super::doors::HBONE_PORT;
 use super::server_name::{pod_address, server_name};
 use super::{Command, Pod, Shared, TunnelEnd, Worker};
 use crate::pipeline::Refused;
-use crate::pipeline::inbound::Arrived;
+use crate::pipeline::inbound::{Arrived, Door};
 use crate::telemetry::Counters;
 
 /// Bytes of TLS on their way through an in-memory tunnel, each direction: some records, so that one side can
 /// encrypt while the other decrypts.
 const PIPE_CAPACITY: usize = 256 * 1024;
-/// Istio's port for HBONE.
-const HBONE_PORT: u16 = 15008;
 
 /// The tunnels that pods of a worker open, and the drain of those it serves.
 pub(crate) struct Tunnels {
@@ -77,23 +76,17 @@ impl Tunnels {
         client: SocketAddr,
     ) -> Result<Opened, Refused> {
         let credentials = self.credentials_of(source)?;
-        let reach = match workload.location {
-            Location::Local => None,
-            Location::Remote { reach, .. } => Some(reach),
-        };
-        let (target, server_name) = match reach {
-            None => (Endpoint::InProcess(SocketAddr::new(address.ip(), 0)), None),
-            Some(Reach::Agent(hbone)) => (Endpoint::Wire(hbone), Some(server_name(address.ip()).into())),
-            // Whoever answers at the workload's own address needs no name to know whom the stream is for.
-            Some(Reach::OriginalPort) => (Endpoint::Wire(address), None),
-            Some(Reach::Port15008) => (Endpoint::Wire(SocketAddr::new(address.ip(), HBONE_PORT)), None),
-            Some(Reach::Plain) => {
-                return Err(Refused {
-                    reason: RefuseReason::TunnelFailed,
-                    by: Closer::Agent,
-                    detail: Some(format!("{} takes no HBONE", workload.name)),
-                });
-            }
+        let (target, server_name) = match &workload.location {
+            Location::Local => (Endpoint::InProcess(SocketAddr::new(address.ip(), 0)), None),
+            Location::Remote { reach, .. } => match *reach {
+                Reach::Agent(hbone) => (Endpoint::Wire(hbone), Some(server_name(address.ip()).into())),
+                Reach::OriginalPort => (Endpoint::WireFrom(client.ip(), address), None),
+                Reach::Port15008 => {
+                    let listener = SocketAddr::new(address.ip(), HBONE_PORT);
+                    (Endpoint::WireFrom(client.ip(), listener), None)
+                }
+                Reach::Plain => return Err(Refused::by_agent(RefuseReason::Unreachable)),
+            },
         };
         let source = credentials.id().clone();
         let destination = Destination {
@@ -107,7 +100,7 @@ impl Tunnels {
             .open(&destination, &credentials, &Connect::new(address, client))
             .await;
         let stream = opened.map_err(|error| self.refused(&error))?;
-        let wire_port = matches!(target, Endpoint::Wire(_)).then(|| target.addr().port());
+        let wire_port = target.is_wire().then(|| target.addr().port());
         Ok(Opened {
             end: TunnelEnd::new(stream),
             source,
@@ -188,6 +181,9 @@ impl Dial for Dialer {
                 socket.set_nodelay(true)?;
                 Ok(Wire::Tcp(socket))
             }
+            Endpoint::WireFrom(from, address) => {
+                self.shared.outer.connect(from, address).await.map(Wire::Tcp)
+            }
         }
     }
 }
@@ -227,7 +223,7 @@ pub(super) fn serve_pipe(worker: &Rc<Worker>, pod: &Rc<Pod>, io: DuplexStream) {
     let listener = Listener {
         worker: Rc::clone(worker),
         pod: Some(pod.name().clone()),
-        wire_port: None,
+        door: Door::Memory,
     };
     tokio::task::spawn_local(run(listener, io));
 }
@@ -237,9 +233,19 @@ pub(super) fn serve_socket(worker: &Rc<Worker>, socket: TcpStream, wire_port: u1
     let listener = Listener {
         worker: Rc::clone(worker),
         pod: None,
-        wire_port: Some(wire_port),
+        door: Door::Any(wire_port),
     };
     tokio::task::spawn_local(run(listener, socket));
+}
+
+/// Serves a connection that came in at a pod's own address, to its end.
+pub(super) async fn serve_at(worker: &Rc<Worker>, pod: &Pod, socket: TcpStream, door: Door) {
+    let listener = Listener {
+        worker: Rc::clone(worker),
+        pod: Some(pod.name().clone()),
+        door,
+    };
+    run(listener, socket).await;
 }
 
 async fn run(mut listener: Listener, io: impl AsyncRead + AsyncWrite + Unpin) {
@@ -261,7 +267,7 @@ struct Listener {
     worker: Rc<Worker>,
     /// The pod whose certificate was presented: for a socket known from the SNI on.
     pod: Option<WorkloadName>,
-    wire_port: Option<u16>,
+    door: Door,
 }
 
 impl Handler for Listener {
@@ -285,7 +291,7 @@ impl Handler for Listener {
         };
         let arrived = Arrived {
             incoming,
-            wire_port: self.wire_port,
+            door: self.door,
         };
         if let Some(pod) = self.worker.pod(&pod) {
             self.worker.spawn_inbound(&pod, arrived);

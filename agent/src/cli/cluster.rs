@@ -1,0 +1,32 @@
+//! `adit node-agent`: the agent of a Kubernetes node.
+
+use super::args::NodeAgent;
+use super::{CliError, logging};
+use crate::agent::AgentSettings;
+use crate::cluster::{self, ClusterOptions};
+use crate::rundir::{Base, RunDir};
+
+/// The name under which `adit flows` and others find the agent of a node.
+const MESH: &str = "node";
+
+/// Serves a node until it's told to stop, and removes its run directory.
+pub(super) fn node_agent(args: NodeAgent) -> Result<u8, CliError> {
+    logging::start();
+    let run_dir = RunDir::create(&Base::of_process(), MESH)?;
+    let defaults = AgentSettings::default();
+    cluster::run(ClusterOptions {
+        node_name: args.node_name,
+        trust_domain: args.trust_domain,
+        helper_socket: args.helper_socket,
+        socket: run_dir.paths().agent_socket(),
+        drain: args.drain,
+        settings: AgentSettings {
+            state_dir: args.state_dir,
+            svid_ttl: args.svid_ttl.unwrap_or(defaults.svid_ttl),
+            workers: args.workers.map_or(defaults.workers, usize::from),
+            ..defaults
+        },
+    })?;
+    run_dir.remove()?;
+    Ok(0)
+}

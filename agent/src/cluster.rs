@@ -1,0 +1,202 @@
+//! The agent on a Kubernetes node: the API says what the mesh is, the node helper captures pods, the workers serve them.
+//!
+//! ```text
+//!   Kubernetes API ──State──▶ follow ──snapshot, policies──▶ workers
+//!                               │                               ▲ queues, sockets
+//!                               └──wanted pods──▶ members ──▶ broker ──▶ node helper (privileged)
+//! ```
+//!
+//! It has no capability, enters no namespace, and needs no network of its own but the way to the API.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use adit_control::kubernetes::{self, Source, SourceOptions, State};
+use adit_control::{PolicyDocument, kubernetes::KubeClient};
+use adit_identity::TrustDomain;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::admin::{self, FlowHub, Handler as _, PolicyText};
+use crate::agent::AgentSettings;
+use crate::agent::handler::Agent;
+use crate::agent::running::Running;
+use crate::confine::{self, ConfineError};
+use broker::{Broker, BrokerError};
+use members::Members;
+
+mod admissions;
+mod broker;
+mod members;
+mod sockets;
+
+pub(crate) use sockets::{OuterSockets, PodSockets};
+
+/// How `adit node-agent` is started.
+#[derive(Debug)]
+pub struct ClusterOptions {
+    /// The Kubernetes node that it serves.
+    pub node_name: String,
+    /// The trust domain of the cluster's workloads.
+    pub trust_domain: TrustDomain,
+    /// The node helper's socket.
+    pub helper_socket: PathBuf,
+    /// Where the control socket is bound.
+    pub socket: PathBuf,
+    /// How long live flows may go on after SIGTERM.
+    pub drain: Duration,
+    /// What the agent keeps, and for how long.
+    pub settings: AgentSettings,
+}
+
+/// Why the agent of a node could not start, or had to end.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ClusterError {
+    /// It could not give up what it doesn't need.
+    #[error(transparent)]
+    Confine(#[from] ConfineError),
+    /// The control socket could not be bound.
+    #[error("[ADIT-A024] binding the agent's control socket {path}: {source}", path = path.display())]
+    ControlSocket {
+        /// Where.
+        path: PathBuf,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+    /// A runtime or thread could not be made.
+    #[error("[ADIT-A026] starting the agent's runtime: {source}")]
+    Runtime {
+        /// The kernel's answer.
+        source: io::Error,
+    },
+    /// There is nothing that says how to reach the API, or it makes no sense.
+    #[error("[ADIT-A062] configuring the client of the Kubernetes API: {0}")]
+    Api(Box<dyn std::error::Error + Send + Sync>),
+    /// The helper can't be asked.
+    #[error("{0}")]
+    Helper(String),
+    /// The first mesh could not be served.
+    #[error("{0}")]
+    Mesh(String),
+}
+
+impl From<BrokerError> for ClusterError {
+    fn from(error: BrokerError) -> Self {
+        Self::Helper(error.to_string())
+    }
+}
+
+/// Serves the node until SIGTERM or SIGINT, and then drains.
+///
+/// # Errors
+/// See [`ClusterError`].
+pub fn run(options: ClusterOptions) -> Result<(), ClusterError> {
+    let runtime = |source| ClusterError::Runtime { source };
+    let executor = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(runtime)?;
+    let _inside = executor.enter();
+    let control = admin::bind(&options.socket).map_err(|source| ClusterError::ControlSocket {
+        path: options.socket.clone(),
+        source,
+    })?;
+    // One thread so far: all that come later inherit what is given up here.
+    confine::confine()?;
+    let mut terminate = signal(SignalKind::terminate()).map_err(runtime)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(runtime)?;
+    let hub = FlowHub::new(options.settings.flow_records);
+    let agent = Arc::new(Agent::new(options.settings.clone(), None, hub));
+    let broker = Broker::start(options.helper_socket.clone()).map_err(runtime)?;
+    executor.block_on(async {
+        tokio::spawn(admin::serve(control, Arc::clone(&agent)));
+        let client = kubernetes::connect()
+            .await
+            .map_err(|error| ClusterError::Api(error.into()))?;
+        let follower = Follower {
+            agent: Arc::clone(&agent),
+            broker,
+            source: Arc::new(Source::start(
+                client.clone(),
+                SourceOptions {
+                    node: options.node_name,
+                    trust_domain: options.trust_domain,
+                },
+            )),
+            client,
+            helper_socket: options.helper_socket,
+        };
+        tokio::select! {
+            ended = follower.run() => ended?,
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        let _ = agent.drain(options.drain.as_millis() as u64).await;
+        Ok(())
+    })
+}
+
+/// Makes what Kubernetes says so.
+struct Follower {
+    agent: Arc<Agent>,
+    broker: Broker,
+    source: Arc<Source>,
+    client: KubeClient,
+    helper_socket: PathBuf,
+}
+
+impl Follower {
+    /// As long as the agent runs.
+    async fn run(self) -> Result<(), ClusterError> {
+        let mut states = self.source.states();
+        let mut members: Option<Members> = None;
+        while states.changed().await.is_ok() {
+            let Some(state) = states.borrow_and_update().clone() else {
+                continue;
+            };
+            let policies = texts(&state);
+            let published = self
+                .agent
+                .publish((*state.snapshot).clone(), &policies, &state.accounts);
+            let running = match published.await {
+                Ok(running) => running,
+                // The first has nothing to fall back on; later ones leave what is in force.
+                Err(fault) if members.is_none() => return Err(ClusterError::Mesh(fault.to_string())),
+                Err(fault) => {
+                    tracing::error!(%fault, "a change of the cluster's state is not in force");
+                    continue;
+                }
+            };
+            let members = match &mut members {
+                Some(members) => members,
+                none => none.insert(self.first(Arc::clone(running), &state).await?),
+            };
+            members.follow(&state);
+        }
+        Ok(())
+    }
+
+    /// What is done once there is a mesh.
+    async fn first(&self, running: Arc<Running>, state: &State) -> Result<Members, ClusterError> {
+        let members = Members::new(
+            running,
+            self.broker.clone(),
+            self.client.clone(),
+            Arc::clone(&self.source),
+        );
+        members.adopt(state).await?;
+        admissions::start(self.helper_socket.clone(), self.client.clone())
+            .map_err(|source| ClusterError::Runtime { source })?;
+        Ok(members)
+    }
+}
+
+fn texts(state: &State) -> Vec<PolicyText> {
+    let text = |policy: &Arc<PolicyDocument>| PolicyText {
+        path: policy.path.clone(),
+        text: policy.text.clone(),
+    };
+    state.policies.iter().map(text).collect()
+}

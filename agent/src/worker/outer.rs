@@ -1,0 +1,66 @@
+//! A captured pod's outer side: its device and its listeners in the namespace that has the pod's real interface.
+
+use std::cell::Cell;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use adit_link::TunQueue;
+
+use super::crossing::Crossing;
+use super::doors::{Doors, Outcome};
+use crate::cluster::PodSockets;
+
+/// What a pod on a node has besides its TUN queue.
+#[derive(Debug)]
+pub(crate) struct WireSide {
+    /// The queue of the device in its outer namespace.
+    pub(crate) queue: TunQueue,
+    /// MTU of its real interface, in bytes.
+    pub(crate) mtu: u16,
+    /// Sockets at its address.
+    pub(crate) sockets: Arc<PodSockets>,
+}
+
+/// The outer side as the pod's tasks see it; the driver has the queue.
+pub(crate) struct Outer {
+    /// What passes through.
+    pub(super) crossing: Crossing,
+    /// What listens.
+    pub(super) doors: Doors,
+    passing: Cell<bool>,
+}
+
+impl WireSide {
+    /// The queue for the driver, and the rest.
+    pub(super) fn open(self, addresses: &[IpAddr], seed: u64) -> (TunQueue, Outer) {
+        let outer = Outer {
+            crossing: Crossing::new(addresses, self.mtu, seed),
+            doors: Doors::new(self.sockets),
+            passing: Cell::new(false),
+        };
+        (self.queue, outer)
+    }
+}
+
+impl Outer {
+    /// Has new flows pass through, or be taken again.
+    pub(super) fn let_pass(&self, passing: bool) {
+        self.passing.set(passing);
+    }
+
+    /// Whether new flows pass through: the pod is leaving the mesh.
+    pub(super) fn lets_pass(&self) -> bool {
+        self.passing.get()
+    }
+
+    /// What waited for `port` goes on, or is answered.
+    pub(super) fn answer_syns(&self, port: SocketAddr, outcome: &Outcome) {
+        for mut frame in self.doors.settle(port, outcome) {
+            match outcome {
+                Outcome::Open => self.crossing.to_kernel(frame),
+                Outcome::Refused => self.crossing.refuse(&mut frame),
+                Outcome::Unknown => {}
+            }
+        }
+    }
+}
