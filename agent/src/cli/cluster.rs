@@ -7,7 +7,7 @@ use crate::cluster::{self, ClusterOptions};
 use crate::rundir::{Base, RunDir};
 
 /// The name under which `adit flows` and others find the agent of a node.
-const MESH: &str = "node";
+pub(super) const MESH: &str = "node";
 
 /// Serves a node until it's told to stop, and removes its run directory.
 pub(super) fn node_agent(args: NodeAgent) -> Result<u8, CliError> {

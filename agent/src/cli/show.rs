@@ -6,7 +6,7 @@ use super::args::{Mesh, Ps, Show};
 use super::table::{age, render};
 use super::{CliError, block_on, print, print_json};
 use crate::admin::{AgentClient, FilesStatus, PsReport, PsRow, SupervisorClient, SvidStatus, WorkloadState};
-use crate::rundir::Base;
+use crate::rundir::{Base, RunPaths};
 
 /// Stops a mesh, and returns when it is gone.
 pub(super) fn down(args: &Mesh) -> Result<u8, CliError> {
@@ -23,17 +23,24 @@ pub(super) fn down(args: &Mesh) -> Result<u8, CliError> {
 /// Prints the agent's state and its counters as JSON.
 pub(super) fn dump(args: &Mesh) -> Result<u8, CliError> {
     let paths = Base::of_process().find(args.mesh.as_deref())?;
-    let (state, counters, ps) = block_on(async {
+    let (state, counters, files) = block_on(async {
         let mut agent = AgentClient::connect(&paths.agent_socket()).await?;
-        let mut supervisor = SupervisorClient::connect(&paths.supervisor_socket()).await?;
-        Ok((
-            agent.dump().await?,
-            agent.counters().await?,
-            supervisor.ps().await?,
-        ))
+        let files = match is_of_node(&paths) {
+            true => None,
+            false => {
+                let mut supervisor = SupervisorClient::connect(&paths.supervisor_socket()).await?;
+                Some(supervisor.ps().await?.files)
+            }
+        };
+        Ok((agent.dump().await?, agent.counters().await?, files))
     })?;
-    print_json(&serde_json::json!({ "counters": counters, "files": ps.files, "state": state }))?;
+    print_json(&serde_json::json!({ "counters": counters, "files": files, "state": state }))?;
     Ok(0)
+}
+
+/// Whether the agent serves a Kubernetes node: then it has no supervisor, and the cluster's state takes the place of files.
+fn is_of_node(paths: &RunPaths) -> bool {
+    paths.dir().ends_with(super::cluster::MESH)
 }
 
 /// Shows what runs, in one mesh or in all.
