@@ -1,39 +1,73 @@
 //! What a flow is found by, and the hash for it.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 
+use crate::packet::address::Address;
 use crate::packet::ip;
 
-/// Protocol, addresses and ports of a flow, seen from the pod: 39 bytes, so that a flow and its ends share a cache line.
+/// Protocol, addresses and ports of a flow, seen from the pod. Plain words: they're compared and hashed for every packet, and
+/// bytes put together just before would hold the processor up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Ends {
-    pub(crate) pod: IpAddr,
-    pub(crate) remote: IpAddr,
-    pub(crate) pod_port: u16,
-    pub(crate) remote_port: u16,
-    pub(crate) protocol: u8,
+    pod: Address,
+    remote: Address,
+    /// The pod's in the upper half.
+    ports: u32,
+    protocol: u8,
 }
 
 impl Ends {
-    pub(crate) fn new(protocol: u8, pod: SocketAddr, remote: SocketAddr) -> Self {
+    /// Each end an address and a port.
+    #[inline]
+    pub(crate) fn new(protocol: u8, pod: (Address, u16), remote: (Address, u16)) -> Self {
         Self {
-            pod: pod.ip(),
-            remote: remote.ip(),
-            pod_port: pod.port(),
-            remote_port: remote.port(),
+            pod: pod.0,
+            remote: remote.0,
+            ports: u32::from(pod.1) << 16 | u32::from(remote.1),
             protocol,
         }
     }
 
+    #[inline]
+    pub(crate) fn between(protocol: u8, pod: SocketAddr, remote: SocketAddr) -> Self {
+        Self::new(
+            protocol,
+            (pod.ip().into(), pod.port()),
+            (remote.ip().into(), remote.port()),
+        )
+    }
+
+    #[inline]
     pub(crate) fn tcp(pod: SocketAddr, remote: SocketAddr) -> Self {
-        Self::new(ip::TCP, pod, remote)
+        Self::between(ip::TCP, pod, remote)
+    }
+
+    pub(crate) fn pod(&self) -> SocketAddr {
+        SocketAddr::new(self.pod.into(), (self.ports >> 16) as u16)
+    }
+
+    pub(crate) fn remote(&self) -> SocketAddr {
+        SocketAddr::new(self.remote.into(), self.ports as u16)
+    }
+
+    pub(crate) fn pod_port(&self) -> u16 {
+        (self.ports >> 16) as u16
+    }
+
+    pub(crate) fn remote_port(&self) -> u16 {
+        self.ports as u16
+    }
+
+    pub(crate) fn protocol(&self) -> u8 {
+        self.protocol
     }
 
     /// The hash for a table.
+    #[inline]
     pub(crate) fn hash(&self, secret: Secret) -> u64 {
-        let ports = u64::from(self.pod_port) << 16 | u64::from(self.remote_port);
-        secret.hash(self.pod, self.remote, u64::from(self.protocol) << 32 | ports)
+        let more = u64::from(self.protocol) << 32 | u64::from(self.ports);
+        secret.hash(self.pod, self.remote, more)
     }
 }
 
@@ -59,25 +93,17 @@ impl Secret {
 
     /// The hash of a table that's indexed by two addresses and something more. A multiplication of what's mixed with a
     /// secret, folded: few cycles, and who doesn't know the secret can't choose what collides.
-    pub(crate) fn hash(self, a: IpAddr, b: IpAddr, more: u64) -> u64 {
+    #[inline]
+    pub(crate) fn hash(self, a: Address, b: Address, more: u64) -> u64 {
         let [first, second] = self.keys;
-        match (a, b) {
-            (IpAddr::V4(a), IpAddr::V4(b)) => {
-                let addresses = u64::from(a.to_bits()) << 32 | u64::from(b.to_bits());
-                fold(fold(addresses ^ first, more ^ second), second)
-            }
-            (a, b) => {
-                let [a, b] = [a, b].map(|address| match address {
-                    IpAddr::V4(address) => address.to_ipv6_mapped().to_bits(),
-                    IpAddr::V6(address) => address.to_bits(),
-                });
-                let halves = |bits: u128| ((bits >> 64) as u64, bits as u64);
-                let ((a_high, a_low), (b_high, b_low)) = (halves(a), halves(b));
-                let state = fold(a_high ^ first, a_low ^ second);
-                let state = fold(state ^ b_high ^ first, b_low ^ second);
-                fold(fold(state ^ first, more ^ second), second)
-            }
-        }
+        let state = fold(a.low ^ first, b.low ^ second);
+        // Of IPv4 there's no more than that.
+        let state = if a.high | b.high == 0 {
+            state
+        } else {
+            fold(state ^ a.high ^ first, b.high ^ second)
+        };
+        fold(fold(state ^ first, more ^ second), second)
     }
 
     /// A number that depends on the ends and the secret only (RFC 6528 §3, F).
@@ -99,6 +125,7 @@ impl Secret {
     }
 }
 
+#[inline]
 fn fold(a: u64, b: u64) -> u64 {
     let product = u128::from(a) * u128::from(b);
     (product >> 64) as u64 ^ product as u64
@@ -107,6 +134,16 @@ fn fold(a: u64, b: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn ends_are_what_they_were_made_of() {
+        for (pod, remote) in [("10.0.0.1:5", "0.0.0.0:0"), ("[fd00::1]:65535", "[::2]:6")] {
+            let (pod, remote) = (pod.parse().unwrap(), remote.parse().unwrap());
+            let ends = Ends::tcp(pod, remote);
+            assert_eq!((ends.pod(), ends.remote()), (pod, remote));
+            assert_eq!((ends.pod_port(), ends.remote_port()), (pod.port(), remote.port()));
+        }
+    }
 
     /// Ports in a row, addresses in a row, both ends' the same: what a pod and its peers really use.
     #[test]

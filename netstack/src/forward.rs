@@ -29,6 +29,7 @@ use crate::clock::{Clock, Tick, after};
 use crate::deadline::DeadlineQueue;
 use crate::ends::Secret;
 use crate::event::{FlowId, Refusal};
+use crate::packet::address::Address;
 use crate::table::{Queue, Table};
 
 mod answer;
@@ -55,6 +56,8 @@ use limiter::Limiter;
 /// Judges packets between one pod and the wire by their flows. See the module's rules and its order of calls.
 pub struct Forwarder {
     config: ForwardConfig,
+    /// Those of the configuration.
+    addresses: Vec<Address>,
     clock: Clock,
     /// The latest time that was given; time never runs backwards here.
     now: Tick,
@@ -83,6 +86,7 @@ impl Forwarder {
         let config = config.sanitised();
         let secret = Secret::new(seed);
         Self {
+            addresses: config.addresses.iter().copied().map(Address::from).collect(),
             clock: Clock::new(epoch),
             now: Tick::ZERO,
             latest: epoch,
@@ -102,6 +106,7 @@ impl Forwarder {
 
     /// Replaces the pod's addresses. Packets of flows with addresses that are no longer the pod's are dropped from now on.
     pub fn set_addresses(&mut self, addresses: Vec<IpAddr>) {
+        self.addresses = addresses.iter().copied().map(Address::from).collect();
         self.config.addresses = addresses;
     }
 

@@ -3,6 +3,7 @@
 //! Parsing never panics and reads nothing beyond the slice. A parsed view has been checked whole: its offsets lie
 //! inside the frame.
 
+pub(crate) mod address;
 pub(crate) mod checksum;
 pub(crate) mod icmp;
 pub(crate) mod ip;

@@ -16,6 +16,7 @@ use crate::ends::{Ends, Secret};
 use crate::engine::Engine;
 use crate::event::{Event, FlowId, RxChecksum};
 use crate::flow::{Flow, Stage};
+use crate::packet::address::Address;
 use crate::packet::ip::{self, IpPacket};
 use crate::queue::{Answers, PacketQueue};
 use crate::table::{Queue, Table};
@@ -134,7 +135,7 @@ impl Netstack {
     }
 
     fn take_in(&mut self, packet: IpPacket<'_>, verify: bool) -> Result<(), DropReason> {
-        if !ip::is_routable(packet.dst) {
+        if !Address::from(packet.dst).is_routable() {
             return Err(DropReason::Unroutable);
         }
         if !self.config.addresses.contains(&packet.src) {

@@ -4,9 +4,9 @@ use std::net::SocketAddr;
 
 use adit_flow::DropReason;
 
-use super::pass::Incoming;
-use super::types::{Passage, Side};
-use super::view::{Kind, View};
+use super::pass::{Incoming, Outcome};
+use super::types::Side;
+use super::view::Kind;
 use super::{Flow, Forwarder};
 use crate::clock::Tick;
 use crate::event::{Refusal, Unreachable};
@@ -15,7 +15,7 @@ use crate::packet::tcp::{Options, RST, Template};
 use crate::table::Queue;
 
 impl Forwarder {
-    /// What [`Passage::Answer`] speaks of: an IP packet with all checksums. The next packet handed in replaces it.
+    /// What [`Passage::Answer`](crate::Passage::Answer) speaks of: an IP packet with all checksums. The next packet handed in replaces it.
     pub fn answer(&self) -> &[u8] {
         &self.answer
     }
@@ -40,42 +40,36 @@ impl Forwarder {
     }
 
     /// Turns away a packet of a refused flow.
-    pub(super) fn refuse(
-        &mut self,
-        now: Tick,
-        refusal: Refusal,
-        packet: &Incoming<'_>,
-        view: &View,
-    ) -> Passage {
+    pub(super) fn refuse(&mut self, now: Tick, refusal: Refusal, packet: &Incoming<'_>) -> Outcome {
         const REASON: DropReason = DropReason::Denied;
-        let what = match (refusal, &view.kind) {
-            (Refusal::Silent, _) => return Passage::Drop(REASON),
-            (Refusal::Reset, Kind::Tcp(segment)) if segment.is(RST) => return Passage::Drop(REASON),
+        let what = match (refusal, &packet.view.kind) {
+            (Refusal::Silent, _) => return Outcome::Drop(REASON),
+            (Refusal::Reset, Kind::Tcp(segment)) if segment.is(RST) => return Outcome::Drop(REASON),
             (Refusal::Reset, Kind::Tcp(segment)) => {
-                let src = SocketAddr::new(packet.header.dst, segment.dst_port);
-                let dst = SocketAddr::new(packet.header.src, segment.src_port);
+                let src = SocketAddr::new(packet.header.dst(), segment.dst_port);
+                let dst = SocketAddr::new(packet.header.src(), segment.src_port);
                 Template::reset(src, dst, segment).emit_complete(&mut self.answer);
                 self.counters.resets_sent += 1;
-                return Passage::Answer(REASON);
+                return Outcome::Answer(REASON);
             }
             (Refusal::Reset, _) => Unreachable::Port,
             (Refusal::Unreachable(what), _) => what,
         };
         if self.answer_error(now, packet, Problem::Unreachable(what)) {
-            Passage::Answer(REASON)
+            Outcome::Answer(REASON)
         } else {
-            Passage::Drop(REASON)
+            Outcome::Drop(REASON)
         }
     }
 
     /// Tells the sender of a packet how long one may be.
-    pub(super) fn answer_too_big(&mut self, now: Tick, packet: &Incoming<'_>) -> Passage {
+    pub(super) fn answer_too_big(&mut self, now: Tick, packet: &Incoming<'_>) -> Outcome {
         let mtu = self.config.wire_mtu;
         if self.answer_error(now, packet, Problem::TooBig { mtu }) {
             self.counters.too_big_answered += 1;
-            Passage::Answer(DropReason::TooBig)
+            Outcome::Answer(DropReason::TooBig)
         } else {
-            Passage::Drop(DropReason::TooBig)
+            Outcome::Drop(DropReason::TooBig)
         }
     }
 

@@ -65,7 +65,7 @@ impl Flow {
     }
 
     pub(super) fn is_tcp(&self) -> bool {
-        self.ends.protocol == ip::TCP
+        self.ends.protocol() == ip::TCP
     }
 
     pub(super) fn is_refused(&self) -> bool {
@@ -87,7 +87,7 @@ impl Flow {
 
     fn timeout(&self, config: &ForwardConfig) -> Duration {
         let idle = &config.idle;
-        match (self.stage, self.ends.protocol) {
+        match (self.stage, self.ends.protocol()) {
             (Stage::Refused(_), _) => config.refusal_timeout,
             (Stage::Ended, _) => idle.tcp_closed,
             (_, ip::TCP) => match self.track.phase {
@@ -96,11 +96,18 @@ impl Flow {
                 Phase::Open => idle.tcp_established,
                 Phase::Reset(_) => idle.tcp_reset,
             },
-            (_, ip::UDP) if self.key().tuple.dst.port() < WELL_KNOWN => idle.udp_well_known,
+            (_, ip::UDP) if self.destination_port() < WELL_KNOWN => idle.udp_well_known,
             (_, ip::UDP) => idle.udp,
             (_, ip::ICMP | ip::ICMPV6) => idle.icmp,
             (_, ip::SCTP) => idle.sctp,
             _ => idle.other,
+        }
+    }
+
+    fn destination_port(&self) -> u16 {
+        match self.from {
+            Side::Pod => self.ends.remote_port(),
+            Side::Wire => self.ends.pod_port(),
         }
     }
 

@@ -3,13 +3,12 @@
 //! A ring of the last first fragments that passed, and an index into it. What comes before its first fragment is dropped:
 //! hosts send them in order, and to hold some back would need memory that anybody can fill.
 
-use std::net::IpAddr;
-
 use hashbrown::HashTable;
 
 use crate::clock::Tick;
 use crate::ends::Secret;
 use crate::event::FlowId;
+use crate::packet::address::Address;
 use crate::packet::ip::{Fragment, Header};
 
 /// Fragmented packets under way.
@@ -32,8 +31,8 @@ struct Entry {
 /// What the fragments of a packet have in common (RFC 791 §3.2, RFC 8200 §4.5).
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Name {
-    src: IpAddr,
-    dst: IpAddr,
+    src: Address,
+    dst: Address,
     ident: u32,
     next: u8,
 }

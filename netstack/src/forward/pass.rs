@@ -11,26 +11,42 @@ use super::types::{Key, NewFlow, Offloads, Passage, Side};
 use super::view::{self, Kind, View};
 use super::{ForwardId, Forwarder};
 use crate::clock::{Tick, after};
+use crate::event::FlowId;
 use crate::packet::icmp;
 use crate::packet::ip::{self, Fragment, Header};
 use crate::packet::tcp::{self, SYN};
 
-/// A packet whose IP header was checked.
+/// A packet whose headers were checked.
 pub(super) struct Incoming<'a> {
     pub(super) from: Side,
     pub(super) header: Header,
+    pub(super) view: View,
     pub(super) bytes: &'a mut [u8],
     pub(super) offloads: Offloads,
 }
 
+/// What becomes of a packet: [`Passage`] in two words.
+pub(super) enum Outcome {
+    Answer(DropReason),
+    Drop(DropReason),
+    Forward(FlowId),
+    ToKernel,
+    Unknown,
+}
+
 impl Incoming<'_> {
     /// Whether a link with this MTU doesn't take it, and nobody on the way may cut it up.
-    fn is_longer_than(&self, mtu: u16, view: &View) -> bool {
+    fn is_longer_than(&self, mtu: u16) -> bool {
         let length = match self.offloads.segment_size {
-            Some(size) => self.header.length.min(view.payload_at + usize::from(size)),
+            Some(size) => self.header.length.min(self.view.payload_at + usize::from(size)),
             None => self.header.length,
         };
         length > usize::from(mtu) && self.header.dont_fragment
+    }
+
+    /// Bytes behind the headers that were read.
+    fn payload_len(&self) -> usize {
+        self.header.length - self.view.payload_at
     }
 }
 
@@ -42,74 +58,88 @@ impl Forwarder {
     pub fn handle(&mut self, now: Instant, from: Side, packet: &mut [u8], offloads: Offloads) -> Passage {
         let now = self.advance(now);
         self.counters.on_packet(from, packet.len());
-        let passage = match self.check(from, packet) {
-            Ok(header) => {
-                let packet = Incoming {
-                    from,
-                    header,
-                    bytes: packet,
-                    offloads,
-                };
-                self.pass(now, packet).unwrap_or_else(Passage::Drop)
+        let (header, view) = match self.read(from, packet) {
+            Ok(read) => read,
+            Err(reason) => {
+                self.counters.on_drop(from, reason);
+                return Passage::Drop(reason);
             }
-            Err(reason) => Passage::Drop(reason),
         };
-        match passage {
-            Passage::Answer(reason) | Passage::Drop(reason) => self.counters.on_drop(from, reason),
-            Passage::Forward(_) => self.counters.on_forwarded(from),
-            Passage::New(_) => self.counters.unknown += 1,
-            Passage::ToKernel => self.counters.to_kernel += 1,
+        let mut packet = Incoming {
+            from,
+            header,
+            view,
+            bytes: packet,
+            offloads,
+        };
+        match self.judge(now, &mut packet).unwrap_or_else(Outcome::Drop) {
+            Outcome::Answer(reason) => {
+                self.counters.on_drop(from, reason);
+                Passage::Answer(reason)
+            }
+            Outcome::Drop(reason) => {
+                self.counters.on_drop(from, reason);
+                Passage::Drop(reason)
+            }
+            Outcome::Forward(id) => {
+                self.counters.on_forwarded(from);
+                Passage::Forward(ForwardId(id))
+            }
+            Outcome::ToKernel => {
+                self.counters.to_kernel += 1;
+                Passage::ToKernel
+            }
+            Outcome::Unknown => {
+                self.counters.unknown += 1;
+                Passage::New(NewFlow {
+                    key: Key::of(&packet.view.ends, from),
+                    established: !packet.view.opens(),
+                })
+            }
         }
-        passage
     }
 
-    fn check(&self, from: Side, packet: &[u8]) -> Result<Header, DropReason> {
+    #[inline]
+    fn read(&self, from: Side, packet: &[u8]) -> Result<(Header, View), DropReason> {
         let header = Header::parse(packet)?;
-        view::check_addresses(&self.config.addresses, from, &header)?;
+        view::check_addresses(&self.addresses, from, &header)?;
         if view::is_source_routed(&header, packet) {
             return Err(DropReason::Unroutable);
         }
-        Ok(header)
+        let view = View::read(from, &header, packet)?;
+        Ok((header, view))
     }
 
-    fn pass(&mut self, now: Tick, packet: Incoming<'_>) -> Result<Passage, DropReason> {
-        let header = &packet.header;
-        if let Some(fragment) = header.fragment.filter(|fragment| fragment.offset != 0) {
-            return self.on_later_fragment(now, &packet, &fragment);
+    fn judge(&mut self, now: Tick, packet: &mut Incoming<'_>) -> Result<Outcome, DropReason> {
+        match packet.view.kind {
+            Kind::Error => return self.on_error(packet),
+            Kind::LaterFragment(fragment) => return self.on_later_fragment(now, packet, &fragment),
+            Kind::Datagram | Kind::MidStream | Kind::Reply | Kind::Tcp(_) => {}
         }
-        let view = View::read(packet.from, header, packet.bytes)?;
-        if matches!(view.kind, Kind::Error) {
-            return self.on_error(&packet, view.payload_at);
-        }
-        match self.table.find(&view.ends) {
-            Some(slot) => self.on_known(now, slot, packet, &view),
-            None => unknown(packet.from, &view),
+        match self.table.find(&packet.view.ends) {
+            Some(slot) => self.on_known(now, slot, packet),
+            None if matches!(packet.view.kind, Kind::Reply) => Err(DropReason::NoFlow),
+            None => Ok(Outcome::Unknown),
         }
     }
 
-    fn on_known(
-        &mut self,
-        now: Tick,
-        slot: u32,
-        packet: Incoming<'_>,
-        view: &View,
-    ) -> Result<Passage, DropReason> {
-        let Incoming { from, header, .. } = packet;
+    fn on_known(&mut self, now: Tick, slot: u32, packet: &mut Incoming<'_>) -> Result<Outcome, DropReason> {
+        let from = packet.from;
         let id = self.table.id(slot);
         let flow = self.table.get_mut(slot).ok_or(DropReason::NoFlow)?;
         match flow.stage {
-            Stage::Refused(refusal) => return Ok(self.refuse(now, refusal, &packet, view)),
-            Stage::Ended if view.opens() => {
+            Stage::Refused(refusal) => return Ok(self.refuse(now, refusal, packet)),
+            Stage::Ended if packet.view.opens() => {
                 self.forget(slot);
-                return unknown(from, view);
+                return Ok(Outcome::Unknown);
             }
             Stage::Ended | Stage::Admitted => {}
         }
-        if from == Side::Pod && packet.is_longer_than(self.config.wire_mtu, view) {
-            return Ok(self.answer_too_big(now, &packet));
+        if from == Side::Pod && packet.is_longer_than(self.config.wire_mtu) {
+            return Ok(self.answer_too_big(now, packet));
         }
         if flow.stage == Stage::Admitted {
-            let step = match &view.kind {
+            let step = match &packet.view.kind {
                 Kind::Tcp(segment) => flow.track.on_segment(flow.from, from, segment),
                 _ => Step::Pass,
             };
@@ -118,37 +148,42 @@ impl Forwarder {
                 Step::Renew => {
                     let (reason, by) = flow.expiry();
                     self.end(slot, reason, by);
-                    return unknown(from, view);
+                    return Ok(Outcome::Unknown);
                 }
                 Step::End { .. } | Step::Pass | Step::Shorten => {}
             }
-            flow.note(now, from, header.length - view.payload_at);
+            flow.note(now, from, packet.payload_len());
             match step {
                 Step::End { reason, by } => self.end_softly(now, slot, reason, by),
                 Step::Shorten => self.deadlines.arm(slot, flow.expires_at(&self.config)),
                 Step::Pass | Step::Refuse | Step::Renew => {}
             }
         }
-        if let Kind::Tcp(segment) = &view.kind
+        if let Kind::Tcp(segment) = &packet.view.kind
             && segment.is(SYN)
         {
             self.clamp_mss(packet);
         }
-        if let Some(fragment) = &header.fragment {
+        if let Some(fragment) = &packet.header.fragment {
             let expires = after(now, self.config.fragment_timeout);
             self.counters.first_fragments += 1;
-            if self.fragments.insert(now, &header, fragment, id, expires) {
+            if self.fragments.insert(now, &packet.header, fragment, id, expires) {
                 self.counters.fragmented_evicted += 1;
             }
         }
-        Ok(Passage::Forward(ForwardId(id)))
+        Ok(Outcome::Forward(id))
     }
 
     /// Sees to it that a SYN asks for no segments that the wire doesn't take.
-    fn clamp_mss(&mut self, packet: Incoming<'_>) {
-        let Incoming { header, bytes, .. } = packet;
-        let limit = self.config.wire_mtu - (ip::header_len(header.src) + tcp::HEADER) as u16;
-        let transport = &mut bytes[header.payload_at..header.length];
+    fn clamp_mss(&mut self, packet: &mut Incoming<'_>) {
+        let header = &packet.header;
+        let headers = if header.is_v6 {
+            ip::V6_HEADER
+        } else {
+            ip::V4_HEADER
+        } + tcp::HEADER;
+        let transport = &mut packet.bytes[header.payload_at..header.length];
+        let limit = self.config.wire_mtu - headers as u16;
         if tcp::clamp_mss(transport, limit, packet.offloads.partial_checksum) {
             self.counters.mss_clamped += 1;
         }
@@ -160,51 +195,44 @@ impl Forwarder {
         now: Tick,
         packet: &Incoming<'_>,
         fragment: &Fragment,
-    ) -> Result<Passage, DropReason> {
-        let header = &packet.header;
-        if view::overlaps_header(fragment) {
-            return Err(DropReason::Malformed);
-        }
-        let id = self
-            .fragments
-            .flow(now, header, fragment)
+    ) -> Result<Outcome, DropReason> {
+        let first = self.fragments.flow(now, &packet.header, fragment);
+        let slot = first
+            .and_then(|id| self.table.resolve(id))
             .ok_or(DropReason::Fragment)?;
-        let slot = self.table.resolve(id).ok_or(DropReason::Fragment)?;
+        let id = self.table.id(slot);
         let flow = self.table.get_mut(slot).ok_or(DropReason::Fragment)?;
         match flow.stage {
-            Stage::Admitted => flow.note(now, packet.from, header.length - header.payload_at),
+            Stage::Admitted => flow.note(now, packet.from, packet.payload_len()),
             Stage::Ended => {}
             Stage::Refused(_) => return Err(DropReason::Denied),
         }
         self.counters.later_fragments += 1;
-        Ok(Passage::Forward(ForwardId(id)))
+        Ok(Outcome::Forward(id))
     }
 
     /// An ICMP error passes if the packet that it quotes was one of a flow that passes, and came from where the error goes.
-    fn on_error(&mut self, packet: &Incoming<'_>, quote_at: usize) -> Result<Passage, DropReason> {
-        let Incoming { from, header, .. } = packet;
-        let quote = &packet.bytes[quote_at..header.length];
+    fn on_error(&mut self, packet: &Incoming<'_>) -> Result<Outcome, DropReason> {
+        let header = &packet.header;
+        let quote = &packet.bytes[packet.view.payload_at..header.length];
         let (protocol, tuple) = icmp::quoted(quote).ok_or(DropReason::NoFlow)?;
-        if tuple.src.ip() != header.dst {
+        if tuple.src.ip() != header.dst() {
             return Err(DropReason::NoFlow);
         }
         let quoted = Key {
             protocol,
             tuple,
-            from: from.other(),
+            from: packet.from.other(),
         };
         let Some(slot) = self.table.find(&quoted.ends()) else {
-            return if *from == Side::Wire && self.is_agents(protocol, tuple.src, tuple.dst) {
-                Ok(Passage::ToKernel)
-            } else {
-                Err(DropReason::NoFlow)
-            };
+            let is_kernels = packet.from == Side::Wire && self.is_agents(protocol, tuple.src, tuple.dst);
+            return is_kernels.then_some(Outcome::ToKernel).ok_or(DropReason::NoFlow);
         };
         if self.table.get(slot).is_some_and(Flow::is_refused) {
             return Err(DropReason::Denied);
         }
         self.counters.related += 1;
-        Ok(Passage::Forward(ForwardId(self.table.id(slot))))
+        Ok(Outcome::Forward(self.table.id(slot)))
     }
 
     /// Whether a segment from `src` to `dst` was sent by one of the agent's own sockets: one that dialled, one that was dialled by
@@ -216,14 +244,4 @@ impl Forwarder {
                 || ports.contains(&dst.port())
                 || src.port() == self.config.tunnel_port)
     }
-}
-
-fn unknown(from: Side, view: &View) -> Result<Passage, DropReason> {
-    if matches!(view.kind, Kind::Reply) {
-        return Err(DropReason::NoFlow);
-    }
-    Ok(Passage::New(NewFlow {
-        key: Key::of(&view.ends, from),
-        established: !view.opens(),
-    }))
 }

@@ -1,7 +1,6 @@
 //! What the forwarder is told and what it says.
 
 use std::fmt;
-use std::net::SocketAddr;
 use std::time::Instant;
 
 use adit_flow::{CloseReason, DropReason, FourTuple, Protocol};
@@ -74,18 +73,16 @@ impl Key {
             Side::Pod => (src, dst),
             Side::Wire => (dst, src),
         };
-        Ends::new(self.protocol.number(), pod, remote)
+        Ends::between(self.protocol.number(), pod, remote)
     }
 
     pub(crate) fn of(ends: &Ends, from: Side) -> Self {
-        let pod = SocketAddr::new(ends.pod, ends.pod_port);
-        let remote = SocketAddr::new(ends.remote, ends.remote_port);
         let tuple = match from {
-            Side::Pod => FourTuple::new(pod, remote),
-            Side::Wire => FourTuple::new(remote, pod),
+            Side::Pod => FourTuple::new(ends.pod(), ends.remote()),
+            Side::Wire => FourTuple::new(ends.remote(), ends.pod()),
         };
         Self {
-            protocol: Protocol::from(ends.protocol),
+            protocol: Protocol::from(ends.protocol()),
             tuple,
             from,
         }

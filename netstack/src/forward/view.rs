@@ -1,17 +1,17 @@
 //! A packet as the forwarder looks at it: whose it is, and what it does to its flow.
 
-use std::net::IpAddr;
-
 use adit_flow::DropReason;
 
 use super::types::Side;
 use crate::ends::Ends;
-use crate::packet::ip::{self, Header};
+use crate::packet::address::Address;
+use crate::packet::ip::{self, Fragment, Header};
 use crate::packet::tcp::{self, Segment};
 use crate::packet::{be16, icmp, udp};
 
-/// A whole packet, or the first fragment of one.
+/// What the transport header says of a whole packet, or of the first fragment of one.
 pub(super) struct View {
+    /// Without ports where it has none.
     pub(super) ends: Ends,
     pub(super) kind: Kind,
     /// Bytes from the start of the packet to what's behind the transport header.
@@ -24,6 +24,8 @@ pub(super) enum Kind {
     Datagram,
     /// An ICMP error: it's part of the flow of the packet that it quotes.
     Error,
+    /// A fragment without ports.
+    LaterFragment(Fragment),
     /// It belongs to a connection that was open before.
     MidStream,
     /// It answers something: there's a flow, or nobody asked.
@@ -33,62 +35,24 @@ pub(super) enum Kind {
 
 impl View {
     /// Reads the transport header behind `header`. Ports that must be there are there, and not 0.
+    #[inline]
     pub(super) fn read(from: Side, header: &Header, packet: &[u8]) -> Result<Self, DropReason> {
-        let transport = packet
-            .get(header.payload_at..header.length)
-            .ok_or(DropReason::Truncated)?;
-        let v6 = header.src.is_ipv6();
-        let ((src_port, dst_port), kind, length) = match (header.protocol, v6) {
-            (ip::TCP, _) => {
-                let segment = Segment::parse(transport)?;
-                let length = transport.len() - segment.data_len as usize;
-                ((segment.src_port, segment.dst_port), Kind::Tcp(segment), length)
+        let transport = match header.fragment.filter(|fragment| fragment.offset != 0) {
+            Some(fragment) => Transport::of_later_fragment(fragment)?,
+            None => {
+                let bytes = packet.get(header.payload_at..header.length);
+                Transport::read(header, bytes.ok_or(DropReason::Truncated)?)?
             }
-            (ip::UDP, _) => {
-                let head: &[u8; udp::HEADER] = transport.first_chunk().ok_or(DropReason::Truncated)?;
-                (ports(head)?, Kind::Datagram, udp::HEADER)
-            }
-            (ip::SCTP, _) => {
-                let head: &[u8; SCTP_HEADER + 1] = transport.first_chunk().ok_or(DropReason::Truncated)?;
-                let kind = if head[SCTP_HEADER] == SCTP_INIT {
-                    Kind::Datagram
-                } else {
-                    Kind::MidStream
-                };
-                (ports(head)?, kind, SCTP_HEADER)
-            }
-            (ip::ICMP, false) | (ip::ICMPV6, true) => {
-                let head: &[u8; icmp::HEADER] = transport.first_chunk().ok_or(DropReason::Truncated)?;
-                if icmp::is_error(head[0], v6) {
-                    ((0, 0), Kind::Error, icmp::HEADER)
-                } else {
-                    let ports = icmp::query_ports(head, v6).ok_or(DropReason::UnsupportedProtocol)?;
-                    let kind = if icmp::is_reply(head[0], v6) {
-                        Kind::Reply
-                    } else {
-                        Kind::Datagram
-                    };
-                    (ports, kind, icmp::HEADER)
-                }
-            }
-            (ip::ICMP, true) | (ip::ICMPV6, false) => return Err(DropReason::UnsupportedProtocol),
-            _ => ((0, 0), Kind::Datagram, 0),
         };
-        let (pod, remote, pod_port, remote_port) = match from {
-            Side::Pod => (header.src, header.dst, src_port, dst_port),
-            Side::Wire => (header.dst, header.src, dst_port, src_port),
-        };
-        let ends = Ends {
-            pod,
-            remote,
-            pod_port,
-            remote_port,
-            protocol: header.protocol,
+        let (src, dst) = ((header.src, transport.src), (header.dst, transport.dst));
+        let (pod, remote) = match from {
+            Side::Pod => (src, dst),
+            Side::Wire => (dst, src),
         };
         Ok(Self {
-            ends,
-            kind,
-            payload_at: header.payload_at + length,
+            ends: Ends::new(header.protocol, pod, remote),
+            kind: transport.kind,
+            payload_at: header.payload_at + transport.length,
         })
     }
 
@@ -97,29 +61,112 @@ impl View {
         match &self.kind {
             Kind::Datagram => true,
             Kind::Tcp(segment) => segment.opens(),
-            Kind::Error | Kind::MidStream | Kind::Reply => false,
+            Kind::Error | Kind::LaterFragment(_) | Kind::MidStream | Kind::Reply => false,
         }
     }
 }
 
-fn ports(transport: &[u8]) -> Result<(u16, u16), DropReason> {
-    let (src, dst) = (be16(transport, 0), be16(transport, 2));
-    // A UDP source port of 0 means that no answer is wanted (RFC 768); a destination of 0 is nobody's.
-    if dst == 0 {
-        Err(DropReason::Malformed)
-    } else {
-        Ok((src, dst))
+/// A transport header.
+struct Transport {
+    /// Its ports, or what stands for them.
+    src: u16,
+    dst: u16,
+    kind: Kind,
+    /// Bytes of it.
+    length: usize,
+}
+
+impl Transport {
+    #[inline]
+    fn read(header: &Header, bytes: &[u8]) -> Result<Self, DropReason> {
+        match (header.protocol, header.is_v6) {
+            (ip::TCP, _) => {
+                let segment = Segment::parse(bytes)?;
+                Ok(Self {
+                    src: segment.src_port,
+                    dst: segment.dst_port,
+                    length: bytes.len() - segment.data_len as usize,
+                    kind: Kind::Tcp(segment),
+                })
+            }
+            (ip::UDP, _) => Self::with_ports(bytes, Kind::Datagram, udp::HEADER),
+            (ip::SCTP, _) => match bytes.get(SCTP_HEADER) {
+                Some(&SCTP_INIT) => Self::with_ports(bytes, Kind::Datagram, SCTP_HEADER),
+                Some(_) => Self::with_ports(bytes, Kind::MidStream, SCTP_HEADER),
+                None => Err(DropReason::Truncated),
+            },
+            (ip::ICMP, false) | (ip::ICMPV6, true) => Self::of_icmp(bytes, header.is_v6),
+            (ip::ICMP, true) | (ip::ICMPV6, false) => Err(DropReason::UnsupportedProtocol),
+            _ => Ok(Self::without_ports(Kind::Datagram, 0)),
+        }
+    }
+
+    #[inline]
+    fn with_ports(bytes: &[u8], kind: Kind, length: usize) -> Result<Self, DropReason> {
+        let header = bytes.get(..length).ok_or(DropReason::Truncated)?;
+        let (src, dst) = (be16(header, 0), be16(header, 2));
+        // A UDP source port of 0 means that no answer is wanted (RFC 768); a destination of 0 is nobody's.
+        if dst == 0 {
+            return Err(DropReason::Malformed);
+        }
+        Ok(Self {
+            src,
+            dst,
+            kind,
+            length,
+        })
+    }
+
+    fn without_ports(kind: Kind, length: usize) -> Self {
+        Self {
+            src: 0,
+            dst: 0,
+            kind,
+            length,
+        }
+    }
+
+    fn of_icmp(bytes: &[u8], v6: bool) -> Result<Self, DropReason> {
+        let header: &[u8; icmp::HEADER] = bytes.first_chunk().ok_or(DropReason::Truncated)?;
+        let kind = header[0];
+        if icmp::is_error(kind, v6) {
+            return Ok(Self::without_ports(Kind::Error, icmp::HEADER));
+        }
+        let (src, dst) = icmp::query_ports(header, v6).ok_or(DropReason::UnsupportedProtocol)?;
+        let kind = if icmp::is_reply(kind, v6) {
+            Kind::Reply
+        } else {
+            Kind::Datagram
+        };
+        Ok(Self {
+            src,
+            dst,
+            kind,
+            length: icmp::HEADER,
+        })
+    }
+
+    fn of_later_fragment(fragment: Fragment) -> Result<Self, DropReason> {
+        // It must not reach into the header that was judged (RFC 3128 §2).
+        if fragment.next == ip::TCP && fragment.offset < tcp::HEADER {
+            return Err(DropReason::Malformed);
+        }
+        Ok(Self::without_ports(Kind::LaterFragment(fragment), 0))
     }
 }
 
 /// Whether `packet` may pass between a pod with these addresses and the rest of the world.
-pub(super) fn check_addresses(pod: &[IpAddr], from: Side, header: &Header) -> Result<(), DropReason> {
+#[inline]
+pub(super) fn check_addresses(pod: &[Address], from: Side, header: &Header) -> Result<(), DropReason> {
+    if !header.has_plain_addresses() {
+        return Err(DropReason::Unroutable);
+    }
     let (src_is_pods, dst_is_pods) = (pod.contains(&header.src), pod.contains(&header.dst));
     match from {
         Side::Pod if !src_is_pods => Err(DropReason::BadSource),
-        Side::Pod if dst_is_pods || !ip::is_routable(header.dst) => Err(DropReason::Unroutable),
+        Side::Pod if dst_is_pods || !header.dst.is_routable() => Err(DropReason::Unroutable),
         Side::Wire if !dst_is_pods => Err(DropReason::BadDestination),
-        Side::Wire if src_is_pods || !ip::is_routable(header.src) => Err(DropReason::BadSource),
+        Side::Wire if src_is_pods || !header.src.is_routable() => Err(DropReason::BadSource),
         _ => Ok(()),
     }
 }
@@ -127,7 +174,7 @@ pub(super) fn check_addresses(pod: &[IpAddr], from: Side, header: &Header) -> Re
 /// Whether the header has an IPv4 source route: then the packet is for somebody else than its destination address says, and a
 /// verdict about that would be worth nothing. Malformed options count as one.
 pub(super) fn is_source_routed(header: &Header, packet: &[u8]) -> bool {
-    if header.src.is_ipv6() || header.payload_at == ip::V4_HEADER {
+    if header.is_v6 || header.payload_at == ip::V4_HEADER {
         return false;
     }
     let mut options = &packet[ip::V4_HEADER..header.payload_at];
@@ -144,11 +191,6 @@ pub(super) fn is_source_routed(header: &Header, packet: &[u8]) -> bool {
         options = &options[length..];
     }
     false
-}
-
-/// Whether a later fragment reaches into the header that was judged (RFC 3128 §2).
-pub(super) fn overlaps_header(fragment: &ip::Fragment) -> bool {
-    fragment.next == ip::TCP && fragment.offset < tcp::HEADER
 }
 
 /// Common header of SCTP (RFC 9260 §3.1); the type of the first chunk follows.

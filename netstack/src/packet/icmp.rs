@@ -76,13 +76,13 @@ pub(crate) fn quoted(quote: &[u8]) -> Option<(Protocol, FourTuple)> {
     let transport: &[u8; HEADER] = quote.get(header.payload_at..)?.first_chunk()?;
     let protocol = Protocol::from(header.protocol);
     let (src_port, dst_port) = match protocol {
-        Protocol::Icmp | Protocol::Icmpv6 => query_ports(transport, header.src.is_ipv6()).unwrap_or_default(),
+        Protocol::Icmp | Protocol::Icmpv6 => query_ports(transport, header.is_v6).unwrap_or_default(),
         _ if protocol.has_ports() => (be16(transport, 0), be16(transport, 2)),
         _ => (0, 0),
     };
     let tuple = FourTuple::new(
-        SocketAddr::new(header.src, src_port),
-        SocketAddr::new(header.dst, dst_port),
+        SocketAddr::new(header.src(), src_port),
+        SocketAddr::new(header.dst(), dst_port),
     );
     Some((protocol, tuple))
 }
@@ -187,7 +187,7 @@ pub(crate) enum Problem {
 /// Replaces `out` by an error about `packet`, whose headers are `header`, for its sender. It comes from the packet's
 /// destination: an address that the sender's kernel takes for a foreign one in any case.
 pub(crate) fn write_error(out: &mut Vec<u8>, header: &ip::Header, packet: &[u8], problem: Problem) {
-    let (src, dst, v6) = (header.dst, header.src, header.src.is_ipv6());
+    let (src, dst, v6) = (header.dst(), header.src(), header.is_v6);
     let (kind, code, rest) = match (problem, v6) {
         (Problem::TooBig { mtu }, true) => (TOO_BIG_V6, 0, u32::from(mtu)),
         (Problem::TooBig { mtu }, false) => (UNREACHABLE_V4, FRAGMENTATION_NEEDED, u32::from(mtu)),

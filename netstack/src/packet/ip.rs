@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use adit_flow::DropReason;
 use bytes::Bytes;
 
+use super::address::Address;
 use super::checksum::Sum;
 use super::{be16, be32, put16};
 
@@ -19,9 +20,11 @@ pub(crate) const SCTP: u8 = 132;
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Header {
     /// Source address.
-    pub(crate) src: IpAddr,
+    pub(crate) src: Address,
     /// Destination address.
-    pub(crate) dst: IpAddr,
+    pub(crate) dst: Address,
+    /// Whether it's IPv6.
+    pub(crate) is_v6: bool,
     /// The protocol of the payload, extension headers skipped. In a fragment other than the first it's what the fragment
     /// header says, which may be another extension header.
     pub(crate) protocol: u8,
@@ -48,12 +51,37 @@ pub(crate) struct Fragment {
 
 impl Header {
     /// Reads the IP headers at the start of `frame`.
+    #[inline]
     pub(crate) fn parse(frame: &[u8]) -> Result<Self, DropReason> {
         match frame.first().ok_or(DropReason::Truncated)? >> 4 {
             4 => Self::parse_v4(frame),
             6 => Self::parse_v6(frame),
             _ => Err(DropReason::Malformed),
         }
+    }
+
+    /// Source address.
+    pub(crate) fn src(&self) -> IpAddr {
+        self.address(self.src)
+    }
+
+    /// Destination address.
+    pub(crate) fn dst(&self) -> IpAddr {
+        self.address(self.dst)
+    }
+
+    fn address(&self, address: Address) -> IpAddr {
+        if self.is_v6 {
+            IpAddr::V6(address.to_v6())
+        } else {
+            IpAddr::V4(address.to_v4())
+        }
+    }
+
+    /// Whether both addresses are of its version: one of IPv4 in IPv6's clothes has no place on a wire.
+    #[inline]
+    pub(crate) fn has_plain_addresses(&self) -> bool {
+        !(self.is_v6 && (self.src.is_v4() || self.dst.is_v4()))
     }
 
     /// Reads the IP headers of a packet that an ICMP error quotes. The quote is cut, so the packet's length says more than
@@ -71,6 +99,7 @@ impl Header {
         }
     }
 
+    #[inline]
     fn parse_v4(frame: &[u8]) -> Result<Self, DropReason> {
         let bytes = frame.first_chunk().ok_or(DropReason::Truncated)?;
         let header = Self::v4(bytes, usize::from(be16(bytes, 2)));
@@ -84,6 +113,7 @@ impl Header {
         Ok(header)
     }
 
+    #[inline]
     fn parse_v6(frame: &[u8]) -> Result<Self, DropReason> {
         let header = frame.get(..V6_HEADER).ok_or(DropReason::Truncated)?;
         let length = V6_HEADER + usize::from(be16(header, 4));
@@ -91,6 +121,7 @@ impl Header {
         Self::v6(packet, length)
     }
 
+    #[inline]
     fn v4(header: &[u8; V4_HEADER], length: usize) -> Self {
         let place = be16(header, 6);
         let fragment = (place & (V4_MORE_FRAGMENTS | V4_OFFSET_MASK) != 0).then(|| Fragment {
@@ -98,10 +129,10 @@ impl Header {
             offset: usize::from(place & V4_OFFSET_MASK) * 8,
             next: header[9],
         });
-        let address = |at: usize| IpAddr::from([header[at], header[at + 1], header[at + 2], header[at + 3]]);
         Self {
-            src: address(12),
-            dst: address(16),
+            src: Address::v4(be32(header, 12)),
+            dst: Address::v4(be32(header, 16)),
+            is_v6: false,
             protocol: header[9],
             length,
             payload_at: usize::from(header[0] & 0x0f) * 4,
@@ -110,16 +141,18 @@ impl Header {
         }
     }
 
+    #[inline]
     fn v6(packet: &[u8], length: usize) -> Result<Self, DropReason> {
         let header: &[u8; V6_HEADER] = packet.first_chunk().ok_or(DropReason::Truncated)?;
         let address = |at: usize| {
-            let octets: [u8; 16] = header[at..at + 16].try_into().expect("the slice has 16 bytes");
-            IpAddr::from(octets)
+            let octets = header[at..at + 16].try_into();
+            Address::v6(octets.expect("the slice has 16 bytes"))
         };
         let chain = Chain::walk(packet, header[6])?;
         Ok(Self {
             src: address(8),
             dst: address(24),
+            is_v6: true,
             protocol: chain.protocol,
             length,
             payload_at: chain.payload_at,
@@ -164,10 +197,10 @@ impl<'a> IpPacket<'a> {
             return Err(DropReason::Fragment);
         }
         Ok(Self {
-            src: header.src,
-            dst: header.dst,
+            src: header.src(),
+            dst: header.dst(),
             protocol: header.protocol,
-            extended: header.src.is_ipv6() && header.payload_at != V6_HEADER,
+            extended: header.is_v6 && header.payload_at != V6_HEADER,
             packet: &frame[..header.length],
             payload_at: header.payload_at,
             origin: None,
@@ -289,13 +322,6 @@ fn push_v6_header(out: &mut Vec<u8>, src: Ipv6Addr, dst: Ipv6Addr, protocol: u8,
     out.extend_from_slice(&[protocol, HOP_LIMIT]);
     out.extend_from_slice(&src.octets());
     out.extend_from_slice(&dst.octets());
-}
-
-/// Whether a packet from a pod may go there as a flow of its own: neither multicast, broadcast, loopback nor
-/// unspecified.
-pub(crate) fn is_routable(address: IpAddr) -> bool {
-    let broadcast = address == IpAddr::V4(Ipv4Addr::BROADCAST);
-    !(address.is_unspecified() || address.is_multicast() || address.is_loopback() || broadcast)
 }
 
 pub(crate) const V4_HEADER: usize = 20;

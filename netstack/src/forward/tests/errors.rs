@@ -6,7 +6,7 @@ use crate::packet::icmp::Problem;
 /// An error from `by` about `packet`.
 fn error(by: SocketAddr, packet: &[u8], problem: Problem) -> Vec<u8> {
     let mut header = Header::parse(packet).expect("a packet");
-    header.dst = by.ip();
+    header.dst = by.ip().into();
     let mut out = Vec::new();
     icmp::write_error(&mut out, &header, packet, problem);
     out
