@@ -176,3 +176,6 @@ fn replace<K: Ord, V: PartialEq>(table: &mut BTreeMap<K, V>, key: K, value: Opti
         None => table.remove(&key).is_some(),
     }
 }
+
+#[cfg(test)]
+mod tests;

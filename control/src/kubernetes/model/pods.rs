@@ -158,7 +158,9 @@ impl Pods {
         }
         match node {
             Some(node) => {
-                let addresses = Arc::default();
+                // What its pods were told last.
+                let before = self.nodes.get(&name);
+                let addresses = before.map_or_else(Arc::default, |entry| Arc::clone(&entry.addresses));
                 self.nodes
                     .insert(Arc::clone(&name), NodeEntry { node, addresses });
             }
@@ -173,7 +175,7 @@ impl Pods {
         let Some(pod) = pod else {
             return self.remove(&name);
         };
-        let (entry, addresses) = self.entry(&name, pod);
+        let (mut entry, addresses) = self.entry(&name, pod);
         let before = self.entries.get(&name);
         if before.is_some_and(|before| before.same(&entry)) {
             return Touched::Nothing;
@@ -185,6 +187,11 @@ impl Pods {
             || before.is_none_or(|before| before.is_leaving != entry.is_leaving || before.uid != entry.uid);
         if moved {
             self.remove(&name);
+            // The node may have an address back that was the pod's.
+            let of_node = self.addresses_of(&entry.node);
+            if let Place::Own(workload) = &mut entry.at {
+                Arc::make_mut(workload).node_addresses = of_node;
+            }
         }
         if entry.node == self.own_node {
             self.local.insert(name.clone());
@@ -253,6 +260,11 @@ impl Pods {
         addresses.all(|address| self.owners.get(address) == Some(&workload.name))
     }
 
+    fn addresses_of(&self, node: &str) -> Arc<[IpAddr]> {
+        let node = self.nodes.get(node);
+        node.map_or_else(Arc::default, |node| Arc::clone(&node.addresses))
+    }
+
     /// The entry and the addresses that are its own.
     fn entry(&mut self, name: &WorkloadName, pod: Pod) -> (Entry, Vec<IpAddr>) {
         let node = self.names.share(pod.node);
@@ -281,10 +293,7 @@ impl Pods {
                     true => self.captured.contains(&pod.uid),
                     false => pod.capability != Capability::None,
                 },
-                node_addresses: self
-                    .nodes
-                    .get(&node)
-                    .map_or_else(Arc::default, |node| Arc::clone(&node.addresses)),
+                node_addresses: self.addresses_of(&node),
             })),
         };
         let entry = Entry {
@@ -301,8 +310,9 @@ impl Pods {
     /// An address was taken or given up: a node may have counted on it.
     fn refresh_gateway(&mut self, address: IpAddr) {
         let counts_on = |entry: &NodeEntry| entry.node.gateways.contains(&address);
-        let named = self.nodes.iter().find(|(_, entry)| counts_on(entry));
-        if let Some(name) = named.map(|(name, _)| Arc::clone(name)) {
+        let counting = self.nodes.iter().filter(|(_, entry)| counts_on(entry));
+        let counting: Vec<Arc<str>> = counting.map(|(name, _)| Arc::clone(name)).collect();
+        for name in counting {
             self.refresh_node(&name);
         }
     }
