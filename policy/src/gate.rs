@@ -127,6 +127,11 @@ impl Gate {
         &self.peers[..usize::from(self.peer_count)]
     }
 
+    /// The one destination port that passes, if it is one.
+    pub(crate) fn port(&self) -> Option<u16> {
+        (self.ports.0 == self.ports.1).then_some(self.ports.0)
+    }
+
     /// Whether a flow of this protocol to this port may match.
     #[inline]
     pub(crate) fn passes(&self, protocol: u8, port: u16) -> bool {
@@ -212,7 +217,7 @@ mod tests {
             (
                 false,
                 Rule {
-                    source: Some(Box::new(ports(&[(tcp, one.clone())]))),
+                    source: Some(Box::new(ports(&[(tcp, one)]))),
                     ..rule(tcp, End::default())
                 },
             ),

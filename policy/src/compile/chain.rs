@@ -1,7 +1,8 @@
 //! What is looked at for one class of workloads: its policies in the order in which they count, nothing else.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
+use super::ports::PortIndex;
 use crate::flow::Direction;
 use crate::gate::Gate;
 use crate::model::MtlsMode;
@@ -13,7 +14,19 @@ pub(crate) struct Chain {
     /// Those of ingress, then those of egress.
     links: Arc<[Link]>,
     egress_at: u32,
+    /// By port, where there are many links: made when a flow first asks, as most chains are never asked.
+    long: Option<Arc<Long>>,
 }
+
+/// Both directions of a long chain by port.
+#[derive(Debug, Default)]
+struct Long {
+    ingress: OnceLock<PortIndex>,
+    egress: OnceLock<PortIndex>,
+}
+
+/// Chains of more links than this are looked at by port. Shorter ones are read faster than an index is.
+const LONG: usize = 64;
 
 impl Chain {
     /// A chain of `links`, of which those from `egress_at` on are about what leaves.
@@ -22,7 +35,18 @@ impl Chain {
             links: links.into(),
             // A link is 32 bytes: memory ends before 32 bits do.
             egress_at: egress_at as u32,
+            long: (links.len() > LONG).then(Arc::default),
         }
+    }
+
+    /// The links of one direction by port, where there are many.
+    pub(crate) fn by_port(&self, direction: Direction) -> Option<&PortIndex> {
+        let long = self.long.as_deref()?;
+        let index = match direction {
+            Direction::Egress => &long.egress,
+            Direction::Ingress => &long.ingress,
+        };
+        Some(index.get_or_init(|| PortIndex::new(self.links(direction))))
     }
 
     #[inline]

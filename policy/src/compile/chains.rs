@@ -10,62 +10,67 @@ use crate::gate::Gate;
 use crate::model::{AuthorizationAction, Body, MtlsMode, PeerAuthentication, PeerLevel, Policy};
 use crate::set::Compiled;
 
-/// The chains in use, each once, with the classes that have them.
+/// The chains in use, each once, and which class has which.
 #[derive(Debug, Default)]
 pub(super) struct ChainStore {
-    known: HashMap<Arc<[u64]>, Known>,
-    by_class: HashMap<u32, Arc<[u64]>>,
+    made: HashMap<Arc<[u64]>, Arc<Made>>,
+    by_class: HashMap<u32, Arc<Made>>,
+    /// What may have lost its last class.
+    left: Vec<Arc<Made>>,
     /// Room to work in: a chain is allocated once, as long as it is.
     stamps: Vec<u64>,
     links: Vec<Link>,
 }
 
+/// The chains that certain policies make.
 #[derive(Debug)]
-struct Known {
+pub(super) struct Made {
+    /// The stamps of the policies, in order.
+    stamps: Arc<[u64]>,
     chains: Chains,
-    /// How many classes have them.
-    classes: u32,
 }
 
 impl ChainStore {
-    /// The chains of a class that policies of these stamps select, in order. `make` is asked if no class has them.
-    fn assign(&mut self, class: u32, stamps: &[u64], make: impl FnOnce() -> Chains) -> Chains {
-        if stamps.is_empty() {
-            self.release(class);
-            return Chains::default();
+    /// The chains of these policies, given in order.
+    pub(super) fn make(&mut self, policies: &Policies, slots: &[u32]) -> Arc<Made> {
+        self.stamps.clear();
+        self.stamps
+            .extend(policies.parts(slots).map(|(_, part)| part.stamp));
+        if let Some(made) = self.made.get(&self.stamps[..]) {
+            return Arc::clone(made);
         }
-        let (key, chains) = match self.known.get_key_value(stamps) {
-            Some((key, known)) => (Arc::clone(key), known.chains.clone()),
-            None => {
-                let (key, chains): (Arc<[u64]>, _) = (stamps.into(), make());
-                let known = Known {
-                    chains: chains.clone(),
-                    classes: 0,
-                };
-                self.known.insert(Arc::clone(&key), known);
-                (key, chains)
-            }
-        };
-        if let Some(known) = self.known.get_mut(&key) {
-            known.classes += 1;
-        }
-        if let Some(old) = self.by_class.insert(class, key) {
-            self.leave(&old);
-        }
-        chains
+        let stamps: Arc<[u64]> = self.stamps[..].into();
+        let made = Arc::new(Made {
+            stamps: Arc::clone(&stamps),
+            chains: policies.chains(slots, &mut self.links),
+        });
+        self.made.insert(stamps, Arc::clone(&made));
+        made
     }
 
-    fn release(&mut self, class: u32) {
-        if let Some(old) = self.by_class.remove(&class) {
-            self.leave(&old);
-        }
+    /// Gives a class what was made for it.
+    pub(super) fn assign(&mut self, class: u32, made: &Arc<Made>) -> Chains {
+        self.left.extend(self.by_class.insert(class, Arc::clone(made)));
+        made.chains.clone()
     }
 
-    fn leave(&mut self, key: &[u64]) {
-        if let Some(known) = self.known.get_mut(key) {
-            known.classes -= 1;
-            if known.classes == 0 {
-                self.known.remove(key);
+    /// Takes from a class what it has.
+    pub(super) fn release(&mut self, class: u32) {
+        self.left.extend(self.by_class.remove(&class));
+    }
+
+    /// How many chains there are, and how many classes have one.
+    #[cfg(test)]
+    pub(super) fn counts(&self) -> (usize, usize) {
+        (self.made.len(), self.by_class.len())
+    }
+
+    /// Lets go of the chains that no class has any more.
+    pub(super) fn forget_unused(&mut self) {
+        for made in self.left.drain(..) {
+            // The table's and this one.
+            if Arc::strong_count(&made) == 2 {
+                self.made.remove(&made.stamps);
             }
         }
     }
@@ -156,18 +161,8 @@ impl Part {
 }
 
 impl Policies {
-    /// The chains of a class that these policies select, given in order. `store` has those made before.
-    pub(super) fn chains(&self, class: u32, slots: &[u32], store: &mut ChainStore) -> Chains {
-        let mut stamps = std::mem::take(&mut store.stamps);
-        stamps.clear();
-        stamps.extend(self.parts(slots).map(|(_, part)| part.stamp));
-        let mut links = std::mem::take(&mut store.links);
-        let chains = store.assign(class, &stamps, || self.make(slots, &mut links));
-        (store.stamps, store.links) = (stamps, links);
-        chains
-    }
-
-    fn make(&self, slots: &[u32], scratch: &mut Vec<Link>) -> Chains {
+    /// The chains of a class that these policies select, given in order.
+    fn chains(&self, slots: &[u32], scratch: &mut Vec<Link>) -> Chains {
         let staged = self
             .parts(slots)
             .any(|(_, part)| part.standing != Standing::Enforced);

@@ -16,6 +16,7 @@ mod index;
 mod lower;
 pub(crate) mod members;
 mod policies;
+mod ports;
 mod workloads;
 
 use std::collections::{BTreeMap, HashMap};
@@ -28,6 +29,7 @@ use crate::inventory::{Account, Namespace};
 use crate::model::{Body, Policy, Tier};
 use crate::objects::{Object, ObjectKey};
 use crate::set::{PolicySet, Tables};
+use chain::Chains;
 use chains::ChainStore;
 use classes::Matching;
 use extent::Extent;
@@ -167,11 +169,22 @@ impl Compiler {
                 .flat_map(|record| record.set.nets.iter().map(|net| (net, record.class)));
             self.tables.sets = Arc::new(SetIndex::new(prefixes));
         }
+        // Many classes may be selected by the same policies, whose list is then looked at once.
+        let mut made = HashMap::new();
         for class in std::mem::take(&mut self.dirty).ids() {
             let slots = self.selected.get(&class).map(Vec::as_slice).unwrap_or_default();
-            let chains = self.policies.chains(class, slots, &mut self.chains);
-            *self.tables.classes.entry(class) = chains;
+            *self.tables.classes.entry(class) = if slots.is_empty() {
+                self.chains.release(class);
+                Chains::default()
+            } else {
+                let made = made
+                    .entry(slots)
+                    .or_insert_with(|| self.chains.make(&self.policies, slots));
+                self.chains.assign(class, made)
+            };
         }
+        drop(made);
+        self.chains.forget_unused();
         self.tables.policy_count = self.policies.len();
         self.generation += 1;
         let set = Arc::new(PolicySet {
@@ -387,5 +400,61 @@ fn rank(key: &ObjectKey) -> u8 {
         ObjectKey::Set(..) => 3,
         ObjectKey::Workload(_) => 4,
         ObjectKey::Policy(_) => 5,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::objects::{Reader, Reading};
+
+    fn read(values: Vec<serde_json::Value>) -> Vec<Object> {
+        let mut reading = Reading::default();
+        for value in values {
+            Reader::default().read_value("", value, &mut reading);
+        }
+        assert!(reading.diagnostics.is_empty(), "{:?}", reading.diagnostics);
+        reading.objects
+    }
+
+    fn pod(name: &str, address: &str) -> serde_json::Value {
+        serde_json::json!({"apiVersion": "v1", "kind": "Pod",
+            "metadata": {"name": name, "namespace": "a", "labels": {"app": name}},
+            "spec": {"containers": []}, "status": {"podIP": address}})
+    }
+
+    #[test]
+    fn classes_of_the_same_policies_share_chains_and_unused_ones_go() {
+        let policy = |port: u16| {
+            serde_json::json!({"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy",
+                "metadata": {"name": "p", "namespace": "a"},
+                "spec": {"podSelector": {}, "ingress": [{"ports": [{"port": port}]}]}})
+        };
+        let mut compiler = Compiler::new(Options::default());
+        compiler.sync(read(vec![pod("x", "10.0.0.1"), pod("y", "10.0.0.2"), policy(80)]));
+        let set = compiler.publish();
+        let links = |set: &PolicySet| {
+            [0, 1].map(|class| {
+                let chains = set.tables.classes.get(class).unwrap();
+                chains.enforced.links(crate::Direction::Ingress).as_ptr()
+            })
+        };
+        let before = links(&set);
+        assert_eq!(before[0], before[1]);
+        for port in 81..90 {
+            for object in read(vec![policy(port)]) {
+                compiler.apply(Change::Upsert(object));
+            }
+            let after = links(&compiler.publish());
+            assert_eq!(after[0], after[1]);
+            assert_ne!(after[0], before[0], "the old set is still there, with its own");
+        }
+        assert_eq!(compiler.chains.counts(), (1, 2));
+        let keys = compiler.keys();
+        for key in keys {
+            compiler.apply(Change::Remove(key));
+        }
+        let _ = compiler.publish();
+        assert_eq!(compiler.chains.counts(), (0, 0));
     }
 }

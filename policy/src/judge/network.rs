@@ -10,9 +10,32 @@ use crate::verdict::{Outcome, Ruling, Step};
 
 /// What a chain says of a flow.
 pub(super) fn judge(context: &Context<'_>, chain: &Chain, direction: Direction, steps: &mut Steps) -> Ruling {
+    let links = chain.links(direction);
+    // A trace wants to know of every rule.
+    match chain.by_port(direction).filter(|_| !steps.is_on()) {
+        Some(index) => {
+            let places = index.places(context.destination.port);
+            judge_links(
+                context,
+                places.map(|place| &links[place as usize]),
+                direction,
+                steps,
+            )
+        }
+        None => judge_links(context, links.iter(), direction, steps),
+    }
+}
+
+#[inline]
+fn judge_links<'l>(
+    context: &Context<'_>,
+    links: impl Iterator<Item = &'l Link>,
+    direction: Direction,
+    steps: &mut Steps,
+) -> Ruling {
     // Whether a rule passed the flow on to the next tier: the rest of this one doesn't count.
     let mut passed_on = false;
-    for link in chain.links(direction) {
+    for link in links {
         match link {
             Link::Rule(link) => {
                 if passed_on || !matches(context, link, direction, steps) {
