@@ -1,9 +1,9 @@
 //! From the policies that select a class to its chains, made once for all classes that the same policies select.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::chain::{Chain, Chains, Link, MeshChain, PortModes, RuleLink};
+use super::ids::IdMap;
 use super::policies::Policies;
 use crate::flow::Direction;
 use crate::gate::Gate;
@@ -13,8 +13,8 @@ use crate::set::Compiled;
 /// The chains in use, each once, and which class has which.
 #[derive(Debug, Default)]
 pub(super) struct ChainStore {
-    made: HashMap<Arc<[u64]>, Arc<Made>>,
-    by_class: HashMap<u32, Arc<Made>>,
+    made: IdMap<Arc<[u64]>, Arc<Made>>,
+    by_class: IdMap<u32, Arc<Made>>,
     /// What may have lost its last class.
     left: Vec<Arc<Made>>,
     /// Room to work in: a chain is allocated once, as long as it is.

@@ -30,9 +30,10 @@ use crate::model::{Body, Policy, Tier};
 use crate::objects::{Object, ObjectKey};
 use crate::set::{PolicySet, Tables};
 use chain::Chains;
-use chains::ChainStore;
+use chains::{ChainStore, Made};
 use classes::Matching;
 use extent::Extent;
+use ids::IdMap;
 use members::SetIndex;
 use policies::Policies;
 use workloads::{PodRecord, SetRecord};
@@ -78,7 +79,7 @@ pub struct Compiler {
     waiting: BTreeMap<IpAddr, Vec<WorkloadName>>,
     sets: BTreeMap<(Option<Arc<str>>, Arc<str>), SetRecord>,
     /// For each class of pods the policies that select it, in order.
-    selected: HashMap<u32, Vec<u32>>,
+    selected: IdMap<u32, Vec<u32>>,
     chains: ChainStore,
     /// Classes whose chains must be made anew.
     dirty: Extent,
@@ -170,7 +171,7 @@ impl Compiler {
             self.tables.sets = Arc::new(SetIndex::new(prefixes));
         }
         // Many classes may be selected by the same policies, whose list is then looked at once.
-        let mut made = HashMap::new();
+        let mut made: IdMap<&[u32], Arc<Made>> = IdMap::default();
         for class in std::mem::take(&mut self.dirty).ids() {
             let slots = self.selected.get(&class).map(Vec::as_slice).unwrap_or_default();
             *self.tables.classes.entry(class) = if slots.is_empty() {
