@@ -1,0 +1,80 @@
+# Paths, versions, packages and waits. Sourced by cluster.sh.
+
+KUBE_VERSION=${KUBE_VERSION:-v1.34.4}
+COREDNS_VERSION=${COREDNS_VERSION:-v1.12.4}
+CYCLONUS_VERSION=${CYCLONUS_VERSION:-v0.5.6}
+# Kubernetes 1.34 needs etcd 3.5, see build_etcd; bookworm has 3.4.
+ETCD_SUITE=${ETCD_SUITE:-trixie}
+
+# Every Debian package that these scripts use.
+PACKAGES=(containerd runc containernetworking-plugins iptables nftables conntrack socat iproute2 util-linux procps kmod
+    busybox-static redis-server jq curl openssl python3 ca-certificates debian-archive-keyring)
+
+die() {
+    echo "cluster.sh: $*" >&2
+    exit 1
+}
+
+STARTED=$EPOCHREALTIME
+say() { printf '[%5.1f s] %s\n' "$(awk -v now="$EPOCHREALTIME" -v then="$STARTED" 'BEGIN{print now-then}')" "$*"; }
+
+ROOT=${ADIT_CLUSTER_DIR:-$HOME/.cache/adit-cluster}
+mkdir -p "$ROOT" || die "can't write to $ROOT; set ADIT_CLUSTER_DIR to a folder that can be written"
+ROOT=$(cd "$ROOT" && pwd -P)
+# A node mounts folders of its own over these: state kept there would vanish from its sight.
+case $ROOT/ in
+/run/* | /var/log/* | /var/lib/kubelet/* | /var/lib/containerd/* | /var/lib/cni/* | /etc/cni/* | /opt/cni/*)
+    die "ADIT_CLUSTER_DIR must not lie below a folder that nodes replace, but is $ROOT"
+    ;;
+esac
+BIN=$ROOT/bin
+STATE=$ROOT/state
+IMAGES=$ROOT/images
+LOGS=$STATE/logs
+mkdir -p "$BIN" "$IMAGES"
+
+# The control plane's address, and what is derived from a node's number.
+API_IP=10.99.0.254
+API_PORT=6443
+DNS_IP=10.96.0.10
+node_ip() { echo "10.99.0.$1"; }
+pod_cidr() { echo "10.244.$(($1 - 1)).0/24"; }
+
+require_root() { [ "$(id -u)" = 0 ] || die "'$verb' needs root: it makes network namespaces and mounts"; }
+
+# One change at a time. spawn closes descriptor 9 in what it starts.
+lock() {
+    exec 9>"$ROOT/lock"
+    flock -n 9 || die "another cluster.sh is at work in $ROOT; wait for its end"
+}
+
+# need PACKAGE...: installs the Debian packages that are missing.
+need() {
+    local package missing=()
+    for package in "$@"; do
+        dpkg-query -W -f='${Status}\n' "$package" 2>/dev/null | grep -q 'ok installed' || missing+=("$package")
+    done
+    ((${#missing[@]})) || return 0
+    require_root
+    say "installing ${missing[*]}"
+    # RUNLEVEL=1: nothing among them is started as a service.
+    { apt-get -q update && RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive \
+        apt-get -q install -y --no-install-recommends "${missing[@]}"; } >"$ROOT/apt.log" 2>&1 ||
+        show_and_die "$ROOT/apt.log" "apt-get couldn't install ${missing[*]}"
+}
+
+# wait_for SECONDS COMMAND...: until it succeeds.
+wait_for() {
+    local end=$((SECONDS + $1))
+    shift
+    until "$@" >/dev/null 2>&1; do
+        ((SECONDS < end)) || return 1
+        sleep 0.2
+    done
+}
+
+# show_and_die LOG TEXT: the end of the log first, so that the reason is on the screen.
+show_and_die() {
+    tail -n 8 "$1" >&2 || true
+    die "$2; the log is $1"
+}
