@@ -7,6 +7,7 @@ mod client;
 mod digest;
 mod measure;
 mod op;
+mod scan;
 mod server;
 
 pub use client::{ActiveSpec, ConnectSpec, EndSpec, RrSpec, StreamSpec};
@@ -14,4 +15,5 @@ pub use client::{ClientError, Target, active, connect, end, idle, rr, stall, str
 pub use digest::{Digest, Pattern};
 pub use measure::{Active, Connect, End, Ended, Idle, Latency, Rr, Stream, raise_descriptor_limit};
 pub use op::{HEADER_LEN, InvalidHeader, Op, REPORT_LEN, Report};
+pub use scan::{Scan, ScanSpec, scan};
 pub use server::{ServeError, ServeSpec, ServedConnection, Server};

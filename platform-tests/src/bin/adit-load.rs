@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use adit_platform_tests::load::{
-    self, ActiveSpec, ConnectSpec, EndSpec, Op, RrSpec, ServeSpec, Server, StreamSpec, Target,
+    self, ActiveSpec, ConnectSpec, EndSpec, Op, RrSpec, ScanSpec, ServeSpec, Server, StreamSpec, Target,
 };
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use serde::Serialize;
@@ -51,6 +51,9 @@ enum Command {
         /// From the server to the client.
         #[arg(long)]
         reverse: bool,
+        /// How fast the client sends, in Mbit/s.
+        #[arg(long, conflicts_with = "reverse", value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+        rate: Option<u64>,
         /// Streams at once.
         #[arg(long, default_value_t = 1)]
         parallel: usize,
@@ -136,6 +139,23 @@ enum Command {
         #[arg(long)]
         reset: bool,
     },
+    /// Connect to each port of a range and close again.
+    Scan {
+        /// The address.
+        host: std::net::IpAddr,
+        /// The first port.
+        #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
+        first: u16,
+        /// The last port.
+        #[arg(long, default_value_t = u16::MAX)]
+        last: u16,
+        /// Threads.
+        #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u64).range(1..=1024))]
+        parallel: u64,
+        /// Attempts a second, all threads together; as many as come about if unset.
+        #[arg(long)]
+        rate: Option<u64>,
+    },
     /// Print the address that the server sees.
     Who {
         #[command(flatten)]
@@ -202,6 +222,7 @@ fn run(command: Command, limit: Duration) -> Result<(), Box<dyn Error>> {
             bytes,
             seconds,
             reverse,
+            rate,
             parallel,
             unchecked,
         } => {
@@ -211,6 +232,7 @@ fn run(command: Command, limit: Duration) -> Result<(), Box<dyn Error>> {
                 bytes,
                 time,
                 reverse,
+                rate: rate.map(|mbit| mbit * 1_000_000),
                 checked: !unchecked,
             };
             print(&load::stream(target.resolve()?, spec)?)
@@ -273,6 +295,19 @@ fn run(command: Command, limit: Duration) -> Result<(), Box<dyn Error>> {
             };
             print(&load::end(target.resolve()?, EndSpec { op, send, reset }))
         }
+        Command::Scan {
+            host,
+            first,
+            last,
+            parallel,
+            rate,
+        } => print(&load::scan(ScanSpec {
+            host,
+            first,
+            last,
+            parallel,
+            rate,
+        })),
         Command::Who { target } => print(&load::who(target.resolve()?)?),
     }
 }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use super::digest::{Digest, Pattern};
 use super::measure::{Active, Connect, End, Ended, Idle, Latency, Rr, Stream};
 use super::op::{Op, REPORT_LEN, Report};
-use super::server::{nanos, reset, source};
+use super::server::{SourceSpec, nanos, reset, source};
 
 const STACK: usize = 128 << 10;
 const CHUNK: usize = 256 << 10;
@@ -36,6 +36,8 @@ pub struct StreamSpec {
     pub time: Option<Duration>,
     /// From the server to the client.
     pub reverse: bool,
+    /// How fast the client sends, in bits a second; as fast as it can if unset. The server knows no rate.
+    pub rate: Option<u64>,
     /// Whether both ends hash what they send and get.
     pub checked: bool,
 }
@@ -164,7 +166,7 @@ pub fn stream(target: Target, spec: StreamSpec) -> Result<Stream, ClientError> {
 }
 
 /// Does the same on so many threads, which are told their number, and waits for all.
-fn on_threads<T: Send>(count: u64, work: impl Fn(u64) -> T + Sync) -> Vec<T> {
+pub(super) fn on_threads<T: Send>(count: u64, work: impl Fn(u64) -> T + Sync) -> Vec<T> {
     thread::scope(|scope| {
         let mut threads = Vec::new();
         for index in 0..count {
@@ -194,7 +196,13 @@ fn send(target: Target, index: u64, spec: StreamSpec) -> Result<(Report, Report)
             source,
         }
     };
-    let sent = source(&mut stream, spec.bytes, spec.time, spec.checked).map_err(failed("sending"))?;
+    let limits = SourceSpec {
+        bytes: spec.bytes,
+        time: spec.time,
+        rate: spec.rate,
+        checked: spec.checked,
+    };
+    let sent = source(&mut stream, limits).map_err(failed("sending"))?;
     stream
         .shutdown(Shutdown::Write)
         .map_err(failed("sending the FIN"))?;
@@ -505,7 +513,7 @@ fn run_to_end(target: Target, spec: EndSpec, received: &mut u64) -> Result<(), C
         }
     };
     let mut stream = target.open(0, spec.op, &[])?;
-    source(&mut stream, Some(spec.send), None, false).map_err(failed("sending"))?;
+    source(&mut stream, SourceSpec::new(Some(spec.send), None, false)).map_err(failed("sending"))?;
     if spec.reset {
         // Not before everything has arrived: a reset may overtake what is under way.
         let mut rest = vec![0; CHUNK];

@@ -217,26 +217,25 @@ impl End {
 
 fn serve(op: Op, stream: &mut TcpStream, peer: SocketAddr) -> Served {
     let mut received = 0;
-    let outcome =
-        match op {
-            Op::Echo => echo(stream, &mut received),
-            Op::Hold => hold(stream),
-            Op::RequestResponse { request, response } => {
-                respond(stream, request as usize, response as usize, &mut received)
-            }
-            Op::Reset { bytes } => source(stream, Some(bytes), None, false)
-                .and_then(|_| stream.read_exact(&mut [0]))
-                .and_then(|()| reset(stream)),
-            Op::Sink { checked } => sink(stream, checked, &mut received),
-            Op::Source { bytes, checked } => source(stream, Some(bytes), None, checked)
-                .and_then(|report| stream.write_all(&report.encode())),
-            Op::SourceFor { time, checked } => source(stream, None, Some(time), checked)
-                .and_then(|report| stream.write_all(&report.encode())),
-            Op::Who => {
-                let seen = SocketAddr::new(peer.ip().to_canonical(), peer.port());
-                stream.write_all(seen.to_string().as_bytes())
-            }
-        };
+    let outcome = match op {
+        Op::Echo => echo(stream, &mut received),
+        Op::Hold => hold(stream),
+        Op::RequestResponse { request, response } => {
+            respond(stream, request as usize, response as usize, &mut received)
+        }
+        Op::Reset { bytes } => source(stream, SourceSpec::new(Some(bytes), None, false))
+            .and_then(|_| stream.read_exact(&mut [0]))
+            .and_then(|()| reset(stream)),
+        Op::Sink { checked } => sink(stream, checked, &mut received),
+        Op::Source { bytes, checked } => source(stream, SourceSpec::new(Some(bytes), None, checked))
+            .and_then(|report| stream.write_all(&report.encode())),
+        Op::SourceFor { time, checked } => source(stream, SourceSpec::new(None, Some(time), checked))
+            .and_then(|report| stream.write_all(&report.encode())),
+        Op::Who => {
+            let seen = SocketAddr::new(peer.ip().to_canonical(), peer.port());
+            stream.write_all(seen.to_string().as_bytes())
+        }
+    };
     Served { received, outcome }
 }
 
@@ -302,14 +301,41 @@ fn sink(stream: &mut TcpStream, checked: bool, received: &mut u64) -> io::Result
     }
 }
 
+/// What to send.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct SourceSpec {
+    /// So many bytes,
+    pub(super) bytes: Option<u64>,
+    /// for so long at most.
+    pub(super) time: Option<Duration>,
+    /// Bits a second; as fast as it can if unset.
+    pub(super) rate: Option<u64>,
+    /// Whether the bytes are the pattern, and hashed.
+    pub(super) checked: bool,
+}
+
+impl SourceSpec {
+    pub(super) fn new(bytes: Option<u64>, time: Option<Duration>, checked: bool) -> Self {
+        Self {
+            bytes,
+            time,
+            rate: None,
+            checked,
+        }
+    }
+}
+
 /// Sends until either limit is reached and reports what was sent.
-pub(super) fn source(
-    stream: &mut TcpStream,
-    bytes: Option<u64>,
-    time: Option<Duration>,
-    checked: bool,
-) -> io::Result<Report> {
-    let mut buffer = vec![0; CHUNK];
+pub(super) fn source(stream: &mut TcpStream, spec: SourceSpec) -> io::Result<Report> {
+    let SourceSpec {
+        bytes,
+        time,
+        rate,
+        checked,
+    } = spec;
+    // Some fifty chunks a second, so that a slow stream isn't a burst and a pause.
+    let size = rate.map_or(CHUNK, |rate| (rate / 8 / 50).next_multiple_of(8) as usize);
+    let mut buffer = vec![0; size.clamp(8, CHUNK)];
     let mut digest = Digest::new();
     let begun = Instant::now();
     let mut sent = 0;
@@ -322,6 +348,10 @@ pub(super) fn source(
         }
         stream.write_all(&buffer[..chunk])?;
         sent += chunk as u64;
+        if let Some(rate) = rate {
+            let due = Duration::from_secs_f64(sent as f64 * 8.0 / rate as f64);
+            thread::sleep(due.saturating_sub(begun.elapsed()));
+        }
     }
     let hash = if checked { digest.value() } else { 0 };
     Ok(Report {
