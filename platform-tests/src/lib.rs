@@ -17,6 +17,7 @@
 //! no process and no mount of it is left. A program that is missing fails the test and names its Debian package.
 
 pub mod bench;
+pub mod cluster;
 mod lab;
 pub mod load;
 mod mesh;

@@ -121,9 +121,23 @@ impl Running {
     /// If it ends before, or after `limit`.
     #[track_caller]
     pub fn wait_for(&mut self, text: &str, limit: Duration) {
+        self.wait_for_in(Self::stdout, text, limit);
+    }
+
+    /// The same on standard error.
+    ///
+    /// # Panics
+    /// As [`Running::wait_for`].
+    #[track_caller]
+    pub fn wait_for_stderr(&mut self, text: &str, limit: Duration) {
+        self.wait_for_in(Self::stderr, text, limit);
+    }
+
+    #[track_caller]
+    fn wait_for_in(&mut self, stream: fn(&Self) -> String, text: &str, limit: Duration) {
         let until = Instant::now() + limit;
-        while !self.stdout.text().contains(text) {
-            let ended = self.has_ended() && !self.stdout.text().contains(text);
+        while !stream(self).contains(text) {
+            let ended = self.has_ended() && !stream(self).contains(text);
             if ended || Instant::now() > until {
                 let how = if ended { "ended" } else { "is still running" };
                 panic!(
@@ -142,27 +156,37 @@ impl Running {
     /// # Panics
     /// After `limit`.
     #[track_caller]
-    pub fn finish(mut self, limit: Duration) -> Finished {
+    pub fn finish(self, limit: Duration) -> Finished {
+        self.try_finish(limit).unwrap_or_else(|running| {
+            panic!(
+                "`{}` still runs after {limit:?}; it wrote:\n{}\n{}",
+                running.command,
+                running.stdout(),
+                running.stderr()
+            )
+        })
+    }
+
+    /// Waits for its end, and gives it back if it still runs after `limit`.
+    ///
+    /// # Errors
+    /// It still runs.
+    pub fn try_finish(mut self, limit: Duration) -> Result<Finished, Box<Self>> {
         self.close_stdin();
         let until = Instant::now() + limit;
         let status = loop {
             match self.child.try_wait().expect("a child can be waited for") {
                 Some(status) => break status,
-                None if Instant::now() > until => panic!(
-                    "`{}` still runs after {limit:?}; it wrote:\n{}\n{}",
-                    self.command,
-                    self.stdout(),
-                    self.stderr()
-                ),
+                None if Instant::now() > until => return Err(Box::new(self)),
                 None => thread::sleep(PAUSE),
             }
         };
-        Finished {
+        Ok(Finished {
             command: self.command.clone(),
             status,
             stdout: self.stdout.take(),
             stderr: self.stderr.take(),
-        }
+        })
     }
 }
 

@@ -51,9 +51,9 @@ enum Command {
         /// From the server to the client.
         #[arg(long)]
         reverse: bool,
-        /// How fast the client sends, in Mbit/s.
-        #[arg(long, conflicts_with = "reverse", value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
-        rate: Option<u64>,
+        /// How fast, in Mbit/s.
+        #[arg(long, conflicts_with = "bytes", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+        rate: Option<u32>,
         /// Streams at once.
         #[arg(long, default_value_t = 1)]
         parallel: usize,
@@ -232,7 +232,7 @@ fn run(command: Command, limit: Duration) -> Result<(), Box<dyn Error>> {
                 bytes,
                 time,
                 reverse,
-                rate: rate.map(|mbit| mbit * 1_000_000),
+                rate,
                 checked: !unchecked,
             };
             print(&load::stream(target.resolve()?, spec)?)

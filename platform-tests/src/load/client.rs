@@ -36,8 +36,8 @@ pub struct StreamSpec {
     pub time: Option<Duration>,
     /// From the server to the client.
     pub reverse: bool,
-    /// How fast the client sends, in bits a second; as fast as it can if unset. The server knows no rate.
-    pub rate: Option<u64>,
+    /// How fast, in Mbit/s; as fast as it can if unset. A server that sends a number of bytes knows no rate.
+    pub rate: Option<u32>,
     /// Whether both ends hash what they send and get.
     pub checked: bool,
 }
@@ -227,6 +227,7 @@ fn receive(target: Target, index: u64, spec: StreamSpec) -> Result<(Report, Repo
         },
         (None, time) => Op::SourceFor {
             time: time.unwrap_or_default(),
+            rate: spec.rate.unwrap_or_default(),
             checked: spec.checked,
         },
     };

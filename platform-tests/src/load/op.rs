@@ -43,6 +43,8 @@ pub enum Op {
     SourceFor {
         /// How long, in whole milliseconds.
         time: Duration,
+        /// Mbit/s; as fast as it can if 0.
+        rate: u32,
         /// As for [`Op::Source`].
         checked: bool,
     },
@@ -75,10 +77,10 @@ impl Op {
             Self::Reset { bytes } => (b'R', bytes, 0),
             Self::Sink { checked } => (b'S', 0, u64::from(checked)),
             Self::Source { bytes, checked } => (b'G', bytes, u64::from(checked)),
-            Self::SourceFor { time, checked } => (
+            Self::SourceFor { time, rate, checked } => (
                 b'T',
                 u64::try_from(time.as_millis()).unwrap_or(u64::MAX),
-                u64::from(checked),
+                u64::from(rate) << 1 | u64::from(checked),
             ),
             Self::Who => (b'W', 0, 0),
         };
@@ -123,7 +125,8 @@ impl Op {
             b'S' => Self::Sink { checked: b != 0 },
             b'T' => Self::SourceFor {
                 time: Duration::from_millis(a),
-                checked: b != 0,
+                rate: u32::try_from(b >> 1).map_err(|_| InvalidHeader(*header))?,
+                checked: b & 1 != 0,
             },
             b'W' => Self::Who,
             _ => return Err(InvalidHeader(*header)),
@@ -187,6 +190,7 @@ mod tests {
             },
             Op::SourceFor {
                 time: Duration::from_millis(1500),
+                rate: 100,
                 checked: true,
             },
             Op::Who,

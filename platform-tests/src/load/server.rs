@@ -229,8 +229,14 @@ fn serve(op: Op, stream: &mut TcpStream, peer: SocketAddr) -> Served {
         Op::Sink { checked } => sink(stream, checked, &mut received),
         Op::Source { bytes, checked } => source(stream, SourceSpec::new(Some(bytes), None, checked))
             .and_then(|report| stream.write_all(&report.encode())),
-        Op::SourceFor { time, checked } => source(stream, SourceSpec::new(None, Some(time), checked))
-            .and_then(|report| stream.write_all(&report.encode())),
+        Op::SourceFor { time, rate, checked } => source(
+            stream,
+            SourceSpec {
+                rate: Some(rate).filter(|rate| *rate > 0),
+                ..SourceSpec::new(None, Some(time), checked)
+            },
+        )
+        .and_then(|report| stream.write_all(&report.encode())),
         Op::Who => {
             let seen = SocketAddr::new(peer.ip().to_canonical(), peer.port());
             stream.write_all(seen.to_string().as_bytes())
@@ -308,8 +314,8 @@ pub(super) struct SourceSpec {
     pub(super) bytes: Option<u64>,
     /// for so long at most.
     pub(super) time: Option<Duration>,
-    /// Bits a second; as fast as it can if unset.
-    pub(super) rate: Option<u64>,
+    /// Mbit/s; as fast as it can if unset.
+    pub(super) rate: Option<u32>,
     /// Whether the bytes are the pattern, and hashed.
     pub(super) checked: bool,
 }
@@ -333,9 +339,10 @@ pub(super) fn source(stream: &mut TcpStream, spec: SourceSpec) -> io::Result<Rep
         rate,
         checked,
     } = spec;
+    let bytes_a_second = rate.map(|rate| f64::from(rate) * 1e6 / 8.0);
     // Some fifty chunks a second, so that a slow stream isn't a burst and a pause.
-    let size = rate.map_or(CHUNK, |rate| (rate / 8 / 50).next_multiple_of(8) as usize);
-    let mut buffer = vec![0; size.clamp(8, CHUNK)];
+    let size = bytes_a_second.map_or(CHUNK, |rate| (rate / 50.0) as usize);
+    let mut buffer = vec![0; size.next_multiple_of(8).clamp(8, CHUNK)];
     let mut digest = Digest::new();
     let begun = Instant::now();
     let mut sent = 0;
@@ -348,8 +355,8 @@ pub(super) fn source(stream: &mut TcpStream, spec: SourceSpec) -> io::Result<Rep
         }
         stream.write_all(&buffer[..chunk])?;
         sent += chunk as u64;
-        if let Some(rate) = rate {
-            let due = Duration::from_secs_f64(sent as f64 * 8.0 / rate as f64);
+        if let Some(rate) = bytes_a_second {
+            let due = Duration::from_secs_f64(sent as f64 / rate);
             thread::sleep(due.saturating_sub(begun.elapsed()));
         }
     }

@@ -1,0 +1,32 @@
+//! What others see of the traffic of two pods.
+
+use super::traffic::dial;
+use crate::cluster::objects::{WEB_PORT, pod, shell, web};
+use crate::cluster::{Capture, Namespace, Wire};
+
+/// What the programs say and nobody else shall read.
+const MARKER: &str = "adit-marker-9f2c51";
+
+/// Requests from a pod on node 1 to port 8080 of one on node 2, and what went between the nodes meanwhile.
+///
+/// # Panics
+/// If a request fails, or nothing was captured.
+#[track_caller]
+pub fn wire(namespace: &Namespace<'_>) -> Wire {
+    namespace.up([pod("client", 1, [web(), shell()]), pod("server", 2, [web()])]);
+    let (client, server) = (namespace.address("client"), namespace.address("server"));
+    let capture = Capture::start(namespace.cluster(), &format!("host {client} and host {server}"));
+    let request = format!("echo?msg={MARKER}");
+    let answers = dial(
+        namespace,
+        "client",
+        "http",
+        (&server.to_string(), WEB_PORT),
+        &request,
+        5,
+    );
+    assert_eq!(answers, [MARKER; 5]);
+    let wire = Wire::between(&capture.stop(), client, server, MARKER.as_bytes());
+    assert!(wire.packets > 0, "nothing went from {client} to {server}");
+    wire
+}
