@@ -5,17 +5,38 @@
 //! everything that comes for it, passes the agent, which holds one TUN queue of each side ([`PodQueues`]) and makes its
 //! own connections from sockets of O. `docs/node.md` of the repository has it step by step.
 //!
+//! * [`serve()`]: the helper itself; [`uninstall`] takes it off the node.
+//! * [`cni::main`]: the CNI plugin, which the container runtime runs for each pod and which asks the helper.
 //! * [`Client`] and [`Admissions`]: the agent's side of the helper's socket. What is said there is [`protocol`].
+//!
+//! ```text
+//! runtime ──▶ cni ──cni.sock──▶ server ──▶ members ──▶ journal
+//!              agent ──agent.sock──▶ │        └──▶ task: inspect, interpose (in a process of its own, in P and O)
+//!                                    └──▶ conflist
+//! ```
 
 use std::time::Duration;
 
 mod admissions;
 mod client;
+pub mod cni;
+mod conflist;
+mod failure;
+mod inspect;
+mod interface;
+mod interpose;
+mod journal;
+mod members;
+mod namespace;
 pub mod protocol;
+mod serve;
+mod server;
+mod task;
 
 pub use admissions::Admissions;
 pub use client::{Client, PodQueues};
 pub use protocol::{Admission, Counters, Decision, Family, Kind, Member, PodRef};
+pub use serve::{Error, Limits, Options, PluginFolders, serve, uninstall};
 
 /// How long one step of the helper's own work may take: a join, a leave, sockets, a rule. One that hangs is killed.
 pub const STEP_TIMEOUT: Duration = Duration::from_secs(10);

@@ -173,6 +173,54 @@ codes! {
         "the process is out of file descriptors",
         "the limit (ulimit -n) is too low for this number of pods and queues",
         "raise the hard limit: ulimit -Hn";
+    POD_NAMESPACE = 23:
+        "a running pod's network namespace was not found or can't be entered",
+        "the pod ended meanwhile, it is on the host's network, or the runtime mounts namespaces elsewhere than in the folder that the helper looks in",
+        "if the pod runs: check --netns-dir of the node helper (/var/run/netns with containerd and CRI-O), and that the DaemonSet mounts it with mountPropagation HostToContainer";
+    POD_INTERFACE = 24:
+        "a pod's interface is not one that can be moved",
+        "it has no address, more addresses or routes than the helper keeps, a name that adit needs for itself, or is a TUN device",
+        "the message names the interface and the reason; label the pod istio.io/dataplane-mode=none to keep it outside the mesh";
+    INTERPOSE = 25:
+        "the kernel refused a step of moving a pod's interface behind the agent, or back",
+        "the helper lacks a capability (CAP_NET_ADMIN, CAP_SYS_ADMIN) or a writable /proc/sys, or the pod went away meanwhile",
+        "the message names the step and the kernel's answer; the pod is put back as it was, and tried again";
+    NO_AGENT = 26:
+        "a pod that is about to start waits for the node's agent",
+        "no agent is connected to the node helper, or it did not answer in time; pods don't start outside the mesh because of that",
+        "the runtime tries again by itself; if it goes on, look at the agent's pod on this node, and exempt namespaces that must start without it with --exempt";
+    AGENT_REFUSED = 27:
+        "the node's agent refused to let a pod start",
+        "the agent's own reason is in the message",
+        "the runtime tries again by itself";
+    JOURNAL = 28:
+        "what the node helper remembers of a pod can't be read or written",
+        "the state folder is full, read-only, or written by another version",
+        "free the disk; if the entry is unreadable, delete the pod and then the file that the message names";
+    PLUGIN_CALL = 29:
+        "the CNI plugin was called in a way that it doesn't understand",
+        "an environment variable or a field of the network configuration is missing or wrong, or it is not chained after the plugin that makes the interface",
+        "the message names it; the entry of type adit-cni in the node's conflist is written by the node helper and not meant to be edited";
+    HELPER_DOWN = 30:
+        "the node helper can't be reached by the CNI plugin",
+        "its pod doesn't run on this node, or the conflist names another socket; pods don't start outside the mesh because of that",
+        "the runtime tries again by itself; look at the helper's pod; to take adit off the node for good run `adit node-helper --uninstall` there";
+    CONFLIST = 31:
+        "the node's CNI configuration or plugin folder can't be read or written",
+        "the folder is mounted read-only, is another one than the runtime uses, or the list in it is no JSON",
+        "check the folders given with --cni-conf-dir and --cni-bin-dir";
+    QUEUES_HELD = 32:
+        "another process holds the packet queues of a pod",
+        "an agent that the helper's predecessor gave them to still runs",
+        "wait until it has ended, then ask again";
+    TOO_MANY_PORTS = 33:
+        "too many ports of one pod are open on demand",
+        "each costs a routing rule, so their number is bounded",
+        "close some first";
+    NOT_A_MEMBER = 34:
+        "the pod is not behind the agent",
+        "it never joined, has left, or is gone",
+        "nothing is needed if it isn't meant to be in the mesh";
 
     CHECK_USER_NAMESPACE = 101:
         "check: user namespaces",

@@ -15,7 +15,7 @@ use rustix::mount::{MountFlags, MountPropagationFlags};
 use thiserror::Error;
 
 use crate::codes::Code;
-use crate::netlink::Route;
+use crate::netlink::Rtnetlink;
 use crate::protocol::{PodFile, PodInfo, PodSpec};
 use crate::sys;
 
@@ -145,7 +145,7 @@ fn make_interfaces(spec: &PodSpec, device: &Path, ipv6: bool) -> Result<Tun, Bui
         queues: spec.queues,
         ..TunConfig::new(device, INTERFACE)
     })?;
-    let mut route = Route::open().map_err(failed("opening an rtnetlink socket".into()))?;
+    let mut route = Rtnetlink::open().map_err(failed("opening an rtnetlink socket".into()))?;
     let loopback = route.index("lo").map_err(failed("finding lo".into()))?;
     route
         .set_up(loopback, None)

@@ -117,7 +117,7 @@ impl Client {
         }
     }
 
-    /// Lets agents' connections to `port` (those from source ports 61440 to 65535) through to the kernel of O, where the
+    /// Lets agents' connections to `port` (those from source ports 61440 to 65534) through to the kernel of O, where the
     /// agent listens. Asked for twice it is there once.
     ///
     /// # Errors

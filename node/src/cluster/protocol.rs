@@ -4,6 +4,7 @@
 //! kind, fields. Two connections are used: one for requests, each with its reply, and one that has said
 //! [`Request::Admissions`], on which the helper asks ([`Reply::Admit`]) and the agent answers ([`Request::Answer`]).
 
+pub(super) mod plugin;
 mod pod;
 
 use crate::codes::Code;
@@ -18,6 +19,9 @@ pub const MAX_SOCKETS: u16 = adit_link::MAX_DESCRIPTORS as u16;
 
 /// Ports of one pod that can be open at a time. Each is a routing rule that every packet to the pod may have to pass.
 pub const MAX_PORTS: usize = 256;
+
+/// The last port that can be opened: the kernel's routing rules can't name 65535.
+pub const MAX_PORT: u16 = 65_534;
 
 /// Pods in one answer to [`Request::Members`], at most.
 pub const MAX_PAGE: usize = 32;
@@ -114,7 +118,7 @@ pub enum Request {
     ClosePort {
         /// The pod's uid.
         uid: String,
-        /// The port, from 1.
+        /// The port, 1 to [`MAX_PORT`].
         port: u16,
     },
     /// Put a running pod behind the agent, or take its queues again if it is. Answered by [`Reply::Joined`].
@@ -133,7 +137,7 @@ pub enum Request {
     OpenPort {
         /// The pod's uid.
         uid: String,
-        /// The port, from 1.
+        /// The port, 1 to [`MAX_PORT`].
         port: u16,
     },
     /// Blank sockets of O. Answered by [`Reply::Sockets`].
@@ -465,7 +469,7 @@ impl Counters {
 
 fn read_port(reader: &mut Reader<'_>) -> Result<u16, InvalidMessage> {
     let port = reader.u16("port")?;
-    require(port != 0, "port", "1 to 65535")?;
+    require((1..=MAX_PORT).contains(&port), "port", "1 to 65534")?;
     Ok(port)
 }
 

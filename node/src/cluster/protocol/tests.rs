@@ -59,6 +59,7 @@ fn each_bound_is_named_when_it_is_crossed() {
         (sockets(0).encode().unwrap_err(), "count"),
         (sockets(MAX_SOCKETS + 1).encode().unwrap_err(), "count"),
         (port(0).encode().unwrap_err(), "port"),
+        (port(65_535).encode().unwrap_err(), "port"),
     ] {
         assert!(
             matches!(error, InvalidMessage::Field { field: f, .. } if f == field),
@@ -179,11 +180,11 @@ fn request() -> impl Strategy<Value = Request> {
     prop_oneof![
         Just(Request::Admissions),
         (any::<u64>(), decision).prop_map(|(id, decision)| Request::Answer { id, decision }),
-        (uid(), 1_u16..).prop_map(|(uid, port)| Request::ClosePort { uid, port }),
+        (uid(), 1..=MAX_PORT).prop_map(|(uid, port)| Request::ClosePort { uid, port }),
         a_pod_ref().prop_map(Request::Join),
         uid().prop_map(|uid| Request::Leave { uid }),
         uid().prop_map(|after| Request::Members { after }),
-        (uid(), 1_u16..).prop_map(|(uid, port)| Request::OpenPort { uid, port }),
+        (uid(), 1..=MAX_PORT).prop_map(|(uid, port)| Request::OpenPort { uid, port }),
         (uid(), any::<(bool, bool)>(), 1..=MAX_SOCKETS).prop_map(|(uid, (v6, udp), count)| {
             Request::Sockets {
                 uid,

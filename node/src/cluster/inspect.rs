@@ -1,0 +1,161 @@
+//! Finds a pod's network namespace and its interface, and writes down what that interface has. Changes nothing.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::io;
+use std::net::IpAddr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use super::failure::{Failure, refused};
+use super::interface::Interface;
+use super::namespace::{self, Identity};
+use super::task::{self, Output};
+use crate::codes::Code;
+use crate::netlink::{Link, Rtnetlink};
+use crate::protocol::codec::{Reader, Writer};
+use crate::protocol::{InvalidMessage, MAX_PATH};
+
+const FOUND: u8 = 65;
+
+/// Where to look.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Place<'a> {
+    /// In one namespace, for the interface of this name: the runtime says so.
+    At { path: &'a Path, interface: &'a str },
+    /// In all that are mounted in a folder, for the interface that has one of the addresses.
+    Among {
+        folder: &'a Path,
+        addresses: &'a [IpAddr],
+    },
+}
+
+/// A pod's real interface, where it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Found {
+    pub(super) namespace: PathBuf,
+    pub(super) identity: Identity,
+    pub(super) interface: Interface,
+}
+
+/// Looks, in a process of its own.
+pub(super) fn run(place: Place<'_>) -> Result<Found, Failure> {
+    let output = task::run(|| {
+        Ok(Output {
+            bytes: look(place)?.encode(),
+            ..Output::default()
+        })
+    })?;
+    Found::decode(&output.bytes)
+        .map_err(|error| Failure::new(Code::PROTOCOL, format!("what was found of a pod: {error}")))
+}
+
+fn look(place: Place<'_>) -> Result<Found, Failure> {
+    match place {
+        Place::At { path, interface } => {
+            let wanted = |link: &Link, _: &[IpAddr]| link.name == interface;
+            look_at(path, wanted)?.ok_or_else(|| {
+                Failure::new(
+                    Code::POD_NAMESPACE,
+                    format!("{} has no interface {interface}", path.display()),
+                )
+            })
+        }
+        Place::Among { folder, addresses } => {
+            let failed = || format!("listing {}", folder.display());
+            let files = fs::read_dir(folder).map_err(refused(Code::POD_NAMESPACE, failed()))?;
+            let wanted = |link: &Link, its: &[IpAddr]| {
+                !link.loopback && its.iter().any(|address| addresses.contains(address))
+            };
+            for file in files {
+                let path = file.map_err(refused(Code::POD_NAMESPACE, failed()))?.path();
+                match look_at(&path, wanted) {
+                    Ok(Some(found)) => return Ok(found),
+                    Err(failure) if failure.code == Code::POD_INTERFACE => return Err(failure),
+                    // Not its own, or one that goes while we look.
+                    Ok(None) | Err(_) => {}
+                }
+            }
+            let list = addresses.iter().map(IpAddr::to_string).collect::<Vec<_>>();
+            Err(Failure::new(
+                Code::POD_NAMESPACE,
+                format!("no namespace in {} has {}", folder.display(), list.join(" or ")),
+            ))
+        }
+    }
+}
+
+fn look_at(path: &Path, wanted: impl Fn(&Link, &[IpAddr]) -> bool) -> Result<Option<Found>, Failure> {
+    let failed = |what: &str| refused::<io::Error>(Code::POD_NAMESPACE, format!("{what} {}", path.display()));
+    let Some((file, identity)) = namespace::at(path).map_err(failed("opening"))? else {
+        return Err(Failure::new(
+            Code::POD_NAMESPACE,
+            format!("{} is no namespace", path.display()),
+        ));
+    };
+    namespace::enter(&file).map_err(failed("entering"))?;
+    let mut netlink = Rtnetlink::open().map_err(failed("opening an rtnetlink socket in"))?;
+    let links = netlink.links().map_err(failed("listing the interfaces of"))?;
+    let addresses = netlink.addresses().map_err(failed("listing the addresses of"))?;
+    let chosen = links.into_iter().find(|link| {
+        let its = addresses.iter().filter(|(index, _)| *index == link.index);
+        let its = its.map(|(_, address)| address.ip).collect::<Vec<_>>();
+        wanted(link, &its)
+    });
+    let Some(link) = chosen else {
+        return Ok(None);
+    };
+    if link.is_tun() {
+        return Err(Failure::new(
+            Code::POD_INTERFACE,
+            format!(
+                "{} of {} is a TUN device, so the pod is behind an agent already, but not by this helper's journal",
+                link.name,
+                path.display()
+            ),
+        ));
+    }
+    let interface = Interface::of(&link, &mut netlink).map_err(refused(
+        Code::POD_INTERFACE,
+        format!("reading {} of {}", link.name, path.display()),
+    ))?;
+    if interface.addresses.is_empty() {
+        return Err(Failure::new(
+            Code::POD_INTERFACE,
+            format!("{} of {} has no address", link.name, path.display()),
+        ));
+    }
+    Ok(Some(Found {
+        namespace: path.to_owned(),
+        identity,
+        interface,
+    }))
+}
+
+impl Found {
+    fn encode(&self) -> Vec<u8> {
+        let mut writer = Writer::open(FOUND);
+        writer.content(self.namespace.as_os_str().as_bytes());
+        writer.u64(self.identity.device);
+        writer.u64(self.identity.inode);
+        self.interface.write(&mut writer);
+        writer.close()
+    }
+
+    fn decode(bytes: &[u8]) -> Result<Self, InvalidMessage> {
+        let (kind, mut reader) = Reader::open(bytes)?;
+        if kind != FOUND {
+            return Err(InvalidMessage::Kind { kind });
+        }
+        let found = Self {
+            namespace: OsStr::from_bytes(reader.content("path", MAX_PATH)?).into(),
+            identity: Identity {
+                device: reader.u64("device")?,
+                inode: reader.u64("inode")?,
+            },
+            interface: Interface::read(&mut reader)?,
+        };
+        reader.close()?;
+        Ok(found)
+    }
+}

@@ -1,0 +1,252 @@
+//! What happens in O: the namespace itself, its rules, and the real interface in it.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+
+use super::{Side, Tools, WIRE_TUN, attach, has_ipv6, settings, step};
+use crate::cluster::failure::Failure;
+use crate::cluster::journal::Entry;
+use crate::cluster::namespace;
+use crate::netlink::{IpFamily, LOCAL_TABLE, Rtnetlink, Rule};
+
+/// The table that sends what is for the pod to the agent.
+const POD_TABLE: u8 = 101;
+
+/// Istio's port for HBONE.
+const HBONE_PORT: u16 = 15008;
+
+/// Source ports of connections that agents make: `ip_local_port_range` of every O. A rule can't name port 65535, which is
+/// the kernel's word for no port.
+const AGENT_PORTS: std::ops::RangeInclusive<u16> = 61440..=65534;
+
+const ICMP: u8 = 1;
+const TCP: u8 = 6;
+const UDP: u8 = 17;
+const SCTP: u8 = 132;
+
+/// Goes to the pod's O, which is made and pinned if there is none.
+pub(super) fn namespace(pin: &Path) -> Result<Side, Failure> {
+    let made = match existing(pin)? {
+        Some(namespace) => Side::enter(namespace),
+        None => namespace::create(pin).and_then(|()| match namespace::at(pin)? {
+            Some((namespace, _)) => Side::enter(namespace),
+            None => Err(io::Error::other("what was mounted is no namespace")),
+        }),
+    };
+    made.map_err(step(format!("making the outer namespace {}", pin.display())))
+}
+
+/// The pod's O, if there is one.
+pub(super) fn existing(pin: &Path) -> Result<Option<OwnedFd>, Failure> {
+    let found = namespace::at(pin).map_err(step(format!("opening {}", pin.display())))?;
+    Ok(found.map(|(namespace, _)| namespace))
+}
+
+/// Everything that has to be there before the interface comes. The process is in O. Returns the queue of O's TUN device.
+pub(super) fn prepare(outer: &mut Side, entry: &Entry, tools: Tools<'_>) -> Result<Option<OwnedFd>, Failure> {
+    (tools.on_step)("outer-settings");
+    let ipv6 = entry.interface.has_ipv6();
+    settings(&[
+        // First: it resets others.
+        ("ipv4/ip_forward", "1"),
+        ("ipv4/conf/all/rp_filter", "0"),
+        ("ipv4/conf/default/rp_filter", "0"),
+        ("ipv4/conf/all/accept_redirects", "0"),
+        ("ipv4/conf/all/send_redirects", "0"),
+        ("ipv4/ip_local_port_range", "61440 65534"),
+        // The agent has no capability and listens on the pod's ports, 80 too.
+        ("ipv4/ip_unprivileged_port_start", "0"),
+    ])?;
+    if ipv6 {
+        settings(&[
+            ("ipv6/conf/all/disable_ipv6", "0"),
+            ("ipv6/conf/default/disable_ipv6", "0"),
+            ("ipv6/conf/all/accept_ra", "0"),
+            ("ipv6/conf/default/accept_ra", "0"),
+            // The address was the pod's before; nobody else has it.
+            ("ipv6/conf/default/accept_dad", "0"),
+            ("ipv6/conf/all/forwarding", "1"),
+        ])?;
+    }
+    let netlink = &mut outer.netlink;
+    let loopback = netlink.index("lo").map_err(step("finding lo"))?;
+    netlink.set_up(loopback, None).map_err(step("bringing lo up"))?;
+
+    (tools.on_step)("wire-tun");
+    let queue = attach(tools.tun_device, WIRE_TUN)?;
+    // What the agent writes into it comes from the pod's address, which is an address of O as well.
+    settings(&[("ipv4/conf/out0/accept_local", "1")])?;
+    if has_ipv6() {
+        // No link-local address, which would only bring multicast listener reports.
+        settings(&[("ipv6/conf/out0/addr_gen_mode", "1")])?;
+    }
+    let index = netlink.index(WIRE_TUN).map_err(step("finding out0"))?;
+    netlink
+        .set_up(index, Some(entry.interface.mtu))
+        .map_err(step(format!(
+            "bringing out0 up with an MTU of {}",
+            entry.interface.mtu
+        )))?;
+
+    (tools.on_step)("outer-rules");
+    for address in &entry.interface.addresses {
+        netlink
+            .ensure_host_route(index, address.ip, POD_TABLE)
+            .map_err(step(format!("routing {} to out0", address.ip)))?;
+    }
+    for family in families(ipv6) {
+        make_rules(netlink, &entry.interface.name, family).map_err(step("adding a rule"))?;
+    }
+    for port in &entry.ports {
+        open_port_rules(netlink, entry, *port, true)?;
+    }
+    Ok(queue)
+}
+
+/// Makes or removes the rules that let agents' connections to one port of the pod through to the kernel of O.
+pub(in crate::cluster) fn open_port_rules(
+    netlink: &mut Rtnetlink,
+    entry: &Entry,
+    port: u16,
+    open: bool,
+) -> Result<(), Failure> {
+    for family in families(entry.interface.has_ipv6()) {
+        let rule = Rule {
+            source_ports: Some(AGENT_PORTS),
+            destination_ports: Some(port..=port),
+            ..to_kernel(&entry.interface.name, family, 12)
+        };
+        match open {
+            true => netlink
+                .ensure_rule(&rule)
+                .map_err(step(format!("opening port {port}")))?,
+            false => netlink
+                .remove_rule(&rule)
+                .map_err(step(format!("closing port {port}")))?,
+        }
+    }
+    Ok(())
+}
+
+/// What comes in through the interface is for agents' sockets, or goes to the agent as packets.
+fn make_rules(netlink: &mut Rtnetlink, interface: &str, family: IpFamily) -> io::Result<()> {
+    netlink.ensure_rule(&Rule {
+        destination_ports: Some(HBONE_PORT..=HBONE_PORT),
+        ..to_kernel(interface, family, 10)
+    })?;
+    // Answers to connections that the agent made.
+    netlink.ensure_rule(&Rule {
+        destination_ports: Some(AGENT_PORTS),
+        ..to_kernel(interface, family, 11)
+    })?;
+    let protocols: &[u8] = match family {
+        IpFamily::V4 => &[TCP, UDP, ICMP, SCTP],
+        // ICMPv6 is how neighbours find each other; it stays with the kernel of O.
+        IpFamily::V6 => &[TCP, UDP, SCTP],
+    };
+    for protocol in protocols {
+        netlink.ensure_rule(&Rule {
+            protocol: Some(*protocol),
+            table: u32::from(POD_TABLE),
+            ..to_kernel(interface, family, 20)
+        })?;
+    }
+    // The rule of the host's own addresses is before all others by default, and would leave nothing to them.
+    let local = |priority| Rule {
+        family,
+        priority,
+        input: None,
+        protocol: None,
+        source_ports: None,
+        destination_ports: None,
+        table: LOCAL_TABLE,
+    };
+    netlink.ensure_rule(&local(100))?;
+    netlink.remove_rule(&local(0))
+}
+
+/// A rule that leaves TCP packets from the interface to the kernel of O.
+fn to_kernel(interface: &str, family: IpFamily, priority: u32) -> Rule<'_> {
+    Rule {
+        family,
+        priority,
+        input: Some(interface),
+        protocol: Some(TCP),
+        source_ports: None,
+        destination_ports: None,
+        table: LOCAL_TABLE,
+    }
+}
+
+fn families(ipv6: bool) -> impl Iterator<Item = IpFamily> {
+    [Some(IpFamily::V4), ipv6.then_some(IpFamily::V6)]
+        .into_iter()
+        .flatten()
+}
+
+/// Gives the interface, which has come, all that it had in the pod.
+pub(super) fn receive(outer: &mut Side, entry: &Entry, tools: Tools<'_>) -> Result<(), Failure> {
+    (tools.on_step)("outer-interface");
+    let name = &entry.interface.name;
+    let real = outer
+        .find(name, false)
+        .map_err(step("listing the interfaces of O"))?;
+    let real = real.ok_or_else(|| {
+        step(format!("looking for {name}"))(io::Error::other(
+            "it is neither in the pod nor in its outer namespace",
+        ))
+    })?;
+    // The main table only: no rule of O leads to another.
+    entry
+        .interface
+        .apply(&mut outer.netlink, real.index, false)
+        .map_err(step(format!("configuring {name} in the outer namespace")))
+}
+
+/// Moves the interface back to the pod, if it is here.
+pub(super) fn send_back(outer: &mut Side, entry: &Entry, pod: &OwnedFd) -> Result<(), Failure> {
+    let name = &entry.interface.name;
+    match outer
+        .find(name, false)
+        .map_err(step("listing the interfaces of O"))?
+    {
+        Some(real) => outer
+            .netlink
+            .move_link(real.index, pod.as_fd())
+            .map_err(step(format!("moving {name} back to the pod"))),
+        None => Ok(()),
+    }
+}
+
+/// Deletes the pod's interface, if it is here and software made it: hardware goes back by itself when O ends.
+pub(super) fn delete_interface(outer: &mut Side, entry: &Entry) -> Result<(), Failure> {
+    let name = &entry.interface.name;
+    match outer
+        .find(name, false)
+        .map_err(step("listing the interfaces of O"))?
+    {
+        Some(real) => match outer.netlink.delete_link(real.index) {
+            Err(error) if error.kind() != io::ErrorKind::Unsupported => {
+                Err(step(format!("deleting {name}"))(error))
+            }
+            _ => Ok(()),
+        },
+        None => Ok(()),
+    }
+}
+
+/// Deletes O's TUN device: the agent's queue of it ends. Sockets of the agent may keep the namespace for a while.
+pub(super) fn dismantle(outer: &mut Side, tools: Tools<'_>) -> Result<(), Failure> {
+    (tools.on_step)("dismantle");
+    match outer
+        .find(WIRE_TUN, true)
+        .map_err(step("listing the interfaces of O"))?
+    {
+        Some(tun) => outer
+            .netlink
+            .delete_link(tun.index)
+            .map_err(step("deleting out0")),
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,58 @@
+//! Connections, each with a number that is never used again.
+
+use std::collections::BTreeMap;
+use std::os::fd::{AsFd, BorrowedFd};
+
+use adit_link::SeqPacket;
+
+/// Which socket somebody came through.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Role {
+    Agent,
+    Plugin,
+}
+
+/// The table of connections.
+#[derive(Debug)]
+pub(super) struct Peers {
+    limit: usize,
+    next: u64,
+    table: BTreeMap<u64, (Role, SeqPacket)>,
+}
+
+impl Peers {
+    pub(super) fn new(limit: usize) -> Self {
+        Self {
+            limit,
+            next: 0,
+            table: BTreeMap::new(),
+        }
+    }
+
+    /// Takes a connection, unless the table is full; it is closed then.
+    pub(super) fn add(&mut self, role: Role, socket: SeqPacket) -> bool {
+        if self.table.len() >= self.limit {
+            return false;
+        }
+        self.next += 1;
+        self.table.insert(self.next, (role, socket));
+        true
+    }
+
+    pub(super) fn get(&self, id: u64) -> Option<(Role, &SeqPacket)> {
+        self.table.get(&id).map(|(role, socket)| (*role, socket))
+    }
+
+    pub(super) fn remove(&mut self, id: u64) {
+        self.table.remove(&id);
+    }
+
+    /// In the order of [`descriptors`](Self::descriptors).
+    pub(super) fn ids(&self) -> impl Iterator<Item = u64> {
+        self.table.keys().copied()
+    }
+
+    pub(super) fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.table.values().map(|(_, socket)| socket.as_fd())
+    }
+}

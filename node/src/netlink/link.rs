@@ -1,0 +1,156 @@
+//! Interfaces: find them, bring them up, rename, move and remove them.
+
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use super::Rtnetlink;
+use super::message::{Request, attributes, read_text, read_u32, zero_terminated};
+
+const RTM_NEWLINK: u16 = 16;
+const RTM_DELLINK: u16 = 17;
+const RTM_GETLINK: u16 = 18;
+
+const IFLA_IFNAME: u16 = 3;
+const IFLA_MTU: u16 = 4;
+const IFLA_LINKINFO: u16 = 18;
+const IFLA_NET_NS_FD: u16 = 28;
+const IFLA_INFO_KIND: u16 = 1;
+
+const IFF_UP: u32 = 1;
+const IFF_LOOPBACK: u32 = 8;
+
+/// Bytes of `struct ifinfomsg`: family u8, pad u8, type u16, index i32, flags u32, change mask u32.
+const BODY: usize = 16;
+
+/// An interface.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Link {
+    pub(crate) index: u32,
+    pub(crate) name: String,
+    /// What made it, `veth` or `tun` say; empty for hardware and the loopback.
+    pub(crate) kind: String,
+    /// Bytes of the largest packet.
+    pub(crate) mtu: u32,
+    pub(crate) loopback: bool,
+}
+
+impl Link {
+    /// Whether this is a TUN or TAP device.
+    pub(crate) fn is_tun(&self) -> bool {
+        self.kind == "tun"
+    }
+
+    fn parse(body: &[u8]) -> Option<Self> {
+        let mut link = Self {
+            index: read_u32(body, 4)?,
+            name: String::new(),
+            kind: String::new(),
+            mtu: 0,
+            loopback: read_u32(body, 8)? & IFF_LOOPBACK != 0,
+        };
+        for (attribute, payload) in attributes(body.get(BODY..)?) {
+            match attribute {
+                IFLA_IFNAME => read_text(payload)?.clone_into(&mut link.name),
+                IFLA_MTU => link.mtu = read_u32(payload, 0)?,
+                IFLA_LINKINFO => {
+                    let kind = attributes(payload).find(|(nested, _)| *nested == IFLA_INFO_KIND);
+                    if let Some(kind) = kind.and_then(|(_, payload)| read_text(payload)) {
+                        kind.clone_into(&mut link.kind);
+                    }
+                }
+                _ => {}
+            }
+        }
+        (!link.name.is_empty()).then_some(link)
+    }
+}
+
+impl Rtnetlink {
+    /// Every interface of the namespace.
+    pub(crate) fn links(&mut self) -> io::Result<Vec<Link>> {
+        self.dump(&Request::list(RTM_GETLINK, &[0; BODY]), Link::parse)
+    }
+
+    /// Brings a link up, with another MTU if given.
+    pub(crate) fn set_up(&mut self, index: u32, mtu: Option<u16>) -> io::Result<()> {
+        self.call(&set_flags(index, IFF_UP, mtu))
+    }
+
+    pub(crate) fn set_down(&mut self, index: u32) -> io::Result<()> {
+        self.call(&set_flags(index, 0, None))
+    }
+
+    /// Gives a link another name. Kernels before 6.2 refuse it (`EBUSY`) while the link is up.
+    pub(crate) fn rename(&mut self, index: u32, name: &str) -> io::Result<()> {
+        let request = Request::change(RTM_NEWLINK, &body(index, 0, 0));
+        self.call(&request.attribute(IFLA_IFNAME, &zero_terminated(name)))
+    }
+
+    /// Moves a link into another network namespace. It is down there, and has neither addresses nor routes.
+    pub(crate) fn move_link(&mut self, index: u32, namespace: BorrowedFd<'_>) -> io::Result<()> {
+        let request = Request::change(RTM_NEWLINK, &body(index, 0, 0));
+        self.call(&request.attribute(IFLA_NET_NS_FD, &namespace.as_raw_fd().to_ne_bytes()))
+    }
+
+    /// Removes a link that software made.
+    pub(crate) fn delete_link(&mut self, index: u32) -> io::Result<()> {
+        self.call(&Request::change(RTM_DELLINK, &body(index, 0, 0)))
+    }
+}
+
+fn body(index: u32, flags: u32, mask: u32) -> [u8; BODY] {
+    let mut body = [0; BODY];
+    body[4..8].copy_from_slice(&index.to_ne_bytes());
+    body[8..12].copy_from_slice(&flags.to_ne_bytes());
+    body[12..16].copy_from_slice(&mask.to_ne_bytes());
+    body
+}
+
+fn set_flags(index: u32, up: u32, mtu: Option<u16>) -> Request {
+    let request = Request::change(RTM_NEWLINK, &body(index, up, IFF_UP));
+    match mtu {
+        Some(mtu) => request.attribute(IFLA_MTU, &u32::from(mtu).to_ne_bytes()),
+        None => request,
+    }
+}
+
+#[cfg(test)]
+#[cfg(target_endian = "little")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_link_is_brought_up_with_its_mtu() {
+        assert_eq!(
+            set_flags(2, IFF_UP, Some(65520)).finish(7),
+            [
+                40, 0, 0, 0, 16, 0, 5, 0, 7, 0, 0, 0, 0, 0, 0, 0, // header
+                0, 0, 0, 0, 2, 0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0, // ifinfomsg
+                8, 0, 4, 0, 0xf0, 0xff, 0, 0, // IFLA_MTU
+            ]
+        );
+    }
+
+    #[test]
+    fn a_link_is_read_with_what_made_it() {
+        let nested = [8, 0, 1, 0, b't', b'u', b'n', 0];
+        let bytes = Request::change(RTM_NEWLINK, &body(7, 0x49, 0))
+            .attribute(IFLA_IFNAME, b"eth0\0")
+            .attribute(IFLA_MTU, &1500_u32.to_ne_bytes())
+            .attribute(IFLA_LINKINFO, &nested)
+            .finish(1);
+        let link = Link::parse(&bytes[16..]).unwrap();
+        assert_eq!(
+            link,
+            Link {
+                index: 7,
+                name: "eth0".into(),
+                kind: "tun".into(),
+                mtu: 1500,
+                loopback: true,
+            }
+        );
+        assert!(link.is_tun());
+        assert_eq!(Link::parse(&bytes[16..24]), None);
+    }
+}

@@ -1,0 +1,144 @@
+//! The helper is killed before each step of a join and of a leave; the next one finishes what was begun.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+
+use rustix::process::Signal;
+
+use crate::agent::Forwarder;
+use crate::pod::Pod;
+use crate::runner::{Case, Outcome};
+use crate::stream::Stream;
+use crate::world::{World, eventually};
+
+pub(crate) const ALL: &[Case] = &[
+    ("a_join_that_is_killed_before_any_step_is_finished", killed_joins),
+    (
+        "a_leave_that_is_killed_before_any_step_is_finished",
+        killed_leaves,
+    ),
+    (
+        "a_clearing_that_is_killed_before_any_step_is_finished",
+        killed_clearings,
+    ),
+];
+
+/// The names of the steps that `act` takes, as the helper wrote them down.
+fn steps_of(world: &World, act: impl FnOnce()) -> Vec<String> {
+    let path = world.folder.join("steps");
+    let before = read(&path).len();
+    act();
+    let steps = read(&path).split_off(before);
+    assert!(steps.len() >= 3, "{steps:?}");
+    let distinct = steps.iter().collect::<BTreeSet<_>>();
+    assert_eq!(
+        distinct.len(),
+        steps.len(),
+        "a step that is taken twice: {steps:?}"
+    );
+    steps
+}
+
+fn read(path: &Path) -> Vec<String> {
+    let text = fs::read_to_string(path).unwrap_or_default();
+    text.lines().map(str::to_owned).collect()
+}
+
+fn start_recording(world: &World) {
+    let path = world.folder.join("steps");
+    world.start(&["--steps", path.to_str().unwrap()]);
+}
+
+fn killed_joins(world: &World) -> Outcome {
+    start_recording(world);
+    let steps = {
+        let pod = Pod::new(world, "shop");
+        steps_of(world, || drop(world.client().join(&pod.reference()).unwrap()))
+    };
+    world.end_node(Signal::TERM);
+    for step in steps {
+        let pod = Pod::new(world, "shop");
+        let before = pod.state();
+        let streams = [
+            Stream::to_pod(&pod, pod.v4),
+            Stream::from_pod(&pod, crate::pod::GATEWAY_V6),
+        ];
+        world.start(&["--die-at", &step]);
+        let failed = world.client().join(&pod.reference());
+        assert!(failed.is_err(), "{step}");
+        assert!(world.node_died(), "{step}");
+        world.start(&[]);
+        let mut client = world.client();
+        assert_eq!(client.members().unwrap().len(), 1, "{step}");
+        let forwarder = Forwarder::start(client.join(&pod.reference()).unwrap().1);
+        assert!(streams.iter().all(Stream::flows), "{step}");
+        client.leave(&pod.uid).unwrap();
+        assert!(forwarder.ended(), "{step}");
+        assert!(streams.iter().all(Stream::flows), "{step}");
+        streams.into_iter().for_each(Stream::finish);
+        pod.assert_state(&before, &step);
+        assert_eq!(world.remembered(), Vec::<String>::new(), "{step}");
+        world.end_node(Signal::TERM);
+    }
+    Outcome::Passed
+}
+
+fn killed_leaves(world: &World) -> Outcome {
+    start_recording(world);
+    let steps = {
+        let pod = Pod::new(world, "shop");
+        let mut client = world.client();
+        drop(client.join(&pod.reference()).unwrap());
+        steps_of(world, || client.leave(&pod.uid).unwrap())
+    };
+    world.end_node(Signal::TERM);
+    for step in steps {
+        let pod = Pod::new(world, "shop");
+        let before = pod.state();
+        let streams = [
+            Stream::to_pod(&pod, pod.v4),
+            Stream::from_pod(&pod, crate::pod::GATEWAY_V6),
+        ];
+        world.start(&["--die-at", &step]);
+        let mut client = world.client();
+        let forwarder = Forwarder::start(client.join(&pod.reference()).unwrap().1);
+        assert!(streams.iter().all(Stream::flows), "{step}");
+        assert!(client.leave(&pod.uid).is_err(), "{step}");
+        assert!(world.node_died(), "{step}");
+        world.start(&[]);
+        assert_eq!(world.client().members().unwrap(), [], "{step}");
+        assert!(forwarder.ended(), "{step}");
+        assert!(streams.iter().all(Stream::flows), "{step}");
+        streams.into_iter().for_each(Stream::finish);
+        pod.assert_state(&before, &step);
+        assert_eq!(world.remembered(), Vec::<String>::new(), "{step}");
+        world.end_node(Signal::TERM);
+    }
+    Outcome::Passed
+}
+
+fn killed_clearings(world: &World) -> Outcome {
+    start_recording(world);
+    let steps = {
+        let pod = Pod::new(world, "shop");
+        drop(world.client().join(&pod.reference()).unwrap());
+        steps_of(world, || {
+            pod.vanish();
+            assert!(eventually(|| world.remembered().is_empty()));
+        })
+    };
+    world.end_node(Signal::TERM);
+    for step in steps {
+        let pod = Pod::new(world, "shop");
+        world.start(&["--die-at", &step]);
+        drop(world.client().join(&pod.reference()).unwrap());
+        pod.vanish();
+        assert!(world.node_died(), "{step}");
+        world.start(&[]);
+        assert_eq!(world.remembered(), Vec::<String>::new(), "{step}");
+        assert!(eventually(|| !pod.is_on_node()), "{step}");
+        world.end_node(Signal::TERM);
+    }
+    Outcome::Passed
+}

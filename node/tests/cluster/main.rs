@@ -1,0 +1,30 @@
+//! A node's helper for real: pods in namespaces of their own are put behind an agent and taken out again.
+//!
+//! The runner goes to network and mount namespaces of its own first, which play the node; so nothing that a case makes
+//! is the machine's. Started by root it runs each case twice, as root and as uid 1000, which is root of a user namespace
+//! then; otherwise once, as whoever runs it. This executable is its own cast, as in `pods`: called with a role it is the
+//! helper, the plugin or a stranger ([`roles`]).
+//!
+//! What a case needs and the machine lacks is a failure, except where the case says `ignored`, with the reason.
+
+mod agent;
+mod crashes;
+mod joining;
+mod plugin;
+mod pod;
+mod restarts;
+mod roles;
+mod runner;
+mod stream;
+mod world;
+
+fn main() -> std::process::ExitCode {
+    let arguments = std::env::args().skip(1).collect::<Vec<_>>();
+    match roles::play(&arguments) {
+        Some(code) => code,
+        None => {
+            let all = [joining::ALL, restarts::ALL, crashes::ALL, plugin::ALL].concat();
+            runner::run(&all, &arguments)
+        }
+    }
+}

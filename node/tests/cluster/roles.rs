@@ -1,0 +1,104 @@
+//! What this executable is when it is not the runner.
+
+use std::fs::OpenOptions;
+use std::io::{self, Write};
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::OnceLock;
+
+use adit_node::cluster::{self, Options, PluginFolders, cni};
+use rustix::process::{Signal, getpid, getppid, kill_process};
+
+/// Where the names of steps are written, one a line.
+static STEPS: OnceLock<PathBuf> = OnceLock::new();
+
+/// The step that kills the helper.
+static DIE_AT: OnceLock<String> = OnceLock::new();
+
+/// Plays the role that the first argument names, if it names one.
+pub(crate) fn play(arguments: &[String]) -> Option<ExitCode> {
+    let (role, rest) = arguments.split_first()?;
+    Some(match role.as_str() {
+        "as-node" => node(rest),
+        "as-uninstall" => uninstall(rest),
+        "as-cni" => cni::main(),
+        "as-stranger" => stranger(rest),
+        _ => return None,
+    })
+}
+
+/// `--name value`; the last holds.
+fn option<'a>(arguments: &'a [String], name: &str) -> Option<&'a str> {
+    let at = arguments.iter().rposition(|argument| argument == name)?;
+    arguments.get(at + 1).map(String::as_str)
+}
+
+fn options(arguments: &[String]) -> Options {
+    let folder = Path::new(option(arguments, "--folder").unwrap());
+    let plugin = PluginFolders {
+        configuration: folder.join("net.d"),
+        binaries: folder.join("bin"),
+    };
+    Options {
+        state: folder.join("state"),
+        // Root of the node's user namespace: in there nobody else exists.
+        agent_uid: 0,
+        namespaces: folder.join("netns"),
+        tun_device: option(arguments, "--tun").unwrap().into(),
+        exempt: vec!["adit-system".into()],
+        plugin: Some(plugin),
+        on_step,
+        ..Options::default()
+    }
+}
+
+/// The helper: its readiness goes to standard output.
+fn node(arguments: &[String]) -> ExitCode {
+    if let Some(path) = option(arguments, "--steps") {
+        STEPS.set(path.into()).unwrap();
+    }
+    if let Some(step) = option(arguments, "--die-at") {
+        DIE_AT.set(step.to_owned()).unwrap();
+    }
+    let ready = io::stdout().as_fd().try_clone_to_owned().unwrap();
+    report(cluster::serve(options(arguments), Some(ready)))
+}
+
+fn uninstall(arguments: &[String]) -> ExitCode {
+    report(cluster::uninstall(&options(arguments)))
+}
+
+fn report(outcome: Result<(), cluster::Error>) -> ExitCode {
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("node: {error} ({})", error.code());
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Runs in the helper's child, before the step is taken.
+fn on_step(step: &'static str) {
+    if let Some(path) = STEPS.get() {
+        let mut file = OpenOptions::new().create(true).append(true).open(path).unwrap();
+        writeln!(file, "{step}").unwrap();
+    }
+    if DIE_AT.get().is_some_and(|chosen| chosen == step) {
+        kill_process(getppid().unwrap(), Signal::KILL).unwrap();
+        kill_process(getpid(), Signal::KILL).unwrap();
+    }
+}
+
+/// Asks for what only the agent may have, as another user.
+fn stranger(arguments: &[String]) -> ExitCode {
+    let socket = Path::new(option(arguments, "--socket").unwrap());
+    match cluster::Client::connect(socket).and_then(|mut client| client.stats()) {
+        Ok(_) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("stranger: {error} ({})", error.code());
+            ExitCode::FAILURE
+        }
+    }
+}
