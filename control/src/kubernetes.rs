@@ -5,7 +5,7 @@
 //!        pages, 410, pauses             bounded    pure     one Arc, replaced whole
 //! ```
 //!
-//! Everything that decides is in [`model`]; the tasks only fetch. Nothing is published before everything that is
+//! Everything that decides is in the model, a pure function; the tasks only fetch. Nothing is published before everything that is
 //! watched was listed once: a state without the policies that somebody wrote would allow what they deny. After that the last
 //! state stays in force through any outage, and [`Health`] says how old it is.
 

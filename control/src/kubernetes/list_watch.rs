@@ -144,7 +144,13 @@ impl Watcher {
                 }
                 continue;
             };
-            match self.watch(from, &mut last_heard, &mut pause).await {
+            let opened = Instant::now();
+            let end = self.watch(from, &mut last_heard, &mut pause).await;
+            if opened.elapsed() > LONGEST_PAUSE {
+                // Whatever was wrong before is over.
+                pause.reset();
+            }
+            match end {
                 Ok(End::Unwanted) => return,
                 Ok(End::Over) => {}
                 Ok(End::Compacted) => version = None,

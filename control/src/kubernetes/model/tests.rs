@@ -5,7 +5,6 @@ mod equivalence;
 mod pods;
 mod policies;
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use adit_flow::WorkloadName;
