@@ -10,6 +10,7 @@ mod flows;
 mod generate;
 mod inner;
 mod logging;
+mod node_helper;
 mod policy;
 mod run;
 mod show;
@@ -58,6 +59,7 @@ fn dispatch(command: Command) -> Result<u8, CliError> {
         Command::Man(args) => generate::man(&args),
         Command::Node(args) => inner::node(args),
         Command::NodeAgent(args) => cluster::node_agent(args),
+        Command::NodeHelper(args) => node_helper::node_helper(args),
         Command::Policy(command) => policy::policy(command),
         Command::Probe(args) => inner::probe(&args),
         Command::Ps(args) => show::ps(&args),
@@ -107,6 +109,13 @@ enum CliError {
         /// Why.
         #[from]
         source: adit_node::laptop::Error,
+    },
+    /// The helper of a cluster's node could not start.
+    #[error("[{}] {source}", source.code())]
+    NodeHelper {
+        /// Why.
+        #[from]
+        source: adit_node::cluster::Error,
     },
     /// The mesh goes on in the background, and not everything in it is ready.
     #[error("[ADIT-A035] mesh {mesh} goes on in the background, but this isn't ready: {waiting}; its output is in {}", log.display())]

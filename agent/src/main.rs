@@ -1,7 +1,14 @@
-//! The `adit` command.
+//! The `adit` command, which is the CNI plugin too where it is called by that name.
 
+use std::path::Path;
 use std::process::ExitCode;
 
+use adit_node::cluster::cni;
+
 fn main() -> ExitCode {
-    adit_agent::cli::main()
+    let name = std::env::args_os().next();
+    match name.as_deref().and_then(|name| Path::new(name).file_name()) {
+        Some(name) if name == cni::PLUGIN => cni::main(),
+        _ => adit_agent::cli::main(),
+    }
 }

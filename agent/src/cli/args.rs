@@ -63,6 +63,9 @@ pub(super) enum Command {
     /// The maker of pods; started by `up` and `run`
     #[command(hide = true)]
     Node(Node),
+    /// The privileged helper of a cluster's node; started by its DaemonSet
+    #[command(hide = true)]
+    NodeHelper(NodeHelper),
     /// One readiness check; started by `up` in a pod
     #[command(hide = true)]
     Probe(Probe),
@@ -284,6 +287,39 @@ pub(super) struct Node {
     pub(super) run_dir: PathBuf,
     #[arg(long)]
     pub(super) tun_device: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct NodeHelper {
+    /// The folder of sockets, journal and pinned namespaces; on the host, mounted with propagation to it
+    #[arg(long, value_name = "FOLDER", default_value = "/run/adit")]
+    pub(super) state: PathBuf,
+    /// The only user that may connect to the agent's socket
+    #[arg(long, value_name = "UID", default_value_t = 65532)]
+    pub(super) agent_uid: u32,
+    /// Where the container runtime mounts pods' network namespaces
+    #[arg(long, value_name = "FOLDER", default_value = "/var/run/netns")]
+    pub(super) netns_dir: PathBuf,
+    /// The container runtime's CNI configuration
+    #[arg(long, value_name = "FOLDER", default_value = "/etc/cni/net.d")]
+    pub(super) cni_conf_dir: PathBuf,
+    /// The container runtime's CNI plugins
+    #[arg(long, value_name = "FOLDER", default_value = "/opt/cni/bin")]
+    pub(super) cni_bin_dir: PathBuf,
+    /// Install no CNI plugin: pods join once they run, when the agent says so
+    #[arg(long)]
+    pub(super) no_cni: bool,
+    /// A namespace whose pods start outside the mesh while no agent is connected; may be repeated
+    #[arg(long = "exempt", value_name = "NAMESPACE", default_values = ["adit-system", "kube-system"])]
+    pub(super) exempt: Vec<String>,
+    /// MTU of the device in a pod, in bytes
+    #[arg(long, value_name = "BYTES", default_value_t = 65520, value_parser = clap::value_parser!(u16).range(1280..))]
+    pub(super) pod_mtu: u16,
+    #[command(flatten)]
+    pub(super) tun: TunDevice,
+    /// Take adit off this node instead: the plugin, and every pod out of the mesh
+    #[arg(long)]
+    pub(super) uninstall: bool,
 }
 
 #[derive(Debug, Args)]
