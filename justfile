@@ -19,7 +19,7 @@ build profile="dev":
 ci: lint test
 
 # All tests.
-test: unit purity peers platform-tests fuzz-smoke
+test: unit purity peers platform-tests chart fuzz-smoke
 
 # Formatting, lints, documentation: warnings are errors.
 lint:
@@ -48,6 +48,47 @@ platform-tests: (build "release")
 soak: (build "release")
     ADIT_TEST_CHURN=200000 ADIT_TEST_ROTATION_SECONDS=600 \
         cargo test --locked -p adit-platform-tests --test scale --test rotation -- --test-threads=1
+
+# The Helm chart renders for every platform, and deploy/adit.yaml is what it renders.
+chart: _helm
+    if [ -x target/tools/bin/helm ]; then \
+        cargo test --locked -p adit-platform-tests --test chart -- --ignored; \
+    else \
+        echo "skipped: chart (helm's modules can't be fetched)"; \
+    fi
+
+# Write deploy/adit.yaml anew from the chart.
+manifest: _helm
+    cd deploy && { cat namespace.yaml; ../target/tools/bin/helm template adit adit --namespace adit-system \
+        --kube-version 1.34.0; } >adit.yaml.new && mv adit.yaml.new adit.yaml
+
+_helm:
+    [ -x target/tools/bin/helm ] || GOBIN=$PWD/target/tools/bin CGO_ENABLED=0 \
+        platform-tests/cluster/cluster.sh go install -trimpath -ldflags "-s -w" helm.sh/helm/v3/cmd/helm@v3.19.4 || true
+
+# A real Kubernetes cluster of two nodes on this machine, with adit's image on them: root, and half an hour the first time.
+cluster-up: && cluster-image
+    platform-tests/cluster/cluster.sh build all
+    platform-tests/cluster/cluster.sh running || platform-tests/cluster/cluster.sh up 2
+
+# adit's image, and its load tool's, built anew and given to the nodes.
+cluster-image:
+    platform-tests/cluster/adit-images.sh
+
+# The mesh in that cluster, and the same without the mesh.
+cluster-test *names: cluster-up
+    cargo test --locked -p adit-platform-tests --test cluster_outside --test cluster -- \
+        --ignored --test-threads=1 --nocapture --skip network_policy_case {{ names }}
+
+# cyclonus' NetworkPolicy cases: all of them take hours, those of a tag (`just cluster-suite deny-all`) minutes.
+cluster-suite tag="": cluster-up
+    platform-tests/cluster/cluster.sh build np
+    ADIT_TEST_CYCLONUS={{ tag }} cargo test --locked -p adit-platform-tests --test cluster_outside --test cluster -- \
+        --ignored --test-threads=1 --nocapture network_policy_case
+
+# Stop that cluster; what was built stays.
+cluster-down:
+    platform-tests/cluster/cluster.sh down
 
 # The pure crates have no runtime and no socket in their trees.
 purity:

@@ -2,8 +2,6 @@
 # Each step is skipped when its result is there in the wanted version.
 
 KUBE_PROGRAMS="kube-apiserver kube-controller-manager kube-scheduler kubelet kube-proxy kubectl"
-# A Go that builds them, for machines whose own is older (Debian 12 has 1.19). It comes from the module proxy too.
-GO_TOOLCHAIN=go1.26.8
 export CGO_ENABLED=0
 
 build() {
@@ -21,21 +19,6 @@ build() {
     kube | etcd | dns | images | np) "build_$what" ;;
     *) die "expected one of all, kube, etcd, dns, images, np to build, got '$what'" ;;
     esac
-}
-
-# Go from 1.21 on fetches the toolchain that a module asks for by itself; an older one is replaced by hand.
-find_go() {
-    local version module folder
-    command -v go >/dev/null || need golang-go
-    version=$(go env GOVERSION)
-    version=${version#go1.}
-    ((${version%%.*} < 21)) || return 0
-    module=golang.org/toolchain@v0.0.1-$GO_TOOLCHAIN.linux-$(go env GOARCH)
-    # The go command refuses to record a toolchain's checksum, so it is fetched outside a module.
-    folder=$(cd "$ROOT" && GOFLAGS=-mod=mod go mod download -json "$module" 2>"$ROOT/toolchain.log" | jq -r .Dir)
-    [ -x "$folder/bin/go" ] || chmod -f +x "$folder"/bin/* "$folder"/pkg/tool/*/* || true
-    [ -x "$folder/bin/go" ] || show_and_die "$ROOT/toolchain.log" "Go 1.$version is too old, and $module can't be had"
-    export PATH=$folder/bin:$PATH GOROOT=$folder
 }
 
 # has NAME VERSION

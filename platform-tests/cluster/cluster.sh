@@ -6,9 +6,11 @@
 #   cluster.sh down [--wipe]                            stop everything; --wipe also forgets the cluster's objects and nodes
 #   cluster.sh restart apiserver|node N                 kill -9 a part and start it again, its state kept
 #   cluster.sh status                                   what runs
+#   cluster.sh running                                  ends with 0 if a cluster runs
 #   cluster.sh kubectl ARGUMENT...                      kubectl as the cluster's administrator
 #   cluster.sh api COMMAND...                           any program in the control plane's network, with KUBECONFIG set
 #   cluster.sh node N COMMAND...                        any program inside node N: its files, processes, network
+#   cluster.sh go ARGUMENT...                           a Go that is new enough for all of it
 #   cluster.sh image NAME:TAG FOLDER [ENTRYPOINT_JSON]  pack a folder as an image, give it to every node, now and at each up
 #
 # State: $ADIT_CLUSTER_DIR (default ~/.cache/adit-cluster). Versions: KUBE_VERSION, COREDNS_VERSION, CYCLONUS_VERSION,
@@ -30,6 +32,7 @@ esac
 . "$HERE/process.sh"
 case $verb in
 build)
+    . "$HERE/go.sh"
     . "$HERE/build.sh"
     . "$HERE/images.sh"
     build "$@"
@@ -52,6 +55,7 @@ restart)
     restart "$@"
     ;;
 status) status ;;
+running) require_running ;;
 kubectl)
     require_running
     exec ip netns exec kcp "$BIN/kubectl" --kubeconfig "$STATE/admin.kubeconfig" "$@"
@@ -64,6 +68,11 @@ node)
     (($# >= 2)) || die "expected: node N COMMAND..."
     require_running
     in_node "$@"
+    ;;
+go)
+    . "$HERE/go.sh"
+    find_go
+    exec go "$@"
     ;;
 image)
     . "$HERE/images.sh"

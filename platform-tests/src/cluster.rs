@@ -14,6 +14,7 @@
 //! run without it too, to see that they fail there.
 
 mod capture;
+mod install;
 mod namespace;
 mod node;
 pub mod objects;
@@ -32,6 +33,7 @@ use serde_json::Value;
 use crate::process::{Finished, wait_until};
 
 pub use capture::Capture;
+pub use install::{AGENT, Adit, HELPER};
 pub use namespace::{Membership, Namespace};
 pub use node::{Node, NodeState};
 pub use pcap::{InvalidCapture, Packet, Transport, packets};

@@ -1,5 +1,6 @@
 //! A Kubernetes namespace of a test's own.
 
+use std::cell::Cell;
 use std::process;
 use std::time::Duration;
 
@@ -27,7 +28,7 @@ pub enum Membership {
 pub struct Namespace<'c> {
     cluster: &'c Cluster,
     name: String,
-    membership: Membership,
+    membership: Cell<Membership>,
 }
 
 impl<'c> Namespace<'c> {
@@ -39,10 +40,10 @@ impl<'c> Namespace<'c> {
     pub fn new(cluster: &'c Cluster, topic: &str, membership: Membership) -> Self {
         let name = format!("{topic}-{}", process::id());
         cluster.kubectl(["create", "namespace", &name]).stdout();
-        let mut namespace = Self {
+        let namespace = Self {
             cluster,
             name,
-            membership: Membership::Outside,
+            membership: Cell::new(Membership::Outside),
         };
         if membership == Membership::Mesh {
             namespace.set_membership(membership);
@@ -62,7 +63,7 @@ impl<'c> Namespace<'c> {
 
     /// Whether its pods are in the mesh.
     pub fn membership(&self) -> Membership {
-        self.membership
+        self.membership.get()
     }
 
     /// Puts its pods into the mesh or takes them out; doesn't wait for it.
@@ -70,7 +71,7 @@ impl<'c> Namespace<'c> {
     /// # Panics
     /// If the namespace can't be labelled.
     #[track_caller]
-    pub fn set_membership(&mut self, membership: Membership) {
+    pub fn set_membership(&self, membership: Membership) {
         let label = match membership {
             Membership::Mesh => format!("{MEMBERSHIP}=ambient"),
             Membership::Outside => format!("{MEMBERSHIP}-"),
@@ -78,7 +79,7 @@ impl<'c> Namespace<'c> {
         self.cluster
             .kubectl(["label", "namespace", &self.name, &label, "--overwrite"])
             .stdout();
-        self.membership = membership;
+        self.membership.set(membership);
     }
 
     /// kubectl in this namespace.
@@ -136,7 +137,7 @@ impl<'c> Namespace<'c> {
     /// After two minutes.
     #[track_caller]
     pub fn wait_membership(&self, pod: &str) {
-        let expected = match self.membership {
+        let expected = match self.membership() {
             Membership::Mesh => "enabled",
             Membership::Outside => "",
         };

@@ -66,6 +66,16 @@ impl<'c> Node<'c> {
     /// If there isn't exactly one.
     #[track_caller]
     pub fn kill(self, command: &str) {
+        let pid = self.process(command).to_string();
+        self.run(["kill", "-9", &pid]).stdout();
+    }
+
+    /// The one process with such a command line.
+    ///
+    /// # Panics
+    /// If there isn't exactly one.
+    #[track_caller]
+    pub fn process(self, command: &str) -> u32 {
         let found = self.processes(command);
         let [pid] = found[..] else {
             panic!(
@@ -73,7 +83,7 @@ impl<'c> Node<'c> {
                 self.name()
             )
         };
-        self.run(["kill", "-9", &pid.to_string()]).stdout();
+        pid
     }
 
     /// What is on it now.

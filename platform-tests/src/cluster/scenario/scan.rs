@@ -1,8 +1,13 @@
 //! A port scan, which must leave nothing and cost others nothing.
 
+use std::time::Duration;
+
 use crate::cluster::Namespace;
 use crate::cluster::objects::{LOAD, LOAD_PORT, load, pod};
 use crate::load::{Rr, Scan};
+use crate::process::Running;
+
+const LIMIT: Duration = Duration::from_secs(120);
 
 /// Looks at ports of a pod on node 2 from a pod on node 1: all 65,535 of them, or fewer.
 ///
@@ -11,7 +16,9 @@ use crate::load::{Rr, Scan};
 #[track_caller]
 pub fn ports(namespace: &Namespace<'_>, last: u16) -> Scan {
     namespace.up([pod("server", 2, [load()]), pod("client", 1, [load()])]);
-    scan(namespace, &["--last", &last.to_string()])
+    start(namespace, &["--last", &last.to_string()])
+        .finish(LIMIT)
+        .json()
 }
 
 /// Requests and responses on an open port: first alone, then while a thousand closed ports a second are tried.
@@ -33,30 +40,23 @@ pub fn scan_under_load(namespace: &Namespace<'_>) -> [Rr; 2] {
             .json()
     };
     let alone = rr();
-    let under_load = std::thread::scope(|scope| {
-        let scanner = scope.spawn(|| {
-            scan(
-                namespace,
-                &["--first", "20000", "--last", "30000", "--rate", "1000"],
-            )
-        });
-        let under_load = rr();
-        let found = scanner.join().expect("the scan ends");
-        assert_eq!(
-            (found.open.len(), found.refused),
-            (0, 10_001),
-            "closed ports of the server: {found:?}"
-        );
-        under_load
-    });
+    let scanner = start(
+        namespace,
+        &["--first", "20000", "--last", "30000", "--rate", "1000"],
+    );
+    let under_load = rr();
+    let found: Scan = scanner.finish(LIMIT).json();
+    assert_eq!(
+        (found.open.len(), found.refused),
+        (0, 10_001),
+        "closed ports of the server: {found:?}"
+    );
     [alone, under_load]
 }
 
 #[track_caller]
-fn scan(namespace: &Namespace<'_>, options: &[&str]) -> Scan {
+fn start(namespace: &Namespace<'_>, options: &[&str]) -> Running {
     let server = namespace.address("server").to_string();
     let words = ["/adit-load", "--limit", "110", "scan", &server];
-    namespace
-        .exec("client", LOAD, words.into_iter().chain(options.iter().copied()))
-        .json()
+    namespace.start("client", LOAD, words.into_iter().chain(options.iter().copied()))
 }

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use crate::cluster::Namespace;
-use crate::cluster::objects::{LOAD, LOAD_PORT, load, pod};
+use crate::cluster::objects::{LOAD, LOAD_PORT, container, load, pod};
 use crate::load::Stream;
-use crate::process::Running;
+use crate::process::wait_until;
 
 /// Mbit/s of each stream.
 const RATE: &str = "100";
@@ -19,32 +19,29 @@ pub struct Ends<'n, 'c> {
     pub server: &'n Namespace<'c>,
 }
 
-/// Streams of 100 Mbit/s from a pod on node 1 to one on node 2, and back.
+/// Streams of 100 Mbit/s from pods on node 1 to one on node 2, `there`, and the other way, `back`.
+///
+/// Their clients are pods of their own, so that they live on when the API server, and with it `kubectl exec`, is away.
 #[derive(Debug)]
-pub struct Streams {
-    there: Running,
-    back: Running,
+pub struct Streams<'n, 'c> {
+    ends: Ends<'n, 'c>,
     seconds: u64,
 }
 
-impl Streams {
-    /// The pods, started; they are `client` and `server`.
+impl<'n, 'c> Streams<'n, 'c> {
+    /// The pods that streams begin in.
+    pub const CLIENTS: [&'static str; 2] = ["there", "back"];
+    /// The pod that they end in.
+    pub const SERVER: &'static str = "sink";
+
+    /// Starts streams that last for so many seconds, and their server if it isn't there yet.
     ///
     /// # Panics
     /// If they don't start.
     #[track_caller]
-    pub fn pods(ends: Ends<'_, '_>) {
-        ends.server.up([pod("server", 2, [load()])]);
-        ends.client.up([pod("client", 1, [load()])]);
-    }
-
-    /// Starts streams that last for so many seconds between pods that are there.
-    ///
-    /// # Panics
-    /// If a pod isn't there.
-    #[track_caller]
-    pub fn start(ends: Ends<'_, '_>, seconds: u64) -> Self {
-        let target = format!("{}:{LOAD_PORT}", ends.server.address("server"));
+    pub fn start(ends: Ends<'n, 'c>, seconds: u64) -> Self {
+        ends.server.up([pod(Self::SERVER, 2, [load()])]);
+        let target = format!("{}:{LOAD_PORT}", ends.server.address(Self::SERVER));
         let time = seconds.to_string();
         let stream = [
             "/adit-load",
@@ -57,14 +54,14 @@ impl Streams {
             "--rate",
             RATE,
         ];
-        let there = ends.client.start("client", LOAD, stream);
-        let back = ends
-            .client
-            .start("client", LOAD, stream.into_iter().chain(["--reverse"]));
-        let started = Self { there, back, seconds };
-        // Both are under way when this returns.
-        std::thread::sleep(Duration::from_secs(1));
-        started
+        ends.client.up(Self::CLIENTS.map(|way| {
+            let reverse: &[&str] = if way == "back" { &["--reverse"] } else { &[] };
+            let words = [&stream[..], reverse].concat();
+            let mut pod = pod(way, 1, [container(LOAD, "localhost/adit-load:1", &words)]);
+            pod["spec"]["restartPolicy"] = "Never".into();
+            pod
+        }));
+        Self { ends, seconds }
     }
 
     /// Waits for both to end.
@@ -73,15 +70,26 @@ impl Streams {
     /// If a byte was lost, doubled or moved, or a stream ended before its time.
     #[track_caller]
     pub fn whole(self) {
-        for (way, running) in [("there", self.there), ("back", self.back)] {
-            let done = running.finish(Duration::from_secs(self.seconds + 60));
-            let stream: Stream = done.json();
-            assert!(stream.bytes > 0, "{way}: {done}");
-            assert_eq!(stream.sent_hashes, stream.received_hashes, "{way}: {done}");
+        for way in Self::CLIENTS {
+            let logs = || self.ends.client.kubectl(["logs", way]);
+            let phase = wait_until(
+                &format!("the stream {way} to end"),
+                Duration::from_secs(self.seconds + 60),
+                || {
+                    let phase = self.ends.client.pod(way, "{.status.phase}");
+                    ["Succeeded", "Failed"].contains(&phase.as_str()).then_some(phase)
+                },
+                || logs().to_string(),
+            );
+            assert_eq!(phase, "Succeeded", "{way}: {}", logs());
+            let stream: Stream = logs().json();
+            assert!(stream.bytes > 0, "{way}: {stream:?}");
+            assert_eq!(stream.sent_hashes, stream.received_hashes, "{way}: {stream:?}");
             eprintln!(
                 "{way}: {} bytes in {:.1} s, all the same",
                 stream.bytes, stream.seconds
             );
+            self.ends.client.kubectl(["delete", "pod", way]).stdout();
         }
     }
 }

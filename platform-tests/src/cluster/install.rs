@@ -1,0 +1,155 @@
+//! adit in the cluster, as `deploy/adit.yaml` puts it there.
+
+use std::path::Path;
+use std::time::Duration;
+
+use super::{COMMAND_LIMIT, Cluster, Node, Privileges};
+use crate::process::{Finished, Running, wait_until};
+
+/// The namespace that the manifest makes.
+const NAMESPACE: &str = "adit-system";
+const LIMIT: Duration = Duration::from_secs(180);
+
+/// Command lines by which the processes of a node are found.
+pub const AGENT: &str = "/adit node-agent";
+/// See [`AGENT`].
+pub const HELPER: &str = "/adit node-helper";
+
+/// adit, installed.
+#[derive(Clone, Copy, Debug)]
+pub struct Adit<'c> {
+    cluster: &'c Cluster,
+}
+
+impl<'c> Adit<'c> {
+    /// Applies the manifest and waits until everything in it runs. Does nothing but wait if it's there already.
+    ///
+    /// # Panics
+    /// If it doesn't run within three minutes; says what the pods say.
+    #[track_caller]
+    pub fn install(cluster: &'c Cluster) -> Self {
+        let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/adit.yaml");
+        let manifest = manifest.to_str().expect("the repository's path is text");
+        cluster.kubectl(["apply", "-f", manifest]).stdout();
+        let adit = Self { cluster };
+        for part in [
+            "deployment/adit-ca",
+            "daemonset/adit-helper",
+            "daemonset/adit-agent",
+        ] {
+            adit.wait_rolled_out(part);
+        }
+        adit
+    }
+
+    #[track_caller]
+    fn wait_rolled_out(self, part: &str) {
+        let timeout = format!("--timeout={}s", LIMIT.as_secs());
+        let words = ["kubectl", "-n", NAMESPACE, "rollout", "status", part, &timeout];
+        let done = Running::spawn(self.cluster.command(words)).finish(LIMIT + Duration::from_secs(30));
+        assert!(done.code() == 0, "{done}\n{}", self.said());
+    }
+
+    /// Waits until a kill has healed: every pod of it is ready.
+    ///
+    /// # Panics
+    /// After three minutes.
+    #[track_caller]
+    pub fn wait_whole(self) {
+        for part in ["daemonset/adit-helper", "daemonset/adit-agent"] {
+            self.wait_rolled_out(part);
+        }
+    }
+
+    /// The pods and the ends of their logs.
+    pub fn said(self) -> String {
+        let pods = self
+            .cluster
+            .kubectl(["-n", NAMESPACE, "get", "pods", "-o", "wide"])
+            .raw_stdout();
+        let logs = ["adit-ca", "adit-helper", "adit-agent"].map(|app| {
+            let selector = format!("app={app}");
+            self.cluster
+                .kubectl([
+                    "-n",
+                    NAMESPACE,
+                    "logs",
+                    "-l",
+                    &selector,
+                    "--tail=15",
+                    "--prefix",
+                    "--ignore-errors",
+                ])
+                .raw_stdout()
+        });
+        format!("{pods}\n{}", logs.concat())
+    }
+
+    /// `adit WORD...` in the agent of a node.
+    ///
+    /// # Panics
+    /// If that takes longer than two minutes.
+    #[track_caller]
+    pub fn agent<'a>(self, node: Node<'_>, words: impl IntoIterator<Item = &'a str>) -> Finished {
+        let selector = format!("spec.nodeName={}", node.name());
+        let pod = self
+            .cluster
+            .kubectl([
+                "-n",
+                NAMESPACE,
+                "get",
+                "pods",
+                "-l",
+                "app=adit-agent",
+                "--field-selector",
+                &selector,
+                "-o",
+                "name",
+            ])
+            .stdout();
+        let mut command =
+            self.cluster
+                .command(["kubectl", "-n", NAMESPACE, "exec", pod.trim(), "--", "/adit"]);
+        command.args(words);
+        Finished::of(command, COMMAND_LIMIT)
+    }
+
+    /// What the agent of a node may do.
+    ///
+    /// # Panics
+    /// If there isn't exactly one.
+    #[track_caller]
+    pub fn agent_privileges(self, node: Node<'_>) -> Privileges {
+        let pid = node.process(AGENT);
+        let status = node.run(["cat", &format!("/proc/{pid}/status")]).stdout();
+        status
+            .parse()
+            .unwrap_or_else(|error| panic!("{error} in:\n{status}"))
+    }
+
+    /// Rules and listeners in the outer namespace of a pod, by its uid, in a comparable form.
+    ///
+    /// # Panics
+    /// If the pod has no outer namespace on that node.
+    #[track_caller]
+    pub fn outer_state(self, node: Node<'_>, uid: &str) -> String {
+        let enter = format!("--net=/run/adit/netns/{uid}");
+        let rules = node.run(["nsenter", &enter, "ip", "rule"]).stdout();
+        let listeners = node.run(["nsenter", &enter, "ss", "-Hltn"]).stdout();
+        format!("{rules}{listeners}")
+    }
+
+    /// Waits until the outer namespace of a pod is as it was; on-demand ports that nobody uses may take a while to close.
+    ///
+    /// # Panics
+    /// After three minutes.
+    #[track_caller]
+    pub fn wait_outer_state(self, node: Node<'_>, uid: &str, before: &str) {
+        wait_until(
+            "the outer namespace to be as it was",
+            LIMIT,
+            || (self.outer_state(node, uid) == before).then_some(()),
+            || format!("before:\n{before}\nnow:\n{}", self.outer_state(node, uid)),
+        );
+    }
+}

@@ -1,0 +1,293 @@
+//! The mesh in a real cluster: everything that works outside it works in it, and what only it can meet.
+//!
+//! `cluster_outside.rs` has the same scenarios without the mesh.
+
+use std::time::{Duration, Instant};
+
+use adit_platform_tests::cluster::scenario::{self, Churn, Ends, Streams};
+use adit_platform_tests::cluster::{
+    AGENT, Adit, Cluster, Cyclonus, HELPER, Membership, Namespace, NodeState,
+};
+use adit_platform_tests::configured;
+use serde_json::{Value, json};
+
+const WEB_PORT: u16 = 8080;
+
+fn deny_all(to: &str) -> Value {
+    json!({
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "NetworkPolicy",
+        "metadata": {"name": "nobody"},
+        "spec": {"podSelector": {"matchLabels": {"app": to}}, "policyTypes": ["Ingress"]},
+    })
+}
+
+/// The state of both nodes, once namespaces of earlier tests are gone.
+fn quiet(cluster: &Cluster) -> [NodeState; 2] {
+    cluster.wait_quiet();
+    [1, 2].map(|node| cluster.node(node).state())
+}
+
+/// Resident KiB of agent and helper on both nodes.
+fn resident(cluster: &Cluster) -> [u64; 4] {
+    [(1, AGENT), (1, HELPER), (2, AGENT), (2, HELPER)].map(|(node, program)| {
+        let node = cluster.node(node);
+        node.resident(node.process(program))
+    })
+}
+
+#[test]
+#[ignore = "needs the cluster of `just cluster-up`"]
+fn the_original_port_is_on_the_wire_and_nobody_can_read_it() {
+    let cluster = Cluster::running();
+    let adit = Adit::install(&cluster);
+    let namespace = Namespace::new(&cluster, "wire", Membership::Mesh);
+    let wire = scenario::wire(&namespace);
+    assert_eq!(wire.fault(WEB_PORT), None);
+    let identities = adit.agent(cluster.node(1), ["identity"]).stdout();
+    let own = format!("spiffe://cluster.local/ns/{}/sa/default", namespace.name());
+    assert!(identities.contains(&own), "{identities}");
+}
+
+#[test]
+#[ignore = "needs the cluster of `just cluster-up`"]
+fn pods_that_run_are_put_into_the_mesh_by_the_label() {
+    let cluster = Cluster::running();
+    Adit::install(&cluster);
+    let namespace = Namespace::new(&cluster, "joined", Membership::Outside);
+    assert!(
+        scenario::wire(&namespace).plain > 0,
+        "outside the mesh it is plain"
+    );
+    namespace.set_membership(Membership::Mesh);
+    for pod in ["client", "server"] {
+        namespace.wait_membership(pod);
+    }
+    assert_eq!(scenario::wire(&namespace).fault(WEB_PORT), None);
+    namespace.set_membership(Membership::Outside);
+    for pod in ["client", "server"] {
+        namespace.wait_membership(pod);
+    }
+    assert!(scenario::wire(&namespace).plain > 0, "it left the mesh");
+}
+
+#[test]
+#[ignore = "needs the cluster of `just cluster-up`"]
+fn exec_logs_and_port_forward_work() {
+    let cluster = Cluster::running();
+    Adit::install(&cluster);
+    scenario::access(&Namespace::new(&cluster, "access", Membership::Mesh));
+}
+
+#[test]
+#[ignore = "needs the cluster of `just cluster-up`"]
+fn probes_stay_green_while_a_pod_joins_and_leaves() {
+    let cluster = Cluster::running();
+    Adit::install(&cluster);
+    let namespace = Namespace::new(&cluster, "probes", Membership::Mesh);
+    scenario::probes(&namespace).stay_green(Duration::from_secs(5));
+    for membership in [Membership::Outside, Membership::Mesh] {
+        namespace.set_membership(membership);
+        namespace.wait_membership("probed");
+        scenario::probes(&namespace).stay_green(Duration::from_secs(5));
+    }
+}
+
+#[test]
+#[ignore = "needs the cluster of `just cluster-up`"]
+fn every_way_to_a_server_works() {
+    let cluster = Cluster::running();
+    Adit::install(&cluster);
+    scenario::services(&Namespace::new(&cluster, "services", Membership::Mesh));
+}
+
+#[test]
+#[ignore = "needs the cluster of `just cluster-up`"]
+fn a_database_keeps_what_was_written() {
+    let cluster = Cluster::running();
+    Adit::install(&cluster);
+    scenario::database(&Namespace::new(&cluster, "database", Membership::Mesh));
+}
+
+#[test]
+#[ignore = "needs the cluster of `just cluster-up`"]
+fn streams_lose_nothing_while_their_pods_join_and_leave() {
+    let cluster = Cluster::running();
+    Adit::install(&cluster);
+    let namespace = Namespace::new(&cluster, "joining", Membership::Outside);
+    let ends = |namespace| Ends {
+        client: namespace,
+        server: namespace,
+    };
+    for membership in [Membership::Mesh, Membership::Outside] {
+        let streams = Streams::start(ends(&namespace), 20);
+        namespace.set_membership(membership);
+        for pod in Streams::CLIENTS.into_iter().chain([Streams::SERVER]) {
+            namespace.wait_membership(pod);
+        }
+        streams.whole();
+    }
+}
+
+#[test]
+#[ignore = "needs the cluster of `just cluster-up`"]
+fn streams_to_pods_outside_the_mesh_lose_nothing() {
+    let cluster = Cluster::running();
+    Adit::install(&cluster);
+    let inside = Namespace::new(&cluster, "inside", Membership::Mesh);
+    let outside = Namespace::new(&cluster, "outside", Membership::Outside);
+    let streams = Streams::start(
+        Ends {
+            client: &inside,
+            server: &outside,
+        },
+        20,
+    );
+    for membership in [Membership::Outside, Membership::Mesh] {
+        inside.set_membership(membership);
+        for pod in Streams::CLIENTS {
+            inside.wait_membership(pod);
+        }
+    }
+    streams.whole();
+}
+
+#[test]
+#[ignore = "needs the cluster of `just cluster-up`"]
+fn a_pod_with_net_admin_speaks_as_itself_alone() {
+    let cluster = Cluster::running();
+    Adit::install(&cluster);
+    let escape = scenario::escape(&Namespace::new(&cluster, "escape", Membership::Mesh));
+    assert_eq!((escape.as_another, escape.as_nobody), (0, 0), "{escape:?}");
+    assert_eq!(escape.interfaces, [("eth0".to_owned(), 65534)]);
+}
+
+#[test]
+#[ignore = "needs the cluster of `just cluster-up`"]
+fn the_agent_has_no_privilege() {
+    let cluster = Cluster::running();
+    let adit = Adit::install(&cluster);
+    for node in [cluster.node(1), cluster.node(2)] {
+        assert_eq!(adit.agent_privileges(node).fault(), None, "on {}", node.name());
+    }
+}
+
+#[test]
+#[ignore = "needs the cluster of `just cluster-up`"]
+fn a_policy_cuts_a_live_stream_and_new_connections() {
+    let cluster = Cluster::running();
+    Adit::install(&cluster);
+    let namespace = Namespace::new(&cluster, "policy", Membership::Mesh);
+    let cut = scenario::cut_by(&namespace, deny_all("server"), Duration::from_secs(20));
+    eprintln!("{cut:?}");
+    assert!(cut.stream.is_some() && !cut.connects, "{cut:?}");
+}
+
+#[test]
+#[ignore = "needs the cluster of `just cluster-up`"]
+fn every_network_policy_case_passes() {
+    let cluster = Cluster::running();
+    Adit::install(&cluster);
+    let report = Cyclonus {
+        include: &std::env::var("ADIT_TEST_CYCLONUS").unwrap_or_else(|_| "deny-all".to_owned()),
+        membership: Membership::Mesh,
+        limit: Duration::from_secs(4 * 3600),
+    }
+    .run(&cluster);
+    eprintln!("{} passed, {} failed", report.passed.len(), report.failed.len());
+    assert!(report.failed.is_empty(), "failed: {:#?}", report.failed);
+}
+
+#[test]
+#[ignore = "needs the cluster of `just cluster-up`"]
+fn kills_heal() {
+    let cluster = Cluster::running();
+    let adit = Adit::install(&cluster);
+    let namespace = Namespace::new(&cluster, "kills", Membership::Mesh);
+    let reach = scenario::reach(&namespace);
+    let node = cluster.node(2);
+    for programs in [
+        &[AGENT][..],
+        &[HELPER],
+        &["containerd --config"],
+        &[AGENT, HELPER, "containerd --config"],
+    ] {
+        for program in programs {
+            node.kill(program);
+        }
+        let begun = Instant::now();
+        eprintln!("after kill -9 of {programs:?}: {:?}", reach.again(begun));
+        adit.wait_whole();
+    }
+    // Of these no connection may notice anything.
+    let streams = Streams::start(
+        Ends {
+            client: &namespace,
+            server: &namespace,
+        },
+        30,
+    );
+    node.kill(HELPER);
+    node.kill("containerd --config");
+    cluster.restart(["apiserver", "5"]);
+    streams.whole();
+    reach.now();
+    adit.wait_whole();
+    let begun = Instant::now();
+    cluster.restart(["node", "2"]);
+    namespace.wait_ready("server");
+    eprintln!("after the power cut: {:?}", reach.again(begun));
+}
+
+#[test]
+#[ignore = "needs the cluster of `just cluster-up`"]
+fn pods_that_come_and_go_leave_nothing() {
+    let cluster = Cluster::running();
+    Adit::install(&cluster);
+    let pods = configured("ADIT_TEST_PODS", 200);
+    // The first pods make the agent's heap what it stays.
+    churned(&cluster, pods.min(20));
+    let before = (quiet(&cluster), resident(&cluster));
+    churned(&cluster, pods);
+    let after = (quiet(&cluster), resident(&cluster));
+    assert_eq!(after.0, before.0);
+    eprintln!("resident KiB: {:?}, then {:?}", before.1, after.1);
+    let grown = before
+        .1
+        .iter()
+        .zip(after.1)
+        .any(|(before, after)| after > before + 8 * 1024);
+    assert!(
+        !grown,
+        "an agent or a helper grew by more than 8 MiB over {pods} pods: {before:?}, {after:?}"
+    );
+}
+
+fn churned(cluster: &Cluster, pods: u64) {
+    let namespace = Namespace::new(cluster, "churn", Membership::Mesh);
+    scenario::churn(&namespace, Churn { pods, batch: 20 });
+}
+
+#[test]
+#[ignore = "needs the cluster of `just cluster-up`"]
+fn a_scan_leaves_no_listener_and_no_rule() {
+    let cluster = Cluster::running();
+    let adit = Adit::install(&cluster);
+    let namespace = Namespace::new(&cluster, "scan", Membership::Mesh);
+    // The open port first: a scan of one leaves what a connection leaves.
+    assert_eq!(scenario::ports(&namespace, 1).refused, 1);
+    let uid = namespace.pod("server", "{.metadata.uid}");
+    let before = adit.outer_state(cluster.node(2), &uid);
+    let found = scenario::ports(&namespace, u16::MAX);
+    assert_eq!(
+        (found.open.as_slice(), found.refused),
+        ([7000].as_slice(), 65_534),
+        "{found:?}"
+    );
+    let [alone, scanned] = scenario::scan_under_load(&namespace);
+    eprintln!(
+        "alone {:?}, with 1000 closed ports a second {:?}",
+        alone.latency, scanned.latency
+    );
+    adit.wait_outer_state(cluster.node(2), &uid, &before);
+}
