@@ -4,6 +4,7 @@
 
 use std::time::{Duration, Instant};
 
+use adit_platform_tests::cluster::objects::{pod, shell};
 use adit_platform_tests::cluster::scenario::{self, Churn, Ends, Streams};
 use adit_platform_tests::cluster::{
     AGENT, Adit, Cluster, Cyclonus, HELPER, Membership, Namespace, NodeState,
@@ -170,6 +171,29 @@ fn the_agent_has_no_privilege() {
     for node in [cluster.node(1), cluster.node(2)] {
         assert_eq!(adit.agent_privileges(node).fault(), None, "on {}", node.name());
     }
+}
+
+#[test]
+#[ignore = "needs the cluster of `just cluster-up`"]
+fn the_agent_may_annotate_pods_of_its_own_node_and_change_nothing_else() {
+    let cluster = Cluster::running();
+    let adit = Adit::install(&cluster);
+    let namespace = Namespace::new(&cluster, "rights", Membership::Outside);
+    namespace.up([pod("target", 1, [shell()])]);
+    let path = format!("/api/v1/namespaces/{}/pods/target", namespace.name());
+    let status = format!("{path}/status");
+    let annotation = json!({"metadata": {"annotations": {"adit.dev/test": "true"}}});
+    let label = json!({"metadata": {"labels": {"app": "other"}}});
+    let address = json!({"status": {"podIP": "10.9.9.9", "podIPs": [{"ip": "10.9.9.9"}]}});
+    let image = json!({"spec": {"containers": [{"name": "shell", "image": "localhost/pause:1"}]}});
+    let of = |node, path: &str, patch| adit.patch_as_agent(cluster.node(node), path, patch);
+    assert_eq!(of(1, &status, &annotation), 200, "an annotation");
+    assert_eq!(of(2, &status, &annotation), 422, "of another node's pod");
+    assert_eq!(of(1, &status, &label), 422, "a label");
+    assert_eq!(of(1, &status, &address), 422, "an address");
+    assert_eq!(of(1, &path, &image), 403, "an image");
+    let template = r"{.metadata.annotations.adit\.dev/test}";
+    assert_eq!(namespace.pod("target", template), "true");
 }
 
 #[test]

@@ -3,6 +3,8 @@
 use std::path::Path;
 use std::time::Duration;
 
+use serde_json::Value;
+
 use super::{COMMAND_LIMIT, Cluster, Node, Privileges};
 use crate::process::{Finished, Running, wait_until};
 
@@ -91,9 +93,70 @@ impl<'c> Adit<'c> {
     /// If that takes longer than two minutes.
     #[track_caller]
     pub fn agent<'a>(self, node: Node<'_>, words: impl IntoIterator<Item = &'a str>) -> Finished {
-        let selector = format!("spec.nodeName={}", node.name());
-        let pod = self
+        let pod = self.agent_pod(node);
+        let mut command = self
             .cluster
+            .command(["kubectl", "-n", NAMESPACE, "exec", &pod, "--", "/adit"]);
+        command.args(words);
+        Finished::of(command, COMMAND_LIMIT)
+    }
+
+    /// What the API server answers to a PATCH that an agent sends with its own token: the HTTP status.
+    ///
+    /// # Panics
+    /// If it doesn't answer.
+    #[track_caller]
+    pub fn patch_as_agent(self, node: Node<'_>, path: &str, patch: &Value) -> u16 {
+        let pod = self.agent_pod(node);
+        let token = self
+            .cluster
+            .kubectl([
+                "-n",
+                NAMESPACE,
+                "create",
+                "token",
+                "adit-agent",
+                "--bound-object-kind",
+                "Pod",
+                "--bound-object-name",
+                &pod,
+            ])
+            .stdout();
+        let (token, patch) = (
+            format!("Authorization: Bearer {}", token.trim()),
+            patch.to_string(),
+        );
+        let url = format!("https://10.99.0.254:6443{path}");
+        let answer = self.cluster.outside([
+            "curl",
+            "-sS",
+            "-k",
+            "--max-time",
+            "10",
+            "-o",
+            "/dev/null",
+            "-w",
+            "%{http_code}",
+            "-X",
+            "PATCH",
+            "-H",
+            &token,
+            "-H",
+            "Content-Type: application/strategic-merge-patch+json",
+            "-d",
+            &patch,
+            &url,
+        ]);
+        let status = answer.stdout();
+        status
+            .parse()
+            .unwrap_or_else(|_| panic!("expected an HTTP status of {url}: {answer}"))
+    }
+
+    #[track_caller]
+    fn agent_pod(self, node: Node<'_>) -> String {
+        let selector = format!("spec.nodeName={}", node.name());
+        self.cluster
             .kubectl([
                 "-n",
                 NAMESPACE,
@@ -104,14 +167,9 @@ impl<'c> Adit<'c> {
                 "--field-selector",
                 &selector,
                 "-o",
-                "name",
+                "jsonpath={.items[0].metadata.name}",
             ])
-            .stdout();
-        let mut command =
-            self.cluster
-                .command(["kubectl", "-n", NAMESPACE, "exec", pod.trim(), "--", "/adit"]);
-        command.args(words);
-        Finished::of(command, COMMAND_LIMIT)
+            .stdout()
     }
 
     /// What the agent of a node may do.
