@@ -15,6 +15,7 @@
 
 mod capture;
 mod install;
+mod kinds;
 mod namespace;
 mod node;
 pub mod objects;
@@ -120,24 +121,39 @@ impl Cluster {
         Finished::of(self.command(all), 2 * COMMAND_LIMIT).stdout();
     }
 
-    /// Waits until no namespace and no pod is being deleted: what is on the nodes then is there to stay.
+    /// What is on both nodes once nothing is being deleted: no namespace, no pod, and no pod's network of one that the API
+    /// server has forgotten already.
     ///
     /// # Panics
     /// After two minutes.
     #[track_caller]
-    pub fn wait_quiet(&self) {
+    pub fn quiet_state(&self) -> [NodeState; 2] {
         let leaving = || {
-            let template = "{range .items[*]}{.metadata.deletionTimestamp}{end}";
-            let output = format!("jsonpath={template}");
-            let of = |kind| self.kubectl(["get", kind, "-A", "-o", &output]).stdout();
-            of("namespaces") + &of("pods")
+            let output = "jsonpath={range .items[*]}{.metadata.deletionTimestamp}{end}";
+            let of = |kind| self.kubectl(["get", kind, "-A", "-o", output]).stdout();
+            !(of("namespaces") + &of("pods")).is_empty()
+        };
+        let settled = || {
+            let states = [1, 2].map(|node| self.node(node).state());
+            let expected = [1, 2].map(|node| self.pods_with_network(node));
+            (!leaving() && states.each_ref().map(|state| state.namespaces) == expected).then_some(states)
         };
         wait_until(
-            "what is being deleted to be gone",
+            "what is being deleted to be gone, on the nodes too",
             READY_LIMIT,
-            || leaving().is_empty().then_some(()),
-            || self.kubectl(["get", "namespaces,pods", "-A"]).raw_stdout(),
-        );
+            settled,
+            || {
+                let states = [1, 2].map(|node| self.node(node).state());
+                let objects = self.kubectl(["get", "namespaces,pods", "-A", "-o", "wide"]);
+                format!("{states:#?}\n{objects}")
+            },
+        )
+    }
+
+    fn pods_with_network(&self, node: u8) -> usize {
+        let selector = format!("spec.nodeName=kn{node},spec.hostNetwork=false");
+        let pods = self.kubectl(["get", "pods", "-A", "--field-selector", &selector, "-o", "name"]);
+        pods.stdout().lines().count()
     }
 
     /// A node by its number, from 1 on.

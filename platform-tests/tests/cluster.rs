@@ -6,28 +6,11 @@ use std::time::{Duration, Instant};
 
 use adit_platform_tests::cluster::objects::{pod, shell};
 use adit_platform_tests::cluster::scenario::{self, Churn, Ends, Streams};
-use adit_platform_tests::cluster::{
-    AGENT, Adit, Cluster, Cyclonus, HELPER, Membership, Namespace, NodeState,
-};
+use adit_platform_tests::cluster::{AGENT, Adit, Cluster, Cyclonus, HELPER, Membership, Namespace};
 use adit_platform_tests::configured;
 use serde_json::{Value, json};
 
 const WEB_PORT: u16 = 8080;
-
-fn deny_all(to: &str) -> Value {
-    json!({
-        "apiVersion": "networking.k8s.io/v1",
-        "kind": "NetworkPolicy",
-        "metadata": {"name": "nobody"},
-        "spec": {"podSelector": {"matchLabels": {"app": to}}, "policyTypes": ["Ingress"]},
-    })
-}
-
-/// The state of both nodes, once namespaces of earlier tests are gone.
-fn quiet(cluster: &Cluster) -> [NodeState; 2] {
-    cluster.wait_quiet();
-    [1, 2].map(|node| cluster.node(node).state())
-}
 
 /// Resident KiB of agent and helper on both nodes.
 fn resident(cluster: &Cluster) -> [u64; 4] {
@@ -196,15 +179,57 @@ fn the_agent_may_annotate_pods_of_its_own_node_and_change_nothing_else() {
     assert_eq!(namespace.pod("target", template), "true");
 }
 
-#[test]
-#[ignore = "needs the cluster of `just cluster-up`"]
-fn a_policy_cuts_a_live_stream_and_new_connections() {
+/// Lets `policy` come while a stream lives.
+#[track_caller]
+fn cuts(topic: &str, policy: Value) {
     let cluster = Cluster::running();
     Adit::install(&cluster);
-    let namespace = Namespace::new(&cluster, "policy", Membership::Mesh);
-    let cut = scenario::cut_by(&namespace, deny_all("server"), Duration::from_secs(20));
+    let namespace = Namespace::new(&cluster, topic, Membership::Mesh);
+    let cut = scenario::cut_by(&namespace, policy, Duration::from_secs(20));
     eprintln!("{cut:?}");
     assert!(cut.stream.is_some() && !cut.connects, "{cut:?}");
+}
+
+#[test]
+#[ignore = "needs the cluster of `just cluster-up`"]
+fn a_network_policy_cuts_a_live_stream_and_new_connections() {
+    cuts(
+        "kubernetes",
+        json!({
+            "apiVersion": "networking.k8s.io/v1",
+            "kind": "NetworkPolicy",
+            "metadata": {"name": "nobody"},
+            "spec": {"podSelector": {"matchLabels": {"app": "server"}}, "policyTypes": ["Ingress"]},
+        }),
+    );
+}
+
+#[test]
+#[ignore = "needs the cluster of `just cluster-up`"]
+fn a_calico_policy_cuts_a_live_stream_and_new_connections() {
+    cuts(
+        "calico",
+        json!({
+            "apiVersion": "crd.projectcalico.org/v1",
+            "kind": "NetworkPolicy",
+            "metadata": {"name": "default.nobody"},
+            "spec": {"tier": "default", "selector": "app == 'server'", "types": ["Ingress"], "ingress": [{"action": "Deny"}]},
+        }),
+    );
+}
+
+#[test]
+#[ignore = "needs the cluster of `just cluster-up`"]
+fn an_authorization_policy_cuts_a_live_stream_and_new_connections() {
+    cuts(
+        "istio",
+        json!({
+            "apiVersion": "security.istio.io/v1",
+            "kind": "AuthorizationPolicy",
+            "metadata": {"name": "nobody"},
+            "spec": {"selector": {"matchLabels": {"app": "server"}}, "action": "DENY", "rules": [{"to": [{"operation": {"ports": ["7000"]}}]}]},
+        }),
+    );
 }
 
 #[test]
@@ -271,9 +296,9 @@ fn pods_that_come_and_go_leave_nothing() {
     let pods = configured("ADIT_TEST_PODS", 200);
     // The first pods make the agent's heap what it stays.
     churned(&cluster, pods.min(20));
-    let before = (quiet(&cluster), resident(&cluster));
+    let before = (cluster.quiet_state(), resident(&cluster));
     churned(&cluster, pods);
-    let after = (quiet(&cluster), resident(&cluster));
+    let after = (cluster.quiet_state(), resident(&cluster));
     assert_eq!(after.0, before.0);
     eprintln!("resident KiB: {:?}, then {:?}", before.1, after.1);
     let grown = before

@@ -4,16 +4,10 @@
 use std::time::{Duration, Instant};
 
 use adit_platform_tests::cluster::scenario::{self, Churn, Ends, Streams};
-use adit_platform_tests::cluster::{Cluster, Cyclonus, Membership, Namespace, NodeState};
+use adit_platform_tests::cluster::{Cluster, Cyclonus, Membership, Namespace};
 use serde_json::json;
 
 const WEB_PORT: u16 = 8080;
-
-/// The state of both nodes, once namespaces of earlier tests are gone.
-fn quiet(cluster: &Cluster) -> [NodeState; 2] {
-    cluster.wait_quiet();
-    [1, 2].map(|node| cluster.node(node).state())
-}
 
 #[test]
 #[ignore = "needs the cluster of `just cluster-up`"]
@@ -110,7 +104,7 @@ fn a_scan_finds_the_open_port_alone() {
 #[ignore = "needs the cluster of `just cluster-up`"]
 fn faults_heal_and_pods_that_come_and_go_leave_nothing() {
     let cluster = Cluster::running();
-    let before = quiet(&cluster);
+    let before = cluster.quiet_state();
     {
         let namespace = Namespace::new(&cluster, "faults", Membership::Outside);
         let reach = scenario::reach(&namespace);
@@ -133,7 +127,7 @@ fn faults_heal_and_pods_that_come_and_go_leave_nothing() {
         reach.now();
         scenario::churn(&namespace, Churn { pods: 20, batch: 10 });
     }
-    assert_eq!(quiet(&cluster), before);
+    assert_eq!(cluster.quiet_state(), before);
 }
 
 #[test]

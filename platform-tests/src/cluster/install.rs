@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use super::kinds::policy_kinds;
 use super::{COMMAND_LIMIT, Cluster, Node, Privileges};
 use crate::process::{Finished, Running, wait_until};
 
@@ -24,7 +25,7 @@ pub struct Adit<'c> {
 }
 
 impl<'c> Adit<'c> {
-    /// Applies the manifest and waits until everything in it runs. Does nothing but wait if it's there already.
+    /// Applies the manifest, and the kinds of policy that it knows, and waits until everything in it runs. Does nothing but wait if it's there already.
     ///
     /// # Panics
     /// If it doesn't run within three minutes; says what the pods say.
@@ -32,6 +33,7 @@ impl<'c> Adit<'c> {
     pub fn install(cluster: &'c Cluster) -> Self {
         let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/adit.yaml");
         let manifest = manifest.to_str().expect("the repository's path is text");
+        cluster.apply(&policy_kinds());
         cluster.kubectl(["apply", "-f", manifest]).stdout();
         let adit = Self { cluster };
         for part in [

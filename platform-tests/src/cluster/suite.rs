@@ -47,7 +47,14 @@ impl Cyclonus<'_> {
             std::path::Path::new(&program).is_file(),
             "{program} isn't built: `platform-tests/cluster/cluster.sh build np`"
         );
+        let protocols = if kernel_has_sctp() {
+            "TCP,UDP,SCTP"
+        } else {
+            "TCP,UDP"
+        };
+        eprintln!("cyclonus: {protocols} (SCTP where the kernel has it)");
         let include = format!("--include={}", self.include);
+        let protocols = format!("--server-protocol={protocols}");
         let mut words = vec![
             "api",
             &program,
@@ -56,6 +63,7 @@ impl Cyclonus<'_> {
             "--destination-type=pod-ip",
             "--perturbation-wait-seconds=2",
             "--cleanup-namespaces",
+            &protocols,
         ];
         if !self.include.is_empty() {
             words.push(&include);
@@ -75,6 +83,11 @@ impl Cyclonus<'_> {
         assert!(!report.is_empty(), "cyclonus printed no table: {finished}");
         report
     }
+}
+
+/// Without it the servers of its pods would not start, and cyclonus would wait for them for ever.
+fn kernel_has_sctp() -> bool {
+    std::fs::read_to_string("/proc/net/protocols").is_ok_and(|protocols| protocols.contains("SCTP"))
 }
 
 /// cyclonus makes and labels the namespaces itself, and takes off labels that it doesn't know.
