@@ -1,5 +1,6 @@
 use std::fmt;
 
+use ::pem::{EncodeConfig, LineEnding, Pem};
 use rustls_pki_types::pem::{self, PemObject};
 use rustls_pki_types::{CertificateDer, TrustAnchor};
 
@@ -102,6 +103,15 @@ impl TrustBundle {
             Ok(roots) => Self::new(trust_domain, roots),
             Err(source) => Err(InvalidBundle::NotPem { trust_domain, source }),
         }
+    }
+
+    /// Its certificates as PEM, one after another.
+    pub fn to_pem(&self) -> String {
+        let lf = EncodeConfig::new().set_line_ending(LineEnding::LF);
+        let roots: Vec<Pem> = (self.roots.iter())
+            .map(|root| Pem::new("CERTIFICATE", root.to_vec()))
+            .collect();
+        ::pem::encode_many_config(&roots, lf)
     }
 
     /// The trust domain that the roots speak for.

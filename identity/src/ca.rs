@@ -3,14 +3,16 @@ use std::time::{Duration, SystemTime};
 
 use pem::{EncodeConfig, LineEnding, Pem};
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
-    KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, SanType,
+    BasicConstraints, Certificate, CertificateParams, CertificateSigningRequestParams, DistinguishedName,
+    DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256,
+    PublicKeyData, SanType,
 };
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use time::OffsetDateTime;
 use x509_parser::certificate::X509Certificate;
 use x509_parser::prelude::FromDer;
+use x509_parser::time::ASN1Time;
 
 use crate::{InvalidBundle, InvalidSvid, SpiffeId, Svid, TrustBundle, TrustDomain};
 
@@ -21,13 +23,33 @@ use crate::{InvalidBundle, InvalidSvid, SpiffeId, Svid, TrustBundle, TrustDomain
 pub struct CertificateAuthority {
     bundle: TrustBundle,
     issuer: Issuer<'static, KeyPair>,
+    not_before: SystemTime,
     not_after: SystemTime,
+}
+
+/// What a TLS server proves its name with.
+pub struct ServerCertificate {
+    /// The certificate; its issuer is the root.
+    pub certificate: CertificateDer<'static>,
+    /// Its private key.
+    pub key: PrivateKeyDer<'static>,
+    /// Its last second.
+    pub not_after: SystemTime,
 }
 
 /// The authority couldn't be made, or couldn't issue.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CaError {
+    /// What is to be signed isn't a request, isn't signed with its own key, or has a key of a kind that isn't known.
+    #[error("the request for an SVID of {id} is no certificate signing request that can be signed")]
+    BadRequest {
+        /// For whom.
+        id: SpiffeId,
+        /// What is wrong with it.
+        #[source]
+        source: rcgen::Error,
+    },
     /// The root isn't a usable trust anchor.
     #[error("root certificate of {trust_domain} is unusable")]
     BadRoot {
@@ -121,14 +143,27 @@ impl CertificateAuthority {
     /// # Errors
     /// The crypto library refused.
     pub fn new(trust_domain: TrustDomain, now: SystemTime) -> Result<Self, CaError> {
+        Self::with_ttl(trust_domain, now, Self::ROOT_TTL)
+    }
+
+    /// The same, valid for `ttl` from `now`.
+    ///
+    /// # Errors
+    /// The crypto library refused.
+    pub fn with_ttl(trust_domain: TrustDomain, now: SystemTime, ttl: Duration) -> Result<Self, CaError> {
         let signing = |what| {
             let whom = trust_domain.to_string();
             move |source| CaError::Signing { what, whom, source }
         };
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(signing("root key"))?;
-        let not_after = now + Self::ROOT_TTL;
+        // As the certificate has it: whole seconds.
+        let whole = |time: SystemTime| {
+            let seconds = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+            SystemTime::UNIX_EPOCH + Duration::from_secs(seconds.as_secs())
+        };
+        let (not_before, not_after) = (whole(now - Self::BACKDATE), whole(now + ttl));
         let mut params = CertificateParams::default();
-        params.not_before = OffsetDateTime::from(now - Self::BACKDATE);
+        params.not_before = OffsetDateTime::from(not_before);
         params.not_after = OffsetDateTime::from(not_after);
         params.distinguished_name = DistinguishedName::new();
         params.distinguished_name.push(DnType::OrganizationName, "adit");
@@ -143,6 +178,7 @@ impl CertificateAuthority {
         Ok(Self {
             bundle,
             issuer: Issuer::new(params, key),
+            not_before,
             not_after,
         })
     }
@@ -173,12 +209,16 @@ impl CertificateAuthority {
         if parsed.public_key().subject_public_key.data.as_ref() != key.public_key_raw() {
             return Err(CaError::KeyMismatch { trust_domain });
         }
-        let seconds = u64::try_from(parsed.validity().not_after.timestamp()).unwrap_or(0);
-        let not_after = SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
+        let at = |time: ASN1Time| {
+            let seconds = u64::try_from(time.timestamp()).unwrap_or(0);
+            SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)
+        };
+        let (not_before, not_after) = (at(parsed.validity().not_before), at(parsed.validity().not_after));
         let issuer = Issuer::from_ca_cert_der(&root, key).map_err(signing("root certificate"))?;
         Ok(Self {
             bundle,
             issuer,
+            not_before,
             not_after,
         })
     }
@@ -203,6 +243,80 @@ impl CertificateAuthority {
             move |source| CaError::Signing { what, whom, source }
         };
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(signing("SVID key"))?;
+        let certificate = self.certify(&key, id, now, ttl)?;
+        Svid::new(vec![certificate.into()], key.into()).map_err(|source| CaError::BadSvid {
+            id: id.clone(),
+            source,
+        })
+    }
+
+    /// Signs the key of a request (PKCS #10, PEM) as `id`'s, as [`issue`](Self::issue) does. Returns the certificate as PEM.
+    /// Of the request nothing but the key counts.
+    ///
+    /// # Errors
+    /// A request that can't be signed, or what [`issue`](Self::issue) fails for.
+    pub fn sign(
+        &self,
+        request: &str,
+        id: &SpiffeId,
+        now: SystemTime,
+        ttl: Duration,
+    ) -> Result<String, CaError> {
+        self.check(id, now, ttl)?;
+        let request =
+            CertificateSigningRequestParams::from_pem(request).map_err(|source| CaError::BadRequest {
+                id: id.clone(),
+                source,
+            })?;
+        Ok(self.certify(&request.public_key, id, now, ttl)?.pem())
+    }
+
+    /// A new key and certificate for a server called `names`, signed by this root: for the authority's own service. The
+    /// certificate names no SPIFFE id, so it's nobody's SVID. Both as PEM in one text.
+    ///
+    /// # Errors
+    /// The crypto library refused.
+    pub fn issue_server(
+        &self,
+        names: &[String],
+        now: SystemTime,
+        ttl: Duration,
+    ) -> Result<ServerCertificate, CaError> {
+        let signing = |what| {
+            let whom = names.join(", ");
+            move |source| CaError::Signing { what, whom, source }
+        };
+        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(signing("server key"))?;
+        let not_after = self.not_after.min(now + ttl);
+        let mut params = CertificateParams::new(names).map_err(signing("names"))?;
+        params.not_before = OffsetDateTime::from(now - Self::BACKDATE);
+        params.not_after = OffsetDateTime::from(not_after);
+        params.distinguished_name = DistinguishedName::new();
+        params.is_ca = IsCa::ExplicitNoCa;
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        params.use_authority_key_identifier_extension = true;
+        let certificate = params
+            .signed_by(&key, &self.issuer)
+            .map_err(signing("server certificate"))?;
+        Ok(ServerCertificate {
+            certificate: certificate.into(),
+            key: key.into(),
+            not_after,
+        })
+    }
+
+    fn certify(
+        &self,
+        key: &impl PublicKeyData,
+        id: &SpiffeId,
+        now: SystemTime,
+        ttl: Duration,
+    ) -> Result<Certificate, CaError> {
+        let signing = |what| {
+            let whom = id.to_string();
+            move |source| CaError::Signing { what, whom, source }
+        };
         let mut params = CertificateParams::default();
         params.not_before = OffsetDateTime::from(now - Self::BACKDATE);
         params.not_after = OffsetDateTime::from(self.not_after.min(now + ttl));
@@ -216,13 +330,9 @@ impl CertificateAuthority {
             ExtendedKeyUsagePurpose::ClientAuth,
         ];
         params.use_authority_key_identifier_extension = true;
-        let certificate = params
-            .signed_by(&key, &self.issuer)
-            .map_err(signing("SVID certificate"))?;
-        Svid::new(vec![certificate.into()], key.into()).map_err(|source| CaError::BadSvid {
-            id: id.clone(),
-            source,
-        })
+        params
+            .signed_by(key, &self.issuer)
+            .map_err(signing("SVID certificate"))
     }
 
     /// The trust bundle that verifies what this authority issues.
@@ -233,6 +343,11 @@ impl CertificateAuthority {
     /// The trust domain it speaks for.
     pub fn trust_domain(&self) -> &TrustDomain {
         self.bundle.trust_domain()
+    }
+
+    /// When the root was made.
+    pub fn made_at(&self) -> SystemTime {
+        self.not_before + Self::BACKDATE
     }
 
     /// When the root expires.
@@ -279,7 +394,7 @@ fn bundle_of(trust_domain: &TrustDomain, root: CertificateDer<'static>) -> Resul
     })
 }
 
-fn uri(text: &str) -> Result<SanType, rcgen::Error> {
+pub(crate) fn uri(text: &str) -> Result<SanType, rcgen::Error> {
     Ok(SanType::URI(text.try_into()?))
 }
 

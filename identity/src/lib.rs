@@ -6,14 +6,18 @@
 mod bundle;
 mod ca;
 mod leaf;
+mod request;
+mod roots;
 mod rotation;
 mod spiffe;
 mod svid;
 mod verify;
 
 pub use bundle::{InvalidBundle, TrustBundle};
-pub use ca::{CaError, CertificateAuthority};
+pub use ca::{CaError, CertificateAuthority, ServerCertificate};
 pub use leaf::BadLeaf;
+pub use request::{InvalidAnswer, IssuedSvid, RequestError, SvidRequest};
+pub use roots::{RootPolicy, Roots};
 pub use rotation::{Rotation, RotationPolicy, RotationStep, SvidState};
 pub use spiffe::{InvalidSpiffeId, SpiffeId, TrustDomain};
 pub use svid::{InvalidSvid, Svid};

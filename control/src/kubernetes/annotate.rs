@@ -22,7 +22,7 @@ pub enum Annotated {
 
 /// The pod could not be annotated.
 #[derive(Debug, thiserror::Error)]
-#[error("annotating pod {pod}: {reason}{}", if *forbidden { "; the agent's role needs the verb patch on pods" } else { "" })]
+#[error("annotating pod {pod}: {reason}{}", if *forbidden { "; the agent's role needs the verb patch on pods/status" } else { "" })]
 #[non_exhaustive]
 pub struct AnnotateError {
     /// Namespace and name.
@@ -34,7 +34,8 @@ pub struct AnnotateError {
 }
 
 /// Has `pod` say where it takes HBONE: after its capture, and with [`Capability::None`] before it leaves. Writing the
-/// same again is harmless. A merge patch of two annotations, for the pod of this very uid.
+/// same again is harmless. A merge patch of two annotations, for the pod of this very uid, by way of its status: who may
+/// patch a pod's status can't change what it runs.
 ///
 /// # Errors
 /// The API server didn't take it, or is out of reach.
@@ -43,7 +44,10 @@ pub async fn annotate(
     pod: &WantedPod,
     capability: Capability,
 ) -> Result<Annotated, AnnotateError> {
-    let path = format!("/api/v1/namespaces/{}/pods/{}", pod.name.namespace, pod.name.name);
+    let path = format!(
+        "/api/v1/namespaces/{}/pods/{}/status",
+        pod.name.namespace, pod.name.name
+    );
     let body = Bytes::from(patch(&pod.uid, capability).to_string());
     let request = api::request(Method::PATCH, &path, "application/merge-patch+json", body);
     match api::open(client, request).await {

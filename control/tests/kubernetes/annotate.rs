@@ -29,7 +29,10 @@ async fn a_pod_says_what_it_was_made_to_say() {
             annotate(&api.client(), &web(), capability).await.unwrap(),
             Annotated::Done
         );
-        assert_eq!(api.requests(""), ["PATCH /api/v1/namespaces/shop/pods/web?"]);
+        assert_eq!(
+            api.requests(""),
+            ["PATCH /api/v1/namespaces/shop/pods/web/status?"]
+        );
         let expected = json!({"metadata": {
             "uid": "uid-web",
             "annotations": {"ambient.istio.io/redirection": redirection, "adit.dev/hbone-port": port},
@@ -64,6 +67,6 @@ async fn a_refusal_says_what_is_missing() {
     assert!(error.forbidden);
     assert_eq!(
         error.to_string(),
-        "annotating pod shop/web: pods \"web\" is forbidden; the agent's role needs the verb patch on pods"
+        "annotating pod shop/web: pods \"web\" is forbidden; the agent's role needs the verb patch on pods/status"
     );
 }
