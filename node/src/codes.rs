@@ -188,7 +188,7 @@ codes! {
     NO_AGENT = 26:
         "a pod that is about to start waits for the node's agent",
         "no agent is connected to the node helper, or it did not answer in time; pods don't start outside the mesh because of that",
-        "the runtime tries again by itself; if it goes on, look at the agent's pod on this node, and exempt namespaces that must start without it with --exempt";
+        "the runtime tries again by itself; if it goes on, look at the agent's pod on this node, and exempt namespaces that must start without it with --exempt-namespace";
     AGENT_REFUSED = 27:
         "the node's agent refused to let a pod start",
         "the agent's own reason is in the message",

@@ -1,6 +1,7 @@
 //! The container runtime's side: the plugin, its place in the node's list, and pods that wait for the agent.
 
 use std::fs;
+use std::path::Path;
 use std::process::Output;
 
 use adit_node::cluster::{Admissions, Decision};
@@ -14,6 +15,10 @@ use crate::world::{World, eventually};
 
 pub(crate) const ALL: &[Case] = &[
     ("a_new_pod_joins_on_the_agents_word", admitted),
+    (
+        "a_namespace_that_is_mounted_elsewhere_for_the_helper_is_found",
+        mounted_elsewhere,
+    ),
     (
         "a_new_pod_is_left_alone_or_refused_on_the_agents_word",
         not_admitted,
@@ -92,6 +97,25 @@ fn admitted(world: &World) -> Outcome {
     assert!(stream.flows());
     stream.finish();
     drop(forwarder);
+    Outcome::Passed
+}
+
+fn mounted_elsewhere(world: &World) -> Outcome {
+    world.start(&[]);
+    let pod = Pod::new(world, "shop");
+    let before = pod.state();
+    let on_host = Path::new("/nonexistent/netns").join(pod.path.file_name().unwrap());
+    let call = |command| {
+        let output = world.plugin_for(command, &pod, &on_host, &configuration(world, &pod));
+        assert!(output.status.success(), "{command}: {output:?}");
+    };
+    let admissions = Admissions::connect(&world.agent_socket()).unwrap();
+    let answering = answer_next(admissions, Decision::Join);
+    call("ADD");
+    answering.join().unwrap();
+    assert_eq!(world.client().members().unwrap().len(), 1);
+    call("DEL");
+    pod.assert_state(&before, "in the end");
     Outcome::Passed
 }
 

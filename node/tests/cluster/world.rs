@@ -108,12 +108,17 @@ impl World {
 
     /// Runs the CNI plugin for a pod as the runtime would.
     pub(crate) fn plugin(&self, command: &str, pod: &Pod, configuration: &str) -> Output {
+        self.plugin_for(command, pod, &pod.path, configuration)
+    }
+
+    /// The same for a runtime that has its namespaces at another path.
+    pub(crate) fn plugin_for(&self, command: &str, pod: &Pod, path: &Path, configuration: &str) -> Output {
         let input = self.folder.join("configuration");
         fs::write(&input, configuration).unwrap();
         self.role("as-cni")
             .env("CNI_COMMAND", command)
             .env("CNI_CONTAINERID", pod.container())
-            .env("CNI_NETNS", &pod.path)
+            .env("CNI_NETNS", path)
             .env("CNI_IFNAME", "eth0")
             .env(
                 "CNI_ARGS",

@@ -75,19 +75,15 @@ impl Server {
             .waiting
             .values()
             .find(|waiting| waiting.add.pod.uid == pod.uid);
-        let starting = starting.map(|waiting| waiting.add.clone());
+        if let Some(add) = starting.map(|waiting| waiting.add.clone()) {
+            return self.join_starting(&add);
+        }
         let folder = self.options.namespaces.clone();
-        let (place, container) = match &starting {
-            Some(add) => (Place::of(add), add.container.as_str()),
-            None => {
-                let place = Place::Among {
-                    folder: &folder,
-                    addresses: &pod.addresses,
-                };
-                (place, "")
-            }
+        let place = Place::Among {
+            folder: &folder,
+            addresses: &pod.addresses,
         };
-        self.join_at(pod, place, container)
+        self.join_at(pod, place, "")
     }
 
     pub(super) fn join_at(&mut self, pod: &PodRef, place: Place<'_>, container: &str) -> Result<(), Failure> {

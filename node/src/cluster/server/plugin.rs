@@ -1,6 +1,6 @@
 //! What the CNI plugin asks for, and what becomes of pods that wait for the agent's word.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use super::{Server, Waiting};
@@ -11,16 +11,6 @@ use crate::cluster::namespace;
 use crate::cluster::protocol::plugin::{Add, PluginReply, PluginRequest};
 use crate::cluster::protocol::{Admission, Decision, Reply};
 use crate::codes::Code;
-
-impl<'a> Place<'a> {
-    /// Where the runtime says that a pod is.
-    pub(super) fn of(add: &'a Add) -> Self {
-        Self::At {
-            path: Path::new(&add.namespace),
-            interface: &add.interface,
-        }
-    }
-}
 
 impl Server {
     pub(super) fn serve_plugin(&mut self, id: u64, request: PluginRequest) {
@@ -43,7 +33,7 @@ impl Server {
             } => {
                 self.waiting
                     .retain(|_, waiting| waiting.add.container != container);
-                let ours = self.is_of(&container, Path::new(&namespace), &uid);
+                let ours = self.is_of(&container, &self.here(&namespace), &uid);
                 self.discard_all(ours.then_some(uid).into_iter().collect())
             }
         };
@@ -81,7 +71,7 @@ impl Server {
             return;
         };
         let reply = match decision {
-            Decision::Join => match self.join_at(&add.pod, Place::of(&add), &add.container) {
+            Decision::Join => match self.join_starting(&add) {
                 Ok(()) => PluginReply::Joined,
                 Err(failure) => refusal(failure),
             },
@@ -92,6 +82,26 @@ impl Server {
             }
         };
         self.answer(peer, &reply);
+    }
+
+    /// Puts a pod behind the agent that its plugin has told us of.
+    pub(super) fn join_starting(&mut self, add: &Add) -> Result<(), Failure> {
+        let path = self.here(&add.namespace);
+        let place = Place::At {
+            path: &path,
+            interface: &add.interface,
+        };
+        self.join_at(&add.pod, place, &add.container)
+    }
+
+    /// Where a namespace that the runtime names is for us: its folder may be mounted elsewhere in the helper's container.
+    fn here(&self, namespace: &str) -> PathBuf {
+        let path = Path::new(namespace);
+        let ours = path.file_name().map(|name| self.options.namespaces.join(name));
+        match ours {
+            Some(ours) if !path.exists() => ours,
+            _ => path.to_owned(),
+        }
     }
 
     /// Gives up on pods whose time is over.
