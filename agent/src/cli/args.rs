@@ -309,9 +309,14 @@ pub(super) struct NodeHelper {
     /// Install no CNI plugin: pods join once they run, when the agent says so
     #[arg(long)]
     pub(super) no_cni: bool,
-    /// Namespaces whose pods start outside the mesh while no agent is connected
-    #[arg(long = "exempt-namespace", value_name = "NAMESPACE,…", value_delimiter = ',', default_values = ["adit-system", "kube-system"])]
-    pub(super) exempt: Vec<String>,
+    /// Namespaces whose pods start outside the mesh while no agent is connected, with commas between
+    #[arg(
+        long = "exempt-namespace",
+        value_name = "NAMESPACES",
+        value_delimiter = ',',
+        default_values = ["adit-system", "kube-system"]
+    )]
+    pub(super) exempt_namespaces: Vec<String>,
     /// MTU of the device in a pod, in bytes
     #[arg(long, value_name = "BYTES", default_value_t = 65520, value_parser = clap::value_parser!(u16).range(1280..))]
     pub(super) pod_mtu: u16,

@@ -17,7 +17,7 @@ pub(super) fn node_helper(args: NodeHelper) -> Result<u8, CliError> {
         namespaces: args.netns_dir,
         tun_device: args.tun.path,
         pod_mtu: args.pod_mtu,
-        exempt: args.exempt,
+        exempt: args.exempt_namespaces,
         plugin: (!args.no_cni).then_some(plugin),
         ..Options::default()
     };
