@@ -23,7 +23,7 @@ const FOUND: u8 = 65;
 pub(super) enum Place<'a> {
     /// In one namespace, for the interface of this name: the runtime says so.
     At { path: &'a Path, interface: &'a str },
-    /// In all that are mounted in a folder, for the interface that has one of the addresses.
+    /// In all that are mounted in a folder, for the interface that has all of the addresses.
     Among {
         folder: &'a Path,
         addresses: &'a [IpAddr],
@@ -61,28 +61,43 @@ fn look(place: Place<'_>) -> Result<Found, Failure> {
                 )
             })
         }
-        Place::Among { folder, addresses } => {
-            let failed = || format!("listing {}", folder.display());
-            let files = fs::read_dir(folder).map_err(refused(Code::POD_NAMESPACE, failed()))?;
-            let wanted = |link: &Link, its: &[IpAddr]| {
-                !link.loopback && its.iter().any(|address| addresses.contains(address))
-            };
-            for file in files {
-                let path = file.map_err(refused(Code::POD_NAMESPACE, failed()))?.path();
-                match look_at(&path, wanted) {
-                    Ok(Some(found)) => return Ok(found),
-                    Err(failure) if failure.code == Code::POD_INTERFACE => return Err(failure),
-                    // Not its own, or one that goes while we look.
-                    Ok(None) | Err(_) => {}
-                }
+        Place::Among { folder, addresses } => search(folder, addresses),
+    }
+}
+
+/// The one namespace of the folder that has all of the addresses on one interface.
+///
+/// A pod that may configure its own network can give itself another's address. So it is found twice then, and neither is
+/// taken for the other.
+fn search(folder: &Path, addresses: &[IpAddr]) -> Result<Found, Failure> {
+    let failed = || refused::<io::Error>(Code::POD_NAMESPACE, format!("listing {}", folder.display()));
+    let list = addresses.iter().map(IpAddr::to_string).collect::<Vec<_>>();
+    let wanted =
+        |link: &Link, its: &[IpAddr]| !link.loopback && addresses.iter().all(|address| its.contains(address));
+    let mut found = None::<Found>;
+    for file in fs::read_dir(folder).map_err(failed())? {
+        let path = file.map_err(failed())?.path();
+        match (look_at(&path, wanted), &found) {
+            // One namespace may be mounted twice.
+            (Ok(Some(another)), Some(first)) if another.identity != first.identity => {
+                let (first, another) = (first.namespace.display(), another.namespace.display());
+                return Err(Failure::new(
+                    Code::POD_NAMESPACE,
+                    format!("both {first} and {another} have {}", list.join(" and ")),
+                ));
             }
-            let list = addresses.iter().map(IpAddr::to_string).collect::<Vec<_>>();
-            Err(Failure::new(
-                Code::POD_NAMESPACE,
-                format!("no namespace in {} has {}", folder.display(), list.join(" or ")),
-            ))
+            (Ok(Some(another)), None) => found = Some(another),
+            (Err(failure), _) if failure.code == Code::POD_INTERFACE => return Err(failure),
+            // Not its own, or one that goes while we look.
+            (Ok(_) | Err(_), _) => {}
         }
     }
+    found.ok_or_else(|| {
+        Failure::new(
+            Code::POD_NAMESPACE,
+            format!("no namespace in {} has {}", folder.display(), list.join(" and ")),
+        )
+    })
 }
 
 fn look_at(path: &Path, wanted: impl Fn(&Link, &[IpAddr]) -> bool) -> Result<Option<Found>, Failure> {

@@ -30,6 +30,7 @@ pub(crate) const ALL: &[Case] = &[
     ("datagrams_pass_both_ways", datagrams),
     ("a_join_that_fails_is_undone", failed_join),
     ("requests_for_what_is_not_there_are_refused_by_name", refusals),
+    ("a_pod_that_takes_anothers_address_is_not_taken_for_it", impostor),
     ("another_user_gets_nothing", strangers),
 ];
 
@@ -223,6 +224,25 @@ fn refusals(world: &World) -> Outcome {
         ..again
     };
     assert_eq!(client.join(&stranger).unwrap_err().code(), Code::POD_INTERFACE);
+    Outcome::Passed
+}
+
+fn impostor(world: &World) -> Outcome {
+    world.start(&[]);
+    let (pod, impostor) = (Pod::new(world, "shop"), Pod::new(world, "shop"));
+    for address in [format!("{}/32", pod.v4), format!("{}/128", pod.v6)] {
+        ip_in(&impostor.path, &format!("addr add {address} dev eth0"));
+    }
+    let mut client = world.client();
+    let error = client.join(&pod.reference()).unwrap_err();
+    assert_eq!(error.code(), Code::POD_NAMESPACE, "{error}");
+    assert!(error.to_string().contains("both"), "{error}");
+    assert_eq!(client.members().unwrap(), []);
+    for address in [format!("{}/32", pod.v4), format!("{}/128", pod.v6)] {
+        ip_in(&impostor.path, &format!("addr del {address} dev eth0"));
+    }
+    let (member, _queues) = client.join(&pod.reference()).unwrap();
+    assert_eq!(member.addresses[0].ip, pod.v4);
     Outcome::Passed
 }
 
