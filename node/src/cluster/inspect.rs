@@ -27,6 +27,8 @@ pub(super) enum Place<'a> {
     Among {
         folder: &'a Path,
         addresses: &'a [IpAddr],
+        /// Namespaces of pods that are behind the agent already: they are not looked into.
+        known: &'a [Identity],
     },
 }
 
@@ -61,15 +63,19 @@ fn look(place: Place<'_>) -> Result<Found, Failure> {
                 )
             })
         }
-        Place::Among { folder, addresses } => search(folder, addresses),
+        Place::Among {
+            folder,
+            addresses,
+            known,
+        } => search(folder, addresses, known),
     }
 }
 
 /// The one namespace of the folder that has all of the addresses on one interface.
 ///
 /// A pod that may configure its own network can give itself another's address. So it is found twice then, and neither is
-/// taken for the other.
-fn search(folder: &Path, addresses: &[IpAddr]) -> Result<Found, Failure> {
+/// taken for the other. One that is behind the agent already can't even get in the way.
+fn search(folder: &Path, addresses: &[IpAddr], known: &[Identity]) -> Result<Found, Failure> {
     let failed = || refused::<io::Error>(Code::POD_NAMESPACE, format!("listing {}", folder.display()));
     let list = addresses.iter().map(IpAddr::to_string).collect::<Vec<_>>();
     let wanted =
@@ -77,6 +83,9 @@ fn search(folder: &Path, addresses: &[IpAddr]) -> Result<Found, Failure> {
     let mut found = None::<Found>;
     for file in fs::read_dir(folder).map_err(failed())? {
         let path = file.map_err(failed())?.path();
+        if namespace::identity_at(&path).is_some_and(|identity| known.contains(&identity)) {
+            continue;
+        }
         match (look_at(&path, wanted), &found) {
             // One namespace may be mounted twice.
             (Ok(Some(another)), Some(first)) if another.identity != first.identity => {

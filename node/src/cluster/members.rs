@@ -15,7 +15,7 @@ use super::failure::{Failure, refused};
 use super::inspect::{self, Place};
 use super::interpose::{self, Tools};
 use super::journal::{Entry, Journal, Stage};
-use super::namespace;
+use super::namespace::{self, Identity};
 use super::protocol::{Family, Kind, MAX_PORTS, PodRef};
 use super::task::{self, Output};
 use crate::codes::Code;
@@ -125,6 +125,11 @@ impl Members {
             !container.is_empty() && !is_valid(container)
         });
         ours.map(|(uid, _)| uid.clone()).collect()
+    }
+
+    /// The namespaces of all pods.
+    pub(super) fn identities(&self) -> Vec<Identity> {
+        self.held.values().map(|held| held.entry.identity).collect()
     }
 
     /// The uids of all pods.

@@ -41,8 +41,16 @@ pub(super) fn at(path: &Path) -> io::Result<Option<(OwnedFd, Identity)>> {
 
 /// Whether the namespace that was at `path` still is, without opening it.
 pub(super) fn is_at(path: &Path, identity: Identity) -> bool {
-    fs::metadata(path)
-        .is_ok_and(|metadata| metadata.dev() == identity.device && metadata.ino() == identity.inode)
+    identity_at(path) == Some(identity)
+}
+
+/// What is at `path`, a namespace or not, without opening it.
+pub(super) fn identity_at(path: &Path) -> Option<Identity> {
+    let metadata = fs::metadata(path).ok()?;
+    Some(Identity {
+        device: metadata.dev(),
+        inode: metadata.ino(),
+    })
 }
 
 /// Goes to a network namespace. For processes of [`task::run`](super::task::run) only.

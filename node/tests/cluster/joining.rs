@@ -218,12 +218,12 @@ fn refusals(world: &World) -> Outcome {
     }
     let error = client.open_port(&pod.uid, 257).unwrap_err();
     assert_eq!(error.code(), Code::TOO_MANY_PORTS);
-    // The pod of another uid at the same address: somebody else's TUN device is not taken for an interface.
+    // The pod of another uid at the same address: a pod that is behind the agent is not taken for it.
     let stranger = adit_node::cluster::PodRef {
         uid: "another".into(),
         ..again
     };
-    assert_eq!(client.join(&stranger).unwrap_err().code(), Code::POD_INTERFACE);
+    assert_eq!(client.join(&stranger).unwrap_err().code(), Code::POD_NAMESPACE);
     Outcome::Passed
 }
 

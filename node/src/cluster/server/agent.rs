@@ -79,9 +79,11 @@ impl Server {
             return self.join_starting(&add);
         }
         let folder = self.options.namespaces.clone();
+        let known = self.members.identities();
         let place = Place::Among {
             folder: &folder,
             addresses: &pod.addresses,
+            known: &known,
         };
         self.join_at(pod, place, "")
     }
