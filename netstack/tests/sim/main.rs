@@ -2,7 +2,9 @@
 //! reorders, in virtual time. A failure prints the seed; `ADIT_SIM_SEED=<seed>` replays it alone, and
 //! `ADIT_SIM_RUNS=<count>` tries more seeds, `ADIT_SIM_TRACE=1` prints every frame.
 
+mod forward;
 mod kernel;
+mod path;
 mod transfer;
 mod world;
 
