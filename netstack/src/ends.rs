@@ -15,6 +15,9 @@ pub(crate) struct Ends {
     /// The pod's in the upper half.
     ports: u32,
     protocol: u8,
+    /// Of pings: the remote end asks, and the pod answers. An end's pings of another are not those that it gets, though their
+    /// identifiers may be equal.
+    asked_by_remote: bool,
 }
 
 impl Ends {
@@ -26,6 +29,16 @@ impl Ends {
             remote: remote.0,
             ports: u32::from(pod.1) << 16 | u32::from(remote.1),
             protocol,
+            asked_by_remote: false,
+        }
+    }
+
+    /// The same, asked by the remote end or not.
+    #[inline]
+    pub(crate) fn asked_by_remote(self, asked_by_remote: bool) -> Self {
+        Self {
+            asked_by_remote,
+            ..self
         }
     }
 
@@ -66,7 +79,8 @@ impl Ends {
     /// The hash for a table.
     #[inline]
     pub(crate) fn hash(&self, secret: Secret) -> u64 {
-        let more = u64::from(self.protocol) << 32 | u64::from(self.ports);
+        let kind = u64::from(self.protocol) << 1 | u64::from(self.asked_by_remote);
+        let more = kind << 32 | u64::from(self.ports);
         secret.hash(self.pod, self.remote, more)
     }
 }

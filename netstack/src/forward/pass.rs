@@ -1,6 +1,5 @@
 //! The path of a packet.
 
-use std::net::SocketAddr;
 use std::time::Instant;
 
 use adit_flow::{DropReason, Protocol};
@@ -114,7 +113,7 @@ impl Forwarder {
         match packet.view.kind {
             Kind::Error => return self.on_error(packet),
             Kind::LaterFragment(fragment) => return self.on_later_fragment(now, packet, &fragment),
-            Kind::Datagram | Kind::MidStream | Kind::Reply | Kind::Tcp(_) => {}
+            Kind::Datagram | Kind::MidStream | Kind::Query | Kind::Reply | Kind::Tcp(_) => {}
         }
         match self.table.find(&packet.view.ends) {
             Some(slot) => self.on_known(now, slot, packet),
@@ -215,17 +214,25 @@ impl Forwarder {
     fn on_error(&mut self, packet: &Incoming<'_>) -> Result<Outcome, DropReason> {
         let header = &packet.header;
         let quote = &packet.bytes[packet.view.payload_at..header.length];
-        let (protocol, tuple) = icmp::quoted(quote).ok_or(DropReason::NoFlow)?;
-        if tuple.src.ip() != header.dst() {
+        let quoted = icmp::Quoted::read(quote).ok_or(DropReason::NoFlow)?;
+        if quoted.tuple.src.ip() != header.dst() {
             return Err(DropReason::NoFlow);
         }
-        let quoted = Key {
-            protocol,
-            tuple,
-            from: packet.from.other(),
+        let key = if quoted.is_reply {
+            Key {
+                protocol: quoted.protocol,
+                tuple: quoted.tuple.reversed(),
+                from: packet.from,
+            }
+        } else {
+            Key {
+                protocol: quoted.protocol,
+                tuple: quoted.tuple,
+                from: packet.from.other(),
+            }
         };
-        let Some(slot) = self.table.find(&quoted.ends()) else {
-            let is_kernels = packet.from == Side::Wire && self.is_agents(protocol, tuple.src, tuple.dst);
+        let Some(slot) = self.table.find(&key.ends()) else {
+            let is_kernels = packet.from == Side::Wire && self.is_agents(&key);
             return is_kernels.then_some(Outcome::ToKernel).ok_or(DropReason::NoFlow);
         };
         if self.table.get(slot).is_some_and(Flow::is_refused) {
@@ -235,13 +242,12 @@ impl Forwarder {
         Ok(Outcome::Forward(self.table.id(slot)))
     }
 
-    /// Whether a segment from `src` to `dst` was sent by one of the agent's own sockets: one that dialled, one that was dialled by
+    /// Whether a segment from the pod was sent by one of the agent's own sockets: one that dialled, one that was dialled by
     /// another agent's, or one that listens for tunnels.
-    fn is_agents(&self, protocol: Protocol, src: SocketAddr, dst: SocketAddr) -> bool {
+    fn is_agents(&self, key: &Key) -> bool {
         let ports = &self.config.agent_ports;
-        protocol == Protocol::Tcp
-            && (ports.contains(&src.port())
-                || ports.contains(&dst.port())
-                || src.port() == self.config.tunnel_port)
+        let (src, dst) = (key.tuple.src.port(), key.tuple.dst.port());
+        key.protocol == Protocol::Tcp
+            && (ports.contains(&src) || ports.contains(&dst) || src == self.config.tunnel_port)
     }
 }

@@ -62,7 +62,7 @@ pub struct Key {
     /// From the sender of the first packet. Ports are 0 for protocols without; for a ping the source port is the echo
     /// identifier.
     pub tuple: FourTuple,
-    /// The side that the first packet came from.
+    /// The side that the first packet came from. For a ping it's where the request comes from, of which the tuple is too.
     pub from: Side,
 }
 
@@ -73,7 +73,9 @@ impl Key {
             Side::Pod => (src, dst),
             Side::Wire => (dst, src),
         };
-        Ends::between(self.protocol.number(), pod, remote)
+        let is_ping = matches!(self.protocol, Protocol::Icmp | Protocol::Icmpv6);
+        let asked_by_remote = is_ping && self.from == Side::Wire;
+        Ends::between(self.protocol.number(), pod, remote).asked_by_remote(asked_by_remote)
     }
 
     pub(crate) fn of(ends: &Ends, from: Side) -> Self {

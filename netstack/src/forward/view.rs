@@ -28,7 +28,9 @@ pub(super) enum Kind {
     LaterFragment(Fragment),
     /// It belongs to a connection that was open before.
     MidStream,
-    /// It answers something: there's a flow, or nobody asked.
+    /// It asks for a reply.
+    Query,
+    /// It answers a query: there's a flow, or nobody asked.
     Reply,
     Tcp(Segment),
 }
@@ -49,8 +51,13 @@ impl View {
             Side::Pod => (src, dst),
             Side::Wire => (dst, src),
         };
+        let asked_by_remote = match transport.kind {
+            Kind::Query => from == Side::Wire,
+            Kind::Reply => from == Side::Pod,
+            _ => false,
+        };
         Ok(Self {
-            ends: Ends::new(header.protocol, pod, remote),
+            ends: Ends::new(header.protocol, pod, remote).asked_by_remote(asked_by_remote),
             kind: transport.kind,
             payload_at: header.payload_at + transport.length,
         })
@@ -59,7 +66,7 @@ impl View {
     /// Whether it begins a connection or a flow of its own.
     pub(super) fn opens(&self) -> bool {
         match &self.kind {
-            Kind::Datagram => true,
+            Kind::Datagram | Kind::Query => true,
             Kind::Tcp(segment) => segment.opens(),
             Kind::Error | Kind::LaterFragment(_) | Kind::MidStream | Kind::Reply => false,
         }
@@ -128,16 +135,12 @@ impl Transport {
 
     fn of_icmp(bytes: &[u8], v6: bool) -> Result<Self, DropReason> {
         let header: &[u8; icmp::HEADER] = bytes.first_chunk().ok_or(DropReason::Truncated)?;
-        let kind = header[0];
-        if icmp::is_error(kind, v6) {
+        if icmp::is_error(header[0], v6) {
             return Ok(Self::without_ports(Kind::Error, icmp::HEADER));
         }
-        let (src, dst) = icmp::query_ports(header, v6).ok_or(DropReason::UnsupportedProtocol)?;
-        let kind = if icmp::is_reply(kind, v6) {
-            Kind::Reply
-        } else {
-            Kind::Datagram
-        };
+        let query = icmp::Query::read(header, v6).ok_or(DropReason::UnsupportedProtocol)?;
+        let (src, dst) = query.ports();
+        let kind = if query.is_reply { Kind::Reply } else { Kind::Query };
         Ok(Self {
             src,
             dst,

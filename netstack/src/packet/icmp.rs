@@ -44,11 +44,11 @@ impl Message {
             (UNREACHABLE_V4, false) | (UNREACHABLE_V6, true) => {
                 match (
                     Unreachable::from_icmp_code(header[1], v6),
-                    quoted(&bytes[HEADER..]),
+                    Quoted::read(&bytes[HEADER..]),
                 ) {
-                    (Some(what), Some((protocol, tuple))) => Self::Unreachable {
-                        protocol,
-                        tuple,
+                    (Some(what), Some(quoted)) => Self::Unreachable {
+                        protocol: quoted.protocol,
+                        tuple: quoted.tuple,
                         what,
                     },
                     _ => Self::Other,
@@ -67,43 +67,69 @@ fn is_valid(packet: &IpPacket<'_>) -> bool {
     }
 }
 
-/// The protocol and ends of the packet that an error quotes: its IP header and at least 8 bytes more.
-pub(crate) fn quoted(quote: &[u8]) -> Option<(Protocol, FourTuple)> {
-    let header = ip::Header::of_quote(quote)?;
-    if header.fragment.is_some_and(|fragment| fragment.offset != 0) {
-        return None;
-    }
-    let transport: &[u8; HEADER] = quote.get(header.payload_at..)?.first_chunk()?;
-    let protocol = Protocol::from(header.protocol);
-    let (src_port, dst_port) = match protocol {
-        Protocol::Icmp | Protocol::Icmpv6 => query_ports(transport, header.is_v6).unwrap_or_default(),
-        _ if protocol.has_ports() => (be16(transport, 0), be16(transport, 2)),
-        _ => (0, 0),
-    };
-    let tuple = FourTuple::new(
-        SocketAddr::new(header.src(), src_port),
-        SocketAddr::new(header.dst(), dst_port),
-    );
-    Some((protocol, tuple))
+/// The packet that an error quotes.
+pub(crate) struct Quoted {
+    pub(crate) protocol: Protocol,
+    /// From its sender. Of a query or a reply the asker's port is the identifier.
+    pub(crate) tuple: FourTuple,
+    /// It answers a query.
+    pub(crate) is_reply: bool,
 }
 
-/// What stands for the ports of the query or reply that begins with `header`: the identifier at the end that asked, 0 at the
-/// other. So an end's pings of another are told from those it gets, even if the identifiers are equal.
-pub(crate) fn query_ports(header: &[u8; HEADER], v6: bool) -> Option<(u16, u16)> {
-    let ident = be16(header, 4);
-    match (header[0], v6) {
-        (ECHO_REQUEST_V4 | TIMESTAMP_V4, false) | (ECHO_REQUEST_V6, true) => Some((ident, 0)),
-        (ECHO_REPLY_V4 | TIMESTAMP_REPLY_V4, false) | (ECHO_REPLY_V6, true) => Some((0, ident)),
-        _ => None,
+impl Quoted {
+    /// Reads its IP header and at least 8 bytes more.
+    pub(crate) fn read(quote: &[u8]) -> Option<Self> {
+        let header = ip::Header::of_quote(quote)?;
+        if header.fragment.is_some_and(|fragment| fragment.offset != 0) {
+            return None;
+        }
+        let transport: &[u8; HEADER] = quote.get(header.payload_at..)?.first_chunk()?;
+        let protocol = Protocol::from(header.protocol);
+        let query = match protocol {
+            Protocol::Icmp | Protocol::Icmpv6 => Query::read(transport, header.is_v6),
+            _ => None,
+        };
+        let (src_port, dst_port) = match query {
+            Some(query) => query.ports(),
+            None if protocol.has_ports() => (be16(transport, 0), be16(transport, 2)),
+            None => (0, 0),
+        };
+        Some(Self {
+            protocol,
+            tuple: FourTuple::new(
+                SocketAddr::new(header.src(), src_port),
+                SocketAddr::new(header.dst(), dst_port),
+            ),
+            is_reply: query.is_some_and(|query| query.is_reply),
+        })
     }
 }
 
-/// Whether a message of this type answers a query.
-pub(crate) fn is_reply(kind: u8, v6: bool) -> bool {
-    if v6 {
-        kind == ECHO_REPLY_V6
-    } else {
-        matches!(kind, ECHO_REPLY_V4 | TIMESTAMP_REPLY_V4)
+/// A message that asks something of the other end, or answers it.
+#[derive(Clone, Copy)]
+pub(crate) struct Query {
+    ident: u16,
+    pub(crate) is_reply: bool,
+}
+
+impl Query {
+    pub(crate) fn read(header: &[u8; HEADER], v6: bool) -> Option<Self> {
+        let is_reply = match (header[0], v6) {
+            (ECHO_REQUEST_V4 | TIMESTAMP_V4, false) | (ECHO_REQUEST_V6, true) => false,
+            (ECHO_REPLY_V4 | TIMESTAMP_REPLY_V4, false) | (ECHO_REPLY_V6, true) => true,
+            _ => return None,
+        };
+        let ident = be16(header, 4);
+        Some(Self { ident, is_reply })
+    }
+
+    /// What stands for the ports, the sender's first: the identifier at the end that asked, 0 at the other.
+    pub(crate) fn ports(self) -> (u16, u16) {
+        if self.is_reply {
+            (0, self.ident)
+        } else {
+            (self.ident, 0)
+        }
     }
 }
 

@@ -122,18 +122,16 @@ fn sctp_begins_with_an_init_or_was_open_before() {
 fn pings_are_told_apart_by_who_asks() {
     let mut rig = rig();
     for (pod, peer) in [(pod(0).ip(), peer(0).ip()), (pod6(0).ip(), peer6(0).ip())] {
-        rig.drops(Side::Wire, ping(peer, pod, 5, true), DropReason::NoFlow);
-        let ours = rig.admit(Side::Pod, &ping(pod, peer, 5, false));
-        assert_eq!(
-            rig.handle(Side::Wire, ping(peer, pod, 5, true)),
-            Passage::Forward(ours)
-        );
-        let theirs = rig.admit(Side::Wire, &ping(peer, pod, 5, false));
-        assert_ne!(ours, theirs);
-        assert_eq!(
-            rig.handle(Side::Pod, ping(pod, peer, 5, true)),
-            Passage::Forward(theirs)
-        );
+        for ident in [0, 5] {
+            rig.drops(Side::Wire, ping(peer, pod, ident, true), DropReason::NoFlow);
+            let ours = rig.admit(Side::Pod, &ping(pod, peer, ident, false));
+            let reply = rig.handle(Side::Wire, ping(peer, pod, ident, true));
+            assert_eq!(reply, Passage::Forward(ours));
+            let theirs = rig.admit(Side::Wire, &ping(peer, pod, ident, false));
+            assert_ne!(ours, theirs);
+            let reply = rig.handle(Side::Pod, ping(pod, peer, ident, true));
+            assert_eq!(reply, Passage::Forward(theirs));
+        }
     }
     let wrong = raw(pod(0).ip(), peer(0).ip(), ip::ICMPV6, &[128, 0, 0, 0, 0, 0, 0, 0]);
     rig.drops(Side::Pod, wrong, DropReason::UnsupportedProtocol);
