@@ -136,3 +136,13 @@ impl Flow {
 
 /// Ports below this are well known (RFC 6335 §6).
 const WELL_KNOWN: u16 = 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_has_its_price() {
+        assert_eq!(size_of::<Flow>(), 128);
+    }
+}
