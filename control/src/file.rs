@@ -173,6 +173,8 @@ pub struct ContainerPort {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "UPPERCASE")]
 pub enum Transport {
+    /// SCTP, between workloads of one node.
+    Sctp,
     /// TCP.
     #[default]
     Tcp,

@@ -121,7 +121,7 @@ pub struct ServicePort {
     pub name: Option<String>,
     /// The number that clients dial.
     pub port: u16,
-    /// TCP or UDP.
+    /// TCP, UDP or SCTP.
     pub protocol: Protocol,
     /// The port on the workload.
     pub target: TargetPort,

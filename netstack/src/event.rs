@@ -4,6 +4,8 @@ use std::net::{IpAddr, SocketAddr};
 use adit_flow::{CloseReason, FourTuple, Protocol, RefuseReason};
 use bytes::Bytes;
 
+use crate::packet::sctp::SctpPacket;
+
 /// Names a TCP flow of one [`Netstack`](crate::Netstack). An old one never names another flow: it's stale.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct FlowId {
@@ -75,6 +77,15 @@ pub enum Event {
     RemoteFin {
         /// The flow.
         flow: FlowId,
+    },
+    /// An SCTP packet from the pod.
+    Sctp {
+        /// The pod's address and port.
+        src: SocketAddr,
+        /// Where it should go.
+        dst: SocketAddr,
+        /// The packet.
+        packet: SctpPacket,
     },
     /// The pod opens a TCP flow; its SYN is held until [`accept`](crate::Netstack::accept) or
     /// [`refuse`](crate::Netstack::refuse).

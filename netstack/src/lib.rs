@@ -46,4 +46,5 @@ pub use forward::{
     Ended, ForwardConfig, ForwardCounters, ForwardId, Forwarder, Full, IdleTimeouts, Key, NewFlow, Offloads,
     Passage, Side, Traffic,
 };
+pub use packet::sctp::SctpPacket;
 pub use stack::{Datagram, Netstack};

@@ -1,4 +1,5 @@
-//! The wire formats, as far as the stack reads and writes them itself: IP, TCP headers, UDP, ICMP.
+//! The wire formats, as far as the stack reads and writes them itself: IP, TCP headers, UDP, ICMP, what is
+//! common to SCTP packets.
 //!
 //! Parsing never panics and reads nothing beyond the slice. A parsed view has been checked whole: its offsets lie
 //! inside the frame.
@@ -7,6 +8,7 @@ pub(crate) mod address;
 pub(crate) mod checksum;
 pub(crate) mod icmp;
 pub(crate) mod ip;
+pub(crate) mod sctp;
 pub(crate) mod tcp;
 pub(crate) mod udp;
 

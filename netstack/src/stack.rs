@@ -144,6 +144,7 @@ impl Netstack {
         match (packet.protocol, packet.src.is_ipv4()) {
             (ip::TCP, _) => self.on_tcp(&packet, verify),
             (ip::UDP, _) => self.on_udp(&packet, verify),
+            (ip::SCTP, _) => self.on_sctp(&packet, verify),
             (ip::ICMP, true) | (ip::ICMPV6, false) => self.on_icmp(&packet, verify),
             _ => Err(DropReason::UnsupportedProtocol),
         }

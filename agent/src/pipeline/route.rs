@@ -31,7 +31,11 @@ pub(crate) enum Route {
 pub(crate) fn route(snapshot: &Snapshot, protocol: Protocol, dialled: SocketAddr, draw: u64) -> Route {
     match snapshot.owner(dialled.ip()) {
         None => outside(dialled),
-        Some(Owner::Dns) if dialled.port() == DNS_PORT => Route::Dns,
+        Some(Owner::Dns)
+            if dialled.port() == DNS_PORT && matches!(protocol, Protocol::Tcp | Protocol::Udp) =>
+        {
+            Route::Dns
+        }
         Some(Owner::Dns) => Route::Refused(RefuseReason::Refused),
         // Never outside: what is meant for a workload must not go to whoever has that address there.
         Some(Owner::Unassigned) => Route::Refused(RefuseReason::Unreachable),

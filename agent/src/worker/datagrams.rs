@@ -1,17 +1,18 @@
-//! UDP and echo: packets without a connection, carried as they are, judged per flow.
+//! UDP, echo and SCTP: packets without a connection of ours, carried as they are, judged per flow.
 //!
 //! ```text
 //!   pod A ──▶ egress verdict ──▶ (service address → endpoint) ──▶ ingress verdict ──▶ pod B      replies back the same way
-//!   pod A ──▶ egress verdict ──▶ host socket ──▶ outside                                          replies by that socket
+//!   pod A ──▶ egress verdict ──▶ host socket ──▶ outside (no SCTP)                                replies by that socket
 //!   pod A ──▶ DNS responder
 //! ```
 //!
 //! A flow is known by what its opener sent: protocol, source, destination; an echo's identifier stands for its
-//! source port. Each pod's table has at most [`FLOWS_LIMIT`] flows; when it's full a new flow's packet is dropped
+//! source port. An SCTP association that uses several addresses is a flow for each pair of them. Each pod's table has at most [`FLOWS_LIMIT`] flows; when it's full a new flow's packet is dropped
 //! and counted, as a stateful firewall does. A flow ends after [`IDLE_LIMIT`] without a packet.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -29,6 +30,8 @@ use crate::telemetry::Recorder;
 
 mod host;
 mod packet;
+#[cfg(test)]
+mod tests;
 
 use host::HostFlow;
 pub(crate) use packet::{Content, Packet};
@@ -227,6 +230,9 @@ fn open_outbound(worker: &Rc<Worker>, pod: &Rc<Pod>, key: Key, packet: &Packet) 
         (Decision::Allowed(_), Route::Outside(_)) => match HostFlow::open(pod, packet) {
             Ok(host) => Way::Host(host),
             Err(error) => {
+                if error.kind() == io::ErrorKind::Unsupported {
+                    worker.counters.dropped(DropReason::UnsupportedProtocol);
+                }
                 recorder.refused(RefuseReason::Unreachable, Closer::Agent, error.to_string());
                 pod.unreachable(packet);
                 return None;

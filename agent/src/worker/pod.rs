@@ -15,7 +15,7 @@ use std::pin::{Pin, pin};
 use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
-use adit_flow::{CloseReason, FourTuple, Protocol, RefuseReason, WorkloadName};
+use adit_flow::{CloseReason, FourTuple, RefuseReason, WorkloadName};
 use adit_link::TunQueue;
 use adit_netstack::{ClosedBy, Datagram, Echo, Event, FlowId, Netstack, NewFlow, Unreachable};
 use adit_policy::PolicySet;
@@ -65,7 +65,7 @@ pub(super) struct Closed {
 pub(crate) trait Arrivals {
     /// The pod opens a TCP flow, whose SYN is held until it's accepted or refused.
     fn on_syn(&self, flow: FlowId, tuple: FourTuple);
-    /// A datagram or an echo.
+    /// A datagram, an echo or an SCTP packet.
     fn on_packet(&self, packet: Packet);
     /// Where a flow goes that a captured pod's agent doesn't know.
     fn course(&self, new: &NewFlow) -> Course;
@@ -177,7 +177,7 @@ impl Pod {
         look(&self.stack.borrow());
     }
 
-    /// Hands a datagram or an echo to the pod's kernel. What finds no room is dropped, and counted there.
+    /// Hands a packet to the pod's kernel. What finds no room is dropped, and counted there.
     pub(super) fn deliver(&self, packet: Packet) {
         let Packet { src, dst, content } = packet;
         let echo = |ident, sequence, payload| Echo {
@@ -196,6 +196,7 @@ impl Pod {
                     payload: &payload,
                 },
             ),
+            Content::Sctp(packet) => stack.send_sctp(now, src, dst, packet),
             Content::EchoReply { sequence, payload } => {
                 stack.send_echo_reply(now, &echo(dst.port(), sequence, payload))
             }
@@ -210,13 +211,14 @@ impl Pod {
 
     /// Tells the pod that a datagram which it sent could not be delivered. An echo just stays without reply.
     pub(super) fn unreachable(&self, packet: &Packet) {
-        if packet.protocol() != Protocol::Udp {
-            return;
-        }
         let tuple = FourTuple::new(packet.src, packet.dst);
-        let sent = self.with_stack(|stack, now| stack.send_unreachable(now, tuple, Unreachable::Port));
+        let sent = self.with_stack(|stack, now| match &packet.content {
+            Content::EchoReply { .. } | Content::EchoRequest { .. } => Ok(()),
+            Content::Sctp(packet) => stack.abort_sctp(now, tuple, packet),
+            Content::Udp(_) => stack.send_unreachable(now, tuple, Unreachable::Port),
+        });
         if let Err(error) = sent {
-            tracing::debug!(pod = %self.name, %error, "an ICMP error was dropped");
+            tracing::debug!(pod = %self.name, %error, "the answer to a datagram that goes nowhere was dropped");
         }
     }
 
@@ -327,7 +329,7 @@ impl Pod {
     }
 
     /// Hands the netstack's events to those who wait for them; whether there were any.
-    fn dispatch(&self, arrivals: &impl Arrivals) -> bool {
+    pub(super) fn dispatch(&self, arrivals: &impl Arrivals) -> bool {
         let mut told = false;
         loop {
             // The borrow ends before anything is woken or spawned.
@@ -354,6 +356,11 @@ impl Pod {
                         content: Content::Udp(payload),
                     });
                 }
+                Event::Sctp { src, dst, packet } => arrivals.on_packet(Packet {
+                    src,
+                    dst,
+                    content: Content::Sctp(packet),
+                }),
                 Event::EchoRequest(Echo {
                     src,
                     dst,

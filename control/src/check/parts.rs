@@ -303,6 +303,7 @@ pub(super) fn unknown_port(
 impl From<Transport> for Protocol {
     fn from(transport: Transport) -> Self {
         match transport {
+            Transport::Sctp => Self::Sctp,
             Transport::Tcp => Self::Tcp,
             Transport::Udp => Self::Udp,
         }

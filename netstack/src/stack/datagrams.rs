@@ -1,4 +1,5 @@
-//! Packets without a connection: UDP, echoes, ICMP errors. The stack keeps no state for them but two bounded queues.
+//! Packets that are carried as they are: UDP, SCTP, echoes, ICMP errors. The stack keeps no state for them but two bounded
+//! queues.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
@@ -11,6 +12,7 @@ use crate::event::{Echo, Event, SendError, Transmit, Unreachable};
 use crate::flow::Stage;
 use crate::packet::icmp::{self, Message, Quote};
 use crate::packet::ip::{self, IpPacket};
+use crate::packet::sctp::SctpPacket;
 use crate::packet::udp;
 
 /// A UDP datagram to be sent to the pod.
@@ -63,6 +65,41 @@ impl Netstack {
         self.check_outbound(echo.src, echo.dst, icmp::HEADER + echo.payload.len())?;
         self.push_outbound(icmp::emit_echo(echo, reply), Transmit::Complete);
         Ok(())
+    }
+
+    /// Queues an SCTP packet to the pod, from `src` to `dst`, which is the pod's. Ports and checksum are made to fit.
+    ///
+    /// # Errors
+    /// As [`send_datagram`](Self::send_datagram).
+    pub fn send_sctp(
+        &mut self,
+        now: Instant,
+        src: SocketAddr,
+        dst: SocketAddr,
+        packet: SctpPacket,
+    ) -> Result<(), SendError> {
+        self.advance(now);
+        self.check_outbound(src.ip(), dst.ip(), packet.wire_len())?;
+        // Complete: no device makes SCTP's checksum for a TUN (`NETIF_F_SCTP_CRC` is never set on one).
+        self.push_outbound(packet.emit(src, dst), Transmit::Complete);
+        Ok(())
+    }
+
+    /// Answers an SCTP packet that the pod sent from `tuple.src` to `tuple.dst` as a host does that listens on no such
+    /// port: with an ABORT, unless the packet is one that must not be answered (RFC 9260 §8.4).
+    ///
+    /// # Errors
+    /// As [`send_datagram`](Self::send_datagram).
+    pub fn abort_sctp(
+        &mut self,
+        now: Instant,
+        tuple: FourTuple,
+        packet: &SctpPacket,
+    ) -> Result<(), SendError> {
+        match packet.abort() {
+            Some(abort) => self.send_sctp(now, tuple.dst, tuple.src, abort),
+            None => Ok(()),
+        }
     }
 
     /// Queues an ICMP error to the pod about a UDP datagram that it sent, from `tuple.src` (its own) to `tuple.dst`. The
@@ -132,6 +169,12 @@ impl Netstack {
             length,
         );
         Ok(())
+    }
+
+    pub(super) fn on_sctp(&mut self, packet: &IpPacket<'_>, verify: bool) -> Result<(), DropReason> {
+        let (src, dst, packet) = SctpPacket::parse(packet, verify)?;
+        let length = packet.len();
+        self.push_inbound(Event::Sctp { src, dst, packet }, length)
     }
 
     pub(super) fn on_icmp(&mut self, packet: &IpPacket<'_>, verify: bool) -> Result<(), DropReason> {

@@ -31,9 +31,15 @@ const ECHO_HEADER: usize = 8;
 
 impl HostFlow {
     /// A connected socket for the flow that `first` opens: UDP, or a ping socket (`net.ipv4.ping_group_range`
-    /// must have the user's group).
+    /// must have the user's group). For SCTP there is none: an ordinary user gets no raw packets of it.
     pub(super) fn open(pod: &Rc<Pod>, first: &Packet) -> io::Result<Self> {
         let socket = match (&first.content, first.dst) {
+            (Content::Sctp(_), _) => {
+                return Err(io::Error::new(
+                    io::ErrorKind::Unsupported,
+                    "SCTP is carried between workloads of a node, not to hosts outside",
+                ));
+            }
             (Content::Udp(_), _) => {
                 Socket::new(Domain::for_address(first.dst), Type::DGRAM, Some(Protocol::UDP))
             }
@@ -72,6 +78,7 @@ impl HostFlow {
                 socket.send(&echo(kind, *sequence, payload))
             }
             Content::EchoReply { .. } => return Err(DropReason::NoFlow),
+            Content::Sctp(_) => return Err(DropReason::UnsupportedProtocol),
         };
         match sent {
             Ok(_) => Ok(()),

@@ -1,8 +1,9 @@
 use std::net::SocketAddr;
 
 use adit_flow::Protocol;
+use adit_netstack::SctpPacket;
 
-/// A datagram or an echo, without its headers.
+/// A datagram or an echo without its headers, or an SCTP packet.
 ///
 /// For an echo the requester's port is the identifier and the other end's is 0, so that a request and its reply
 /// are a flow and its reverse like any other.
@@ -33,6 +34,8 @@ pub(crate) enum Content {
         /// The data to be sent back.
         payload: Vec<u8>,
     },
+    /// An SCTP packet. Its ports are those of the flow that it came by.
+    Sctp(SctpPacket),
     /// A UDP datagram's payload.
     Udp(Vec<u8>),
 }
@@ -41,6 +44,7 @@ impl Packet {
     /// The protocol that carries it, which for an echo depends on the IP version.
     pub(crate) fn protocol(&self) -> Protocol {
         match (&self.content, self.dst.is_ipv4()) {
+            (Content::Sctp(_), _) => Protocol::Sctp,
             (Content::Udp(_), _) => Protocol::Udp,
             (_, true) => Protocol::Icmp,
             (_, false) => Protocol::Icmpv6,
@@ -59,18 +63,19 @@ impl Packet {
             (Content::EchoReply { .. }, false) => Some(129),
             (Content::EchoRequest { .. }, true) => Some(8),
             (Content::EchoRequest { .. }, false) => Some(128),
-            (Content::Udp(_), _) => None,
+            (Content::Sctp(_) | Content::Udp(_), _) => None,
         }
     }
 }
 
 impl Content {
-    /// Bytes of payload.
+    /// Bytes of payload; of SCTP those of its chunks.
     pub(crate) fn len(&self) -> usize {
         match self {
             Self::EchoReply { payload, .. } | Self::EchoRequest { payload, .. } | Self::Udp(payload) => {
                 payload.len()
             }
+            Self::Sctp(packet) => packet.len(),
         }
     }
 }

@@ -1,7 +1,8 @@
 //! Packets without a connection, and packets that are dropped.
 
 use super::*;
-use crate::Transmit;
+use crate::packet::sctp::tests as sctp;
+use crate::{SctpPacket, Transmit};
 
 #[test]
 fn datagrams_go_both_ways() {
@@ -82,6 +83,75 @@ fn echoes_and_errors_go_both_ways() {
 }
 
 #[test]
+fn sctp_packets_go_both_ways() {
+    let mut rig = Rig::new(config());
+    let (src, dst) = (rig.pod, rig.remote);
+    let sent = sctp::frame(src, dst, &[(0, b"data")]);
+    rig.stack.handle_frame(rig.now, &sent, RxChecksum::Verify);
+    let [
+        Event::Sctp {
+            src: from,
+            dst: to,
+            packet,
+        },
+    ] = &rig.events()[..]
+    else {
+        panic!("an SCTP packet is announced");
+    };
+    assert_eq!((*from, *to), (src, dst));
+    // As when a service at port 7777 stands for a pod that listens on another.
+    let service: SocketAddr = "10.9.9.9:7777".parse().unwrap();
+    rig.stack
+        .send_sctp(rig.now, service, src, packet.clone())
+        .unwrap();
+    let mut frame = Vec::new();
+    assert_eq!(
+        rig.stack.poll_transmit(rig.now, &mut frame),
+        Some(Transmit::Complete)
+    );
+    let read = SctpPacket::parse(&IpPacket::parse(&frame).unwrap(), true).map(|(src, dst, _)| (src, dst));
+    assert_eq!(read, Ok((service, src)), "with a right checksum");
+
+    let tuple = FourTuple::new(src, dst);
+    rig.stack.abort_sctp(rig.now, tuple, packet).unwrap();
+    let aborts = rig.frames();
+    let abort = IpPacket::parse(&aborts[0]).unwrap();
+    assert_eq!(
+        (abort.src, abort.dst, abort.payload()[12]),
+        (dst.ip(), src.ip(), 6)
+    );
+    let (_, _, abort) = SctpPacket::parse(&abort, true).unwrap();
+    rig.stack.abort_sctp(rig.now, tuple, &abort).unwrap();
+    assert_eq!(rig.frames(), Vec::<Vec<u8>>::new(), "an ABORT isn't answered");
+    assert_eq!(
+        (rig.counters().datagrams_in, rig.counters().datagrams_out),
+        (1, 2)
+    );
+
+    let big = sctp::frame(src, dst, &[(0, &[0; 1500])]);
+    let big = SctpPacket::parse(&IpPacket::parse(&big).unwrap(), true)
+        .unwrap()
+        .2;
+    let mut narrow = Rig::new(Config {
+        mtu: 1500,
+        ..config()
+    });
+    let refused = narrow.stack.send_sctp(narrow.now, dst, src, big);
+    assert!(
+        matches!(
+            refused,
+            Err(SendError::TooBig {
+                length: 1536,
+                mtu: 1500,
+                ..
+            })
+        ),
+        "{refused:?}"
+    );
+    assert_eq!(narrow.counters().dropped(DropReason::TooBig), 1);
+}
+
+#[test]
 fn datagram_queues_are_bounded() {
     let limit = QueueLimit {
         packets: 2,
@@ -157,9 +227,11 @@ fn each_dropped_frame_has_one_reason() {
         .add(&fragment[..20])
         .finish();
     fragment[10..12].copy_from_slice(&sum.to_be_bytes());
+    let mut gre = Vec::new();
+    ip::push_header(&mut gre, rig.pod.ip(), rig.remote.ip(), 47, 0);
     let mut sctp = Vec::new();
-    ip::push_header(&mut sctp, rig.pod.ip(), rig.remote.ip(), 132, 0);
-    let table: [(Vec<u8>, DropReason); 10] = [
+    ip::push_header(&mut sctp, rig.pod.ip(), rig.remote.ip(), ip::SCTP, 0);
+    let table: [(Vec<u8>, DropReason); 11] = [
         (vec![], DropReason::Truncated),
         (vec![0x45; 10], DropReason::Truncated),
         (vec![0x75; 40], DropReason::Malformed),
@@ -169,7 +241,8 @@ fn each_dropped_frame_has_one_reason() {
         (to("[fe80::1]:1", "[ff02::fb]:5353"), DropReason::Unroutable),
         (to("10.0.0.1:1", "127.0.0.1:53"), DropReason::Unroutable),
         (fragment, DropReason::Fragment),
-        (sctp, DropReason::UnsupportedProtocol),
+        (gre, DropReason::UnsupportedProtocol),
+        (sctp, DropReason::Truncated),
     ];
     for (frame, reason) in table {
         let before = rig.counters().clone();
