@@ -2,7 +2,7 @@
 //! end, bounds hold, and when everything was aborted nothing is left.
 #![no_main]
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use adit_flow::FourTuple;
@@ -26,6 +26,7 @@ enum Op {
     Abort(u8),
     Release(u8),
     Wait(u16),
+    Sctp { port: u8, chunks: Vec<u8> },
 }
 
 const FLOWS: usize = 6;
@@ -140,6 +141,11 @@ impl World {
                     self.flows.retain(|other| *other != flow);
                 }
             }
+            Op::Sctp { port, chunks } => {
+                let mut sctp = vec![3, port, 0, 7, 1, 2, 3, 4, 0, 0, 0, 0];
+                sctp.extend(&chunks[..chunks.len().min(65_000)]);
+                self.handle(132, &sctp);
+            }
             Op::Wait(millis) => self.wait(Duration::from_millis(millis.into())),
         }
         self.drain();
@@ -176,6 +182,12 @@ impl World {
             match self.stack.poll_event() {
                 Some(Event::Syn { flow, .. }) => self.flows.push(flow),
                 Some(Event::Closed { flow, .. }) => self.flows.retain(|other| *other != flow),
+                // Turned away, and sent back as by a service of another port.
+                Some(Event::Sctp { src, dst, packet }) => {
+                    let _ = self.stack.abort_sctp(self.now, FourTuple::new(src, dst), &packet);
+                    let service = SocketAddr::new(dst.ip(), dst.port() ^ 0x0100 | 1);
+                    let _ = self.stack.send_sctp(self.now, service, src, packet);
+                }
                 Some(_) => {}
                 None if self.stack.poll_transmit(self.now, &mut self.packet).is_some() => self.learn(),
                 None => {
@@ -192,6 +204,13 @@ impl World {
     fn learn(&mut self) {
         assert_eq!(usize::from(u16::from_be_bytes([self.packet[2], self.packet[3]])), self.packet.len());
         let tcp = &self.packet[20..];
+        if self.packet[9] == 132 {
+            // Another stack takes it as its pod's, checksum and all.
+            let config = Config { addresses: vec![IpAddr::from([10, 9, 9, 9])], ..Config::default() };
+            let mut peer = Netstack::new(config, 3, self.now);
+            peer.handle_frame(self.now, &self.packet, RxChecksum::Verify);
+            assert!(matches!(peer.poll_event(), Some(Event::Sctp { .. })), "{:?}", self.packet);
+        }
         if self.packet[9] != 6 {
             return;
         }

@@ -62,6 +62,8 @@ struct Key {
 
 struct Flow {
     way: Way,
+    /// The side that the pod's policies judge.
+    side: Direction,
     judged: adit_policy::Flow,
     generation: u64,
     last_packet: Instant,
@@ -156,16 +158,23 @@ pub(crate) fn to_pod(worker: &Rc<Worker>, pod: &Rc<Pod>, packet: Packet) {
     let answered = pod.datagrams.answered(key);
     if let Some((opened, dialled)) = answered {
         let mut flows = pod.datagrams.flows.borrow_mut();
-        if let Some(flow) = flows
-            .get_mut(&opened)
-            .filter(|flow| matches!(flow.way, Way::Mesh { .. }))
-        {
-            flow.last_packet = Instant::now();
-            flow.moved.received += packet.content.len() as u64;
-            return pod.deliver(Packet {
-                src: dialled,
-                ..packet
-            });
+        if let Some(flow) = flows.get_mut(&opened) {
+            match flow.way {
+                Way::Mesh { .. } => {
+                    flow.last_packet = Instant::now();
+                    flow.moved.received += packet.content.len() as u64;
+                    return pod.deliver(Packet {
+                        src: dialled,
+                        ..packet
+                    });
+                }
+                // What still answers a flow that was cut opens none of its own, by which the opener could go on.
+                Way::Denied => {
+                    flow.last_packet = Instant::now();
+                    return worker.counters.dropped(DropReason::NoFlow);
+                }
+                Way::Host(_) | Way::Inbound => {}
+            }
         }
     }
     if packet.is_reply() {
@@ -240,7 +249,13 @@ fn open_outbound(worker: &Rc<Worker>, pod: &Rc<Pod>, key: Key, packet: &Packet) 
         },
         (Decision::Allowed(_), Route::Dns | Route::Refused(_)) => Way::Denied,
     };
-    Some(Flow::new(way, judged, policy.generation(), recorder))
+    Some(Flow::new(
+        way,
+        Direction::Outbound,
+        judged,
+        policy.generation(),
+        recorder,
+    ))
 }
 
 /// Judges the first packet of a flow to a pod.
@@ -256,7 +271,7 @@ fn open_inbound(worker: &Worker, key: Key, packet: &Packet) -> Flow {
     } else {
         Way::Denied
     };
-    Flow::new(way, judged, policy.generation(), recorder)
+    Flow::new(way, Direction::Inbound, judged, policy.generation(), recorder)
 }
 
 fn judged(tuple: FourTuple, packet: &Packet) -> adit_policy::Flow {
@@ -357,9 +372,13 @@ impl Datagrams {
     /// Ends every flow that no longer passes `policy`.
     pub(crate) fn judge(&self, policy: &PolicySet) {
         let mut flows = self.flows.borrow_mut();
-        // What was denied is forgotten, so that its next packet is judged as a first one.
+        // What is no longer denied is forgotten, so that its next packet opens it.
         flows
-            .extract_if(|_, flow| matches!(flow.way, Way::Denied) && flow.generation != policy.generation())
+            .extract_if(|_, flow| {
+                matches!(flow.way, Way::Denied)
+                    && flow.generation != policy.generation()
+                    && flow.decide(policy).is_allowed()
+            })
             .for_each(drop);
         for flow in flows.values_mut() {
             flow.judge(policy);
@@ -390,7 +409,13 @@ impl Datagrams {
 }
 
 impl Flow {
-    fn new(way: Way, judged: adit_policy::Flow, generation: u64, recorder: Recorder) -> Self {
+    fn new(
+        way: Way,
+        side: Direction,
+        judged: adit_policy::Flow,
+        generation: u64,
+        recorder: Recorder,
+    ) -> Self {
         let recorder = match way {
             Way::Denied => {
                 recorder.refused(RefuseReason::Denied, Closer::Agent, None);
@@ -400,6 +425,7 @@ impl Flow {
         };
         Self {
             way,
+            side,
             judged,
             generation,
             last_packet: Instant::now(),
@@ -414,11 +440,10 @@ impl Flow {
             return;
         }
         self.generation = policy.generation();
-        let decision = match self.way {
-            Way::Inbound => policy.ingress(&self.judged, Trace::Off),
-            Way::Mesh { .. } | Way::Host(_) => policy.egress(&self.judged, Trace::Off),
-            Way::Denied => return,
-        };
+        if matches!(self.way, Way::Denied) {
+            return;
+        }
+        let decision = self.decide(policy);
         if decision.is_allowed() {
             return;
         }
@@ -427,6 +452,13 @@ impl Flow {
             recorder.verdict(decision.verdict());
         }
         self.end(CloseReason::PolicyChanged, Closer::Agent);
+    }
+
+    fn decide(&self, policy: &PolicySet) -> Decision {
+        match self.side {
+            Direction::Inbound => policy.ingress(&self.judged, Trace::Off),
+            Direction::Outbound => policy.egress(&self.judged, Trace::Off),
+        }
     }
 
     /// Writes the record, unless it is written.

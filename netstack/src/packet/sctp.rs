@@ -148,6 +148,9 @@ const TAG_REFLECTED: u8 = 1;
 
 #[cfg(test)]
 pub(crate) mod tests {
+    use proptest::prelude::*;
+
+    use super::super::checksum::Sum;
     use super::*;
 
     pub(crate) const TAG: [u8; 4] = [1, 2, 3, 4];
@@ -236,6 +239,36 @@ pub(crate) mod tests {
             parse(&frame(src, dst, &[]), true).err(),
             Some(DropReason::Truncated)
         );
+    }
+
+    proptest! {
+        #[test]
+        fn any_chunks_are_carried_and_turned_away(
+            chunks in proptest::collection::vec(any::<u8>(), 0..60),
+            ports in any::<(u16, u16)>(),
+        ) {
+            let (src, dst) = ends();
+            let mut sent = frame(src, dst, &[]);
+            sent.extend(&chunks);
+            let length = sent.len() as u16;
+            put16(&mut sent, 2, length);
+            put16(&mut sent, 10, 0);
+            let sum = Sum::default().add(&sent[..ip::V4_HEADER]).finish();
+            put16(&mut sent, 10, sum);
+            let Ok((from, to, packet)) = parse(&sent, false) else {
+                prop_assert!(chunks.len() < CHUNK_HEADER);
+                return Ok(());
+            };
+            prop_assert_eq!((from, to, packet.len()), (src, dst, chunks.len()));
+            let moved = (SocketAddr::new(src.ip(), ports.0 | 1), SocketAddr::new(dst.ip(), ports.1 | 1));
+            let (from, to, arrived) = parse(&packet.clone().emit(moved.0, moved.1), true).unwrap();
+            prop_assert_eq!((from, to), moved);
+            prop_assert_eq!(&arrived.bytes[HEADER..], &chunks[..]);
+            if let Some(abort) = packet.abort() {
+                prop_assert!(parse(&abort.clone().emit(dst, src), true).is_ok());
+                prop_assert_eq!(abort.abort(), None, "no two stacks abort each other without end");
+            }
+        }
     }
 
     #[test]
