@@ -110,6 +110,8 @@ impl Crossing {
                 Course::Stack => return Next::Stack,
                 Course::Door => return Next::Door(new.key.tuple),
                 Course::Later => return Next::Done,
+                // Ends that are connected already would wait for each other for hours.
+                Course::Denied if new.established => forwarder.deny(now, &new, Refusal::Reset),
                 Course::Denied => forwarder.deny(now, &new, refusal(RefuseReason::Denied)),
                 Course::Across(crossed) => match forwarder.admit(now, &new) {
                     Ok(id) => {

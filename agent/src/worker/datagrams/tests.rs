@@ -14,6 +14,7 @@ use adit_policy::{Compiler, Options};
 use arc_swap::ArcSwap;
 use tokio::sync::mpsc;
 
+use crate::cluster::OuterSockets;
 use crate::admin::{FlowHub, FlowReader, Next};
 use crate::identities::Identities;
 use crate::telemetry::Counters;
@@ -112,6 +113,7 @@ impl World {
             Rc::new(Pod::new(
                 name.clone(),
                 Netstack::new(config, 1, std::time::Instant::now()),
+                None,
             ))
         });
         let mut compiler = Compiler::new(Options::default());
@@ -123,6 +125,7 @@ impl World {
             policy: ArcSwap::new(compiler.publish()),
             snapshot: ArcSwap::from_pointee(snapshot),
             identities: Arc::new(Identities::default()),
+            outer: OuterSockets::default(),
             places: ArcSwap::from_pointee(
                 names
                     .iter()
