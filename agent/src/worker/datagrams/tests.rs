@@ -14,8 +14,8 @@ use adit_policy::{Compiler, Options};
 use arc_swap::ArcSwap;
 use tokio::sync::mpsc;
 
-use crate::cluster::OuterSockets;
 use crate::admin::{FlowHub, FlowReader, Next};
+use crate::cluster::OuterSockets;
 use crate::identities::Identities;
 use crate::telemetry::Counters;
 use crate::worker::{Command, Mailbox, Pod, PodArrivals, Shared, Worker};
