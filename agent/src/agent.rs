@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use adit_control::signing::SignerOptions;
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
 
@@ -44,7 +45,9 @@ pub struct AgentOptions {
 pub struct AgentSettings {
     /// Where the CA's key is kept; in memory only without it.
     pub state_dir: Option<PathBuf>,
-    /// How long an SVID is valid. Default one hour.
+    /// Who signs SVIDs; an authority in this process without it.
+    pub signer: Option<SignerOptions>,
+    /// How long an SVID of the authority in this process is valid. Default one hour.
     pub svid_ttl: Duration,
     /// Worker threads. Default: one a core, eight at most.
     pub workers: usize,
@@ -87,6 +90,7 @@ impl Default for AgentSettings {
     fn default() -> Self {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         Self {
+            signer: None,
             state_dir: None,
             svid_ttl: Duration::from_secs(3600),
             workers: cores.min(8),

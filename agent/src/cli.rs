@@ -1,6 +1,7 @@
 //! The commands.
 
 mod args;
+mod ca;
 mod check;
 mod cluster;
 mod detach;
@@ -48,6 +49,7 @@ pub fn main() -> ExitCode {
 fn dispatch(command: Command) -> Result<u8, CliError> {
     match command {
         Command::Agent(args) => inner::agent(args),
+        Command::Ca(args) => ca::ca(args),
         Command::Check(args) => check::check(&args),
         Command::Completions(args) => generate::completions(&args),
         Command::Down(args) => show::down(&args),
@@ -74,6 +76,9 @@ enum CliError {
     /// The agent could not start.
     #[error(transparent)]
     Agent(#[from] crate::agent::AgentError),
+    /// The signer could not start, or had to end.
+    #[error(transparent)]
+    Ca(#[from] crate::ca::CaProcessError),
     /// The agent of a node could not start.
     #[error(transparent)]
     Cluster(#[from] crate::cluster::ClusterError),

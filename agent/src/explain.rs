@@ -236,6 +236,14 @@ const AGENT: &[Code] = codes! {
         "the agent doesn't know how to reach the Kubernetes API",
         "it runs outside a cluster without a kubeconfig, or its service account isn't mounted",
         "mount the service account's token, or set KUBECONFIG";
+    "ADIT-A063":
+        "agents can't reach the signer",
+        "the address is in use, or isn't one of this machine's",
+        "choose another with --listen; the chart's is 0.0.0.0:8443";
+    "ADIT-A064":
+        "the signer can't use its keys",
+        "the Secret adit-ca holds something that isn't root certificates, each with its key, of this trust domain",
+        "restore the Secret from a backup. A new root breaks every connection until all agents have new certificates: only if that is meant, delete the key ca.pem of the Secret";
 };
 
 #[cfg(test)]

@@ -1,15 +1,18 @@
-//! The SVIDs of the workloads that this agent serves: issued by the embedded CA, renewed before they run out.
+//! The SVIDs of the workloads that this agent serves: had from the embedded CA or a signer, renewed before they run out.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::task::{Context, Poll, Waker};
+use std::time::SystemTime;
 
 use adit_control::Snapshot;
 use adit_identity::{
-    CaError, CertificateAuthority, Rotation, RotationPolicy, RotationStep, SpiffeId, Svid, TrustBundle,
+    IssuedSvid, Obtaining, Rotation, RotationPolicy, RotationStep, SourceError, SpiffeId, Svid, SvidSource,
+    TrustBundle,
 };
 use adit_tunnel::{BadCredentials, Credentials};
 use arc_swap::ArcSwap;
+use tokio::sync::mpsc;
 
 /// The credentials in force, read by every worker, replaced whole by [`Issuer`].
 #[derive(Default)]
@@ -24,15 +27,25 @@ impl Identities {
     }
 }
 
-/// Owns the CA and the schedule of each identity.
+/// Owns the schedule of each identity, and asks the source when one is due.
 pub(crate) struct Issuer {
-    authority: CertificateAuthority,
-    bundle: Arc<TrustBundle>,
-    ttl: Duration,
+    source: Box<dyn SvidSource>,
+    /// The newest, shared by all who were given an equal one.
+    bundle: Option<Arc<TrustBundle>>,
     held: HashMap<SpiffeId, Held>,
     published: Arc<Identities>,
+    answers: mpsc::Sender<Answer>,
     seed: u64,
 }
+
+/// What a source that took its time says.
+pub(crate) struct Answer {
+    id: SpiffeId,
+    outcome: Result<IssuedSvid, SourceError>,
+}
+
+/// Answers that wait to be taken: more than one for each identity there can't be, and who brings one waits.
+const MAX_ANSWERS: usize = 64;
 
 /// One identity's SVID and schedule.
 struct Held {
@@ -56,17 +69,19 @@ pub(crate) struct IdentityStatus {
 }
 
 impl Issuer {
-    /// An issuer of SVIDs that are valid for `ttl`. `seed` spreads renewals over time.
-    pub(crate) fn new(authority: CertificateAuthority, ttl: Duration, seed: u64) -> Self {
-        let bundle = Arc::new(authority.bundle().clone());
-        Self {
-            authority,
-            bundle,
-            ttl,
+    /// An issuer of SVIDs from `source`. `seed` spreads renewals over time. Whoever has the receiver hands
+    /// [`answered`](Self::answered) what comes.
+    pub(crate) fn new(source: Box<dyn SvidSource>, seed: u64) -> (Self, mpsc::Receiver<Answer>) {
+        let (answers, incoming) = mpsc::channel(MAX_ANSWERS);
+        let issuer = Self {
+            source,
+            bundle: None,
             held: HashMap::new(),
             published: Arc::default(),
+            answers,
             seed,
-        }
+        };
+        (issuer, incoming)
     }
 
     /// What workers read.
@@ -100,22 +115,66 @@ impl Issuer {
         self.renew(now);
     }
 
-    /// Renews what is due and publishes. Returns when to come again, at the latest.
+    /// Asks for what is due, takes what is answered at once, and publishes. Returns when to come again, at the latest.
     pub(crate) fn renew(&mut self, now: SystemTime) -> Option<SystemTime> {
+        let mut due = Vec::new();
         for (id, held) in &mut self.held {
-            while held.rotation.poll(now) == RotationStep::Renew {
-                match issue(&self.authority, &self.bundle, id, now, self.ttl) {
-                    Ok((svid, credentials)) => held.renewed(svid, credentials, now),
-                    Err(error) => held.failed(id, error, now),
-                }
+            if held.rotation.poll(now) == RotationStep::Renew {
+                due.push(id.clone());
             }
         }
+        for id in due {
+            let mut obtaining = self.source.obtain(&id, now);
+            match obtaining.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+                Poll::Ready(outcome) => self.take(Answer { id, outcome }, now),
+                Poll::Pending => self.wait(id, obtaining),
+            }
+        }
+        self.publish();
+        let waiting = self.held.values().filter(|held| !held.rotation.is_renewing());
+        waiting.map(|held| held.rotation.next_attempt()).min()
+    }
+
+    /// Takes an answer that came later.
+    pub(crate) fn answered(&mut self, answer: Answer, now: SystemTime) {
+        self.take(answer, now);
+        self.publish();
+    }
+
+    fn wait(&self, id: SpiffeId, obtaining: Obtaining) {
+        let answers = self.answers.clone();
+        tokio::spawn(async move {
+            let outcome = obtaining.await;
+            // Nobody takes it any more when the agent ends.
+            let _ = answers.send(Answer { id, outcome }).await;
+        });
+    }
+
+    fn take(&mut self, answer: Answer, now: SystemTime) {
+        let Answer { id, outcome } = answer;
+        let Some(held) = self.held.get_mut(&id) else {
+            return;
+        };
+        let outcome = outcome.map_err(IssueError::Source).and_then(|issued| {
+            let bundle = match &self.bundle {
+                Some(bundle) if **bundle == issued.bundle => Arc::clone(bundle),
+                _ => Arc::clone(self.bundle.insert(Arc::new(issued.bundle))),
+            };
+            let credentials = Credentials::new(&issued.svid, bundle)?;
+            Ok((issued.svid, credentials))
+        });
+        match outcome {
+            Ok((svid, credentials)) => held.renewed(svid, credentials, now),
+            Err(error) => held.failed(&id, error, now),
+        }
+    }
+
+    fn publish(&self) {
         let current = self.held.iter().filter_map(|(id, held)| {
             let (_, credentials) = held.in_force.as_ref()?;
             Some((id.clone(), Arc::clone(credentials)))
         });
         self.published.current.store(Arc::new(current.collect()));
-        self.held.values().map(|held| held.rotation.next_attempt()).min()
     }
 
     /// Every identity held, in order of id.
@@ -155,25 +214,20 @@ impl Held {
 #[derive(Debug, thiserror::Error)]
 enum IssueError {
     #[error(transparent)]
-    Authority(#[from] CaError),
-    #[error(transparent)]
     Credentials(#[from] BadCredentials),
-}
-
-fn issue(
-    authority: &CertificateAuthority,
-    bundle: &Arc<TrustBundle>,
-    id: &SpiffeId,
-    now: SystemTime,
-    ttl: Duration,
-) -> Result<(Svid, Credentials), IssueError> {
-    let svid = authority.issue(id, now, ttl)?;
-    let credentials = Credentials::new(&svid, Arc::clone(bundle))?;
-    Ok((svid, credentials))
+    #[error("{0}")]
+    Source(SourceError),
 }
 
 #[cfg(test)]
 mod tests {
+    use std::future::ready;
+    use std::sync::Mutex;
+    use std::time::Duration;
+
+    use adit_identity::{CertificateAuthority, EmbeddedSource};
+    use tokio::sync::oneshot;
+
     use super::*;
 
     const TTL: Duration = Duration::from_secs(600);
@@ -199,8 +253,99 @@ mod tests {
         adit_control::build(&loaded.mesh, view)
     }
 
+    fn embedded(domain: &adit_identity::TrustDomain, now: SystemTime) -> EmbeddedSource {
+        EmbeddedSource::new(CertificateAuthority::new(domain.clone(), now).unwrap(), TTL)
+    }
+
     fn issuer(domain: &adit_identity::TrustDomain, now: SystemTime) -> Issuer {
-        Issuer::new(CertificateAuthority::new(domain.clone(), now).unwrap(), TTL, 7)
+        Issuer::new(Box::new(embedded(domain, now)), 7).0
+    }
+
+    /// One who waits for an answer.
+    type Asked = oneshot::Sender<Result<IssuedSvid, SourceError>>;
+
+    /// Answers when the test has it answer, in the order asked.
+    #[derive(Clone, Default)]
+    struct Slow {
+        asked: Arc<Mutex<Vec<Asked>>>,
+    }
+
+    impl SvidSource for Slow {
+        fn obtain(&self, _: &SpiffeId, _: SystemTime) -> Obtaining {
+            let (answer, answered) = oneshot::channel();
+            self.asked.lock().unwrap().push(answer);
+            Box::pin(async move { answered.await? })
+        }
+    }
+
+    impl Slow {
+        fn answer(&self, outcome: Result<IssuedSvid, SourceError>) {
+            let asked = self.asked.lock().unwrap().remove(0);
+            assert!(asked.send(outcome).is_ok());
+        }
+    }
+
+    #[tokio::test]
+    async fn a_source_that_takes_its_time_is_asked_once_and_heard_later() {
+        let now = SystemTime::now();
+        let mesh = snapshot(&["web"]);
+        let slow = Slow::default();
+        let (mut issuer, mut answers) = Issuer::new(Box::new(slow.clone()), 7);
+        issuer.follow(&mesh, now);
+        assert_eq!(
+            issuer.renew(now),
+            None,
+            "nothing to come again for: the answer wakes"
+        );
+        let id = issuer.status()[0].id.clone();
+        assert!(issuer.identities().credentials(&id).is_none());
+        assert_eq!(slow.asked.lock().unwrap().len(), 1);
+
+        slow.answer(Err("the signer is away".into()));
+        issuer.answered(answers.recv().await.unwrap(), now);
+        assert_eq!(issuer.status()[0].error.as_deref(), Some("the signer is away"));
+        let again = issuer.renew(now).expect("it's tried again");
+        assert!(again > now && again <= now + Duration::from_secs(1));
+
+        assert_eq!(issuer.renew(again), None);
+        slow.answer(embedded(&mesh.trust_domain, now).obtain(&id, now).await);
+        issuer.answered(answers.recv().await.unwrap(), again);
+        assert!(issuer.identities().credentials(&id).is_some());
+        assert_eq!(issuer.status()[0].error, None);
+    }
+
+    #[tokio::test]
+    async fn an_answer_for_who_is_gone_is_let_go() {
+        let now = SystemTime::now();
+        let mesh = snapshot(&["web"]);
+        let slow = Slow::default();
+        let (mut issuer, mut answers) = Issuer::new(Box::new(slow.clone()), 7);
+        issuer.follow(&mesh, now);
+        let id = issuer.status()[0].id.clone();
+        issuer.follow(&snapshot(&[]), now);
+        slow.answer(embedded(&mesh.trust_domain, now).obtain(&id, now).await);
+        issuer.answered(answers.recv().await.unwrap(), now);
+        assert!(issuer.identities().credentials(&id).is_none() && issuer.status().is_empty());
+    }
+
+    #[test]
+    fn a_failed_renewal_leaves_what_is_in_force() {
+        struct Fails;
+        impl SvidSource for Fails {
+            fn obtain(&self, _: &SpiffeId, _: SystemTime) -> Obtaining {
+                Box::pin(ready(Err("no".into())))
+            }
+        }
+        let now = SystemTime::now();
+        let mesh = snapshot(&["web"]);
+        let mut issuer = issuer(&mesh.trust_domain, now);
+        issuer.follow(&mesh, now);
+        let due = issuer.renew(now).unwrap();
+        issuer.source = Box::new(Fails);
+        assert!(issuer.renew(due).is_some_and(|next| next > due));
+        let status = issuer.status().remove(0);
+        assert!(issuer.identities().credentials(&status.id).is_some());
+        assert_eq!((status.rotations, status.error.as_deref()), (0, Some("no")));
     }
 
     #[test]

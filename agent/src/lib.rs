@@ -2,6 +2,7 @@
 
 pub mod admin;
 pub mod agent;
+pub mod ca;
 pub mod cli;
 pub mod cluster;
 mod confine;

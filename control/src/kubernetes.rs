@@ -11,6 +11,7 @@
 
 mod annotate;
 mod api;
+pub mod ca;
 mod discovery;
 mod health;
 mod kind;
@@ -20,6 +21,8 @@ mod model;
 mod object;
 mod source;
 mod state;
+
+pub(crate) use api::with_causes;
 
 pub use annotate::{AnnotateError, Annotated, annotate};
 pub use health::{Health, KindHealth, Rejected};

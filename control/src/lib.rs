@@ -19,6 +19,7 @@ mod load;
 mod mesh;
 mod names;
 mod schema;
+pub mod signing;
 mod snapshot;
 mod suggest;
 mod tree;

@@ -140,6 +140,11 @@ impl Rotation {
         self.failures
     }
 
+    /// Whether an attempt is under way.
+    pub fn is_renewing(&self) -> bool {
+        self.renewing
+    }
+
     /// When the next attempt is due, while none is under way.
     pub fn next_attempt(&self) -> SystemTime {
         self.next

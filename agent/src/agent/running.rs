@@ -7,18 +7,19 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use adit_control::Snapshot;
+use adit_control::signing::{BadAddress, SignerClient};
 use adit_flow::WorkloadName;
-use adit_identity::TrustDomain;
+use adit_identity::{EmbeddedSource, SvidSource, TrustDomain};
 use adit_link::TunQueue;
 use adit_policy::PolicySet;
 use arc_swap::ArcSwap;
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 
 use super::AgentSettings;
 use super::store::{self, StoreError};
 use crate::admin::FlowHub;
 use crate::cluster::OuterSockets;
-use crate::identities::{IdentityStatus, Issuer};
+use crate::identities::{Answer, IdentityStatus, Issuer};
 use crate::telemetry::Counters;
 use crate::worker::{Command, Gauges, Mailbox, Places, Shared, WireSide, Worker};
 
@@ -34,6 +35,8 @@ pub(crate) struct Running {
 /// Why a mesh can't be served.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum StartError {
+    #[error(transparent)]
+    Signer(#[from] BadAddress),
     #[error(transparent)]
     Store(#[from] StoreError),
     #[error("[ADIT-A026] starting the agent's workers: {source}")]
@@ -51,7 +54,7 @@ pub(crate) struct WorkerLost {
 }
 
 impl Running {
-    /// Starts the workers and the CA for the first snapshot.
+    /// Starts the workers and the source of SVIDs for the first snapshot.
     pub(super) fn start(
         settings: &AgentSettings,
         snapshot: Snapshot,
@@ -60,8 +63,7 @@ impl Running {
     ) -> Result<Arc<Self>, StartError> {
         let now = SystemTime::now();
         let trust_domain = snapshot.trust_domain.clone();
-        let authority = store::authority(settings.state_dir.as_deref(), &trust_domain, now)?;
-        let mut issuer = Issuer::new(authority, settings.svid_ttl, seed());
+        let (mut issuer, answers) = Issuer::new(source(settings, &trust_domain, now)?, seed());
         issuer.follow(&snapshot, now);
         let (workers, mailboxes): (Vec<_>, Vec<_>) = std::iter::repeat_with(Mailbox::new)
             .take(settings.workers.max(1))
@@ -93,7 +95,7 @@ impl Running {
             issuer: Mutex::new(issuer),
             followed: Notify::new(),
         });
-        tokio::spawn(renew(Arc::clone(&running)));
+        tokio::spawn(renew(Arc::clone(&running), answers));
         Ok(running)
     }
 
@@ -271,7 +273,7 @@ impl Running {
 }
 
 /// Renews SVIDs as they fall due, as long as the agent runs.
-async fn renew(running: Arc<Running>) {
+async fn renew(running: Arc<Running>, mut answers: mpsc::Receiver<Answer>) {
     const LONGEST_SLEEP: Duration = Duration::from_secs(60); // the wall clock may be set meanwhile
     loop {
         let now = SystemTime::now();
@@ -282,8 +284,22 @@ async fn renew(running: Arc<Running>) {
         tokio::select! {
             () = tokio::time::sleep(pause.min(LONGEST_SLEEP)) => {}
             () = running.followed.notified() => {}
+            Some(answer) = answers.recv() => running.issuer().answered(answer, SystemTime::now()),
         }
     }
+}
+
+/// The signer, where there is one, or else the embedded authority.
+fn source(
+    settings: &AgentSettings,
+    trust_domain: &TrustDomain,
+    now: SystemTime,
+) -> Result<Box<dyn SvidSource>, StartError> {
+    if let Some(signer) = &settings.signer {
+        return Ok(Box::new(SignerClient::new(signer.clone())?));
+    }
+    let authority = store::authority(settings.state_dir.as_deref(), trust_domain, now)?;
+    Ok(Box::new(EmbeddedSource::new(authority, settings.svid_ttl)))
 }
 
 /// A seed from the system's randomness.

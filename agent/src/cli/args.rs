@@ -54,6 +54,9 @@ pub(super) enum Command {
     /// The data path; started by `up` and `run`
     #[command(hide = true)]
     Agent(Agent),
+    /// The signer of a Kubernetes cluster; started by its Deployment
+    #[command(hide = true)]
+    Ca(Ca),
     /// The agent of a Kubernetes node; started by its DaemonSet
     #[command(hide = true)]
     NodeAgent(NodeAgent),
@@ -243,6 +246,31 @@ pub(super) struct Agent {
 }
 
 #[derive(Debug, Args)]
+pub(super) struct Ca {
+    /// The trust domain to sign for
+    #[arg(long, value_name = "DOMAIN", default_value = "cluster.local")]
+    pub(super) trust_domain: TrustDomain,
+    /// The namespace that it runs in, where the Secret adit-ca and the ConfigMap adit-ca-root are
+    #[arg(long, env = "POD_NAMESPACE", value_name = "NAME")]
+    pub(super) namespace: String,
+    /// The Service by which agents reach it
+    #[arg(long, value_name = "NAME", default_value = "adit-ca")]
+    pub(super) service: String,
+    /// Where to listen for agents
+    #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0:8443")]
+    pub(super) listen: SocketAddr,
+    /// The audience that agents' tokens are for
+    #[arg(long, value_name = "AUDIENCE", default_value = "adit-ca")]
+    pub(super) audience: String,
+    /// A service account of agents, once for each; adit-agent of the namespace without it
+    #[arg(long = "agent", value_name = "NAMESPACE/NAME")]
+    pub(super) agents: Vec<WorkloadName>,
+    /// The longest that a certificate may be valid
+    #[arg(long, value_name = "TIME", value_parser = duration::parse, default_value = "24h")]
+    pub(super) max_svid_ttl: Duration,
+}
+
+#[derive(Debug, Args)]
 pub(super) struct NodeAgent {
     /// The Kubernetes node to serve
     #[arg(long, env = "NODE_NAME", value_name = "NAME")]
@@ -253,6 +281,22 @@ pub(super) struct NodeAgent {
     /// The node helper's socket
     #[arg(long, value_name = "PATH", default_value = "/run/adit/agent/agent.sock")]
     pub(super) helper_socket: PathBuf,
+    /// Who signs certificates: adit-ca.adit-system.svc:443, or istiod; a CA in this process without it
+    #[arg(long, value_name = "HOST:PORT", conflicts_with = "state_dir")]
+    pub(super) signer: Option<String>,
+    /// The token that proves to the signer who is asking
+    #[arg(long, value_name = "PATH", default_value = "/var/run/secrets/adit-ca/token")]
+    pub(super) signer_token: PathBuf,
+    /// The signer's root certificates
+    #[arg(
+        long,
+        value_name = "PATH",
+        default_value = "/var/run/secrets/adit-ca/root.pem"
+    )]
+    pub(super) signer_roots: PathBuf,
+    /// The cluster's name, as istiod knows it
+    #[arg(long, value_name = "NAME", default_value = "Kubernetes")]
+    pub(super) cluster: String,
     /// Keep the CA's key in this folder; agents of one cluster need the same
     #[arg(long, value_name = "FOLDER")]
     pub(super) state_dir: Option<PathBuf>,

@@ -1,5 +1,7 @@
 //! `adit node-agent`: the agent of a Kubernetes node.
 
+use adit_control::signing::SignerOptions;
+
 use super::args::NodeAgent;
 use super::{CliError, logging};
 use crate::agent::AgentSettings;
@@ -14,6 +16,14 @@ pub(super) fn node_agent(args: NodeAgent) -> Result<u8, CliError> {
     logging::start();
     let run_dir = RunDir::create(&Base::of_process(), MESH)?;
     let defaults = AgentSettings::default();
+    let svid_ttl = args.svid_ttl.unwrap_or(defaults.svid_ttl);
+    let signer = args.signer.map(|address| SignerOptions {
+        address,
+        token: args.signer_token,
+        roots: args.signer_roots,
+        cluster: args.cluster,
+        ttl: svid_ttl,
+    });
     cluster::run(ClusterOptions {
         node_name: args.node_name,
         trust_domain: args.trust_domain,
@@ -22,7 +32,8 @@ pub(super) fn node_agent(args: NodeAgent) -> Result<u8, CliError> {
         drain: args.drain,
         settings: AgentSettings {
             state_dir: args.state_dir,
-            svid_ttl: args.svid_ttl.unwrap_or(defaults.svid_ttl),
+            signer,
+            svid_ttl,
             workers: args.workers.map_or(defaults.workers, usize::from),
             ..defaults
         },

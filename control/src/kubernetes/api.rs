@@ -86,11 +86,16 @@ pub(super) async fn open(client: &Client, request: Request<Body>) -> Result<Resp
 /// # Errors
 /// Anything but an answer of success.
 pub(super) async fn get(client: &Client, path: &str) -> Result<Bytes, ApiError> {
-    let response = open(
-        client,
-        request(Method::GET, path, "application/json", Bytes::new()),
-    )
-    .await?;
+    let request = request(Method::GET, path, "application/json", Bytes::new());
+    send(client, request).await
+}
+
+/// The whole answer to a request.
+///
+/// # Errors
+/// Anything but an answer of success.
+pub(super) async fn send(client: &Client, request: Request<Body>) -> Result<Bytes, ApiError> {
+    let response = open(client, request).await?;
     timeout(PATIENCE, collect(response.into_body(), MAX_BODY))
         .await
         .map_err(|_| ApiError::Silent(PATIENCE))?
@@ -135,7 +140,7 @@ async fn collect(mut body: Body, limit: usize) -> Result<Bytes, ApiError> {
 }
 
 /// An error with what caused it, on one line. Libraries differ in whether they repeat the cause.
-pub(super) fn with_causes(error: &(dyn std::error::Error + 'static)) -> String {
+pub(crate) fn with_causes(error: &(dyn std::error::Error + 'static)) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

@@ -48,11 +48,14 @@ const fn kind(
     }
 }
 
+/// Pods.
+pub(super) const PODS: Kind = kind("", "v1", "pods", "Pod", Role::Pod);
+
 /// What every cluster has.
 pub(super) const BUILT_IN: [Kind; 8] = [
     kind("", "v1", "namespaces", "Namespace", Role::Namespace),
     kind("", "v1", "nodes", "Node", Role::Node),
-    kind("", "v1", "pods", "Pod", Role::Pod),
+    PODS,
     kind("", "v1", "serviceaccounts", "ServiceAccount", Role::Account),
     kind("", "v1", "services", "Service", Role::Service),
     kind(

@@ -27,7 +27,7 @@ use tokio::time::{Instant, sleep, timeout};
 use super::api::{self, ApiError};
 use super::health::Record;
 use super::kind::Kind;
-use super::object::{self, Key, Object};
+use super::object::{self, Key, Malformed};
 
 /// Objects in a page of a list.
 const PAGE: usize = 500;
@@ -45,34 +45,38 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 
 /// What happened to the objects of a kind.
 #[derive(Debug)]
-pub(super) struct Change {
+pub(super) struct Change<T> {
     pub(super) kind: Kind,
-    pub(super) what: What,
+    pub(super) what: What<T>,
 }
 
 /// See [`Change`].
 #[derive(Debug)]
-pub(super) enum What {
+pub(super) enum What<T> {
     /// This one is so now.
-    Changed(Item),
+    Changed(Item<T>),
     /// These are all that there are.
-    Listed(Vec<Item>),
+    Listed(Vec<Item<T>>),
 }
 
 /// One object; `None` where it's gone, has no bearing, or can't be understood.
 #[derive(Debug)]
-pub(super) struct Item {
+pub(super) struct Item<T> {
     pub(super) key: Key,
-    pub(super) object: Option<Object>,
+    pub(super) object: Option<T>,
 }
 
+/// Reads an object from its JSON; `None` for one that has no bearing.
+pub(super) type Read<T> = fn(Kind, &str, &TrustDomain) -> Result<Option<T>, Malformed>;
+
 /// What a task needs.
-pub(super) struct Watcher {
+pub(super) struct Watcher<T> {
     pub(super) client: Client,
     pub(super) kind: Kind,
     pub(super) trust_domain: TrustDomain,
     pub(super) health: Arc<Record>,
-    pub(super) changes: mpsc::Sender<Change>,
+    pub(super) changes: mpsc::Sender<Change<T>>,
+    pub(super) read: Read<T>,
 }
 
 /// Why a watch ended.
@@ -121,7 +125,7 @@ struct Version {
     resource_version: String,
 }
 
-impl Watcher {
+impl<T> Watcher<T> {
     /// Returns when nobody takes changes any more.
     pub(super) async fn run(self) {
         self.health.started(self.kind, Instant::now());
@@ -166,7 +170,7 @@ impl Watcher {
         sleep(pause).await;
     }
 
-    async fn send(&self, what: What) -> bool {
+    async fn send(&self, what: What<T>) -> bool {
         let change = Change {
             kind: self.kind,
             what,
@@ -175,7 +179,7 @@ impl Watcher {
     }
 
     /// All objects, and the version as of which they are all.
-    async fn list(&self) -> Result<(Vec<Item>, String), ApiError> {
+    async fn list(&self) -> Result<(Vec<Item<T>>, String), ApiError> {
         let path = self.kind.path();
         let mut items = Vec::new();
         let mut more = String::new();
@@ -269,10 +273,10 @@ impl Watcher {
     }
 
     /// `None` where not even the name can be read.
-    fn item(&self, json: &str) -> Option<Item> {
+    fn item(&self, json: &str) -> Option<Item<T>> {
         let key = self.key(json)?;
         let name = || format!("{}/{}", self.kind, display(&key));
-        let object = match object::read(self.kind, json, &self.trust_domain) {
+        let object = match (self.read)(self.kind, json, &self.trust_domain) {
             Ok(object) => {
                 if self.health.has_rejected() {
                     self.health.mended(&name());
@@ -287,7 +291,7 @@ impl Watcher {
         Some(Item { key, object })
     }
 
-    fn gone(&self, json: &str) -> Option<Item> {
+    fn gone(&self, json: &str) -> Option<Item<T>> {
         let key = self.key(json)?;
         if self.health.has_rejected() {
             self.health.mended(&format!("{}/{}", self.kind, display(&key)));

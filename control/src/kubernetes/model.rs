@@ -49,7 +49,7 @@ impl Model {
     }
 
     /// Takes a change. Returns whether the next state differs from the last.
-    pub(super) fn apply(&mut self, change: Change) -> bool {
+    pub(super) fn apply(&mut self, change: Change<Object>) -> bool {
         let kind = change.kind;
         match change.what {
             What::Changed(item) => self.put(kind, item),
@@ -125,7 +125,7 @@ impl Model {
     }
 
     /// The role of an object is that of its kind, which `object::read` sees to; what is gone has no object.
-    fn put(&mut self, kind: Kind, item: Item) -> bool {
+    fn put(&mut self, kind: Kind, item: Item<Object>) -> bool {
         let Item { key, object } = item;
         match (kind.role, object) {
             (_, Some(Object::Account(account))) => replace(&mut self.accounts, key, Some(Arc::new(account))),

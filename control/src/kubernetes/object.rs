@@ -72,6 +72,14 @@ pub(super) struct Pod {
     pub(super) capability: Capability,
 }
 
+/// A pod's identity and where it runs, for who asks for nothing else.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Placed {
+    pub(super) uid: Arc<str>,
+    pub(super) node: Arc<str>,
+    pub(super) identity: SpiffeId,
+}
+
 /// Where a pod takes HBONE, by its own account: the two annotations that [`annotate`](super::annotate()) writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Capability {
@@ -215,15 +223,11 @@ fn pod(pod: wire::Pod, trust_domain: &TrustDomain) -> Result<Option<Pod>, Malfor
     }
     addresses.sort();
     addresses.dedup_by_key(|address| address.is_ipv4());
-    let account = match spec.service_account_name.as_deref() {
-        None | Some("") => DEFAULT_ACCOUNT,
-        Some(name) => name,
-    };
-    let identity =
-        SpiffeId::new(trust_domain.clone(), &meta.namespace, account).map_err(|error| Malformed::Field {
-            field: "spec.serviceAccountName",
-            reason: error.to_string(),
-        })?;
+    let identity = identity(
+        trust_domain,
+        &meta.namespace,
+        spec.service_account_name.as_deref(),
+    )?;
     let long_lived = spec
         .init_containers
         .iter()
@@ -257,6 +261,40 @@ fn pod(pod: wire::Pod, trust_domain: &TrustDomain) -> Result<Option<Pod>, Malfor
         ready,
         host_network: spec.host_network,
     }))
+}
+
+/// Reads a pod that has a node and hasn't ended, and isn't on its host's network: such pods are never in the mesh.
+///
+/// # Errors
+/// Something in it that matters can't be understood.
+pub(super) fn placed(json: &str, trust_domain: &TrustDomain) -> Result<Option<Placed>, Malformed> {
+    let pod: wire::Pod = serde_json::from_str(json)?;
+    let has_ended = matches!(pod.status.phase.as_str(), "Failed" | "Succeeded");
+    let Some(node) = pod
+        .spec
+        .node_name
+        .filter(|_| !has_ended && !pod.spec.host_network)
+    else {
+        return Ok(None);
+    };
+    let account = pod.spec.service_account_name;
+    Ok(Some(Placed {
+        identity: identity(trust_domain, &pod.metadata.namespace, account.as_deref())?,
+        uid: pod.metadata.uid.into(),
+        node: node.into(),
+    }))
+}
+
+fn identity(
+    trust_domain: &TrustDomain,
+    namespace: &str,
+    account: Option<&str>,
+) -> Result<SpiffeId, Malformed> {
+    let account = account.filter(|name| !name.is_empty()).unwrap_or(DEFAULT_ACCOUNT);
+    SpiffeId::new(trust_domain.clone(), namespace, account).map_err(|error| Malformed::Field {
+        field: "spec.serviceAccountName",
+        reason: error.to_string(),
+    })
 }
 
 fn capability(meta: &Meta) -> Capability {

@@ -15,6 +15,7 @@ use super::health::{Health, Record};
 use super::kind::{BUILT_IN, FAMILIES, Kind, Role};
 use super::list_watch::{Change, Watcher, What};
 use super::model::Model;
+use super::object::{self, Object};
 use super::state::State;
 
 /// Changes that wait for the model. When it's full the watches wait, and the API server with them.
@@ -131,7 +132,7 @@ struct Collector {
 impl Collector {
     async fn run(
         mut self,
-        mut incoming: mpsc::Receiver<Change>,
+        mut incoming: mpsc::Receiver<Change<Object>>,
         mut captures: watch::Receiver<BTreeSet<Arc<str>>>,
     ) {
         for kind in BUILT_IN {
@@ -177,7 +178,7 @@ impl Collector {
     }
 
     /// Returns whether there is something new to publish.
-    fn take(&mut self, change: Change) -> bool {
+    fn take(&mut self, change: Change<Object>) -> bool {
         let Some(running) = self.watches.running.get_mut(&change.kind) else {
             // Of a kind that was given up meanwhile.
             return false;
@@ -229,7 +230,7 @@ impl Collector {
 }
 
 /// Whether a change of definitions may be one of the kinds that are looked for.
-fn concerns_us(change: &Change) -> bool {
+fn concerns_us(change: &Change<Object>) -> bool {
     let mut groups = FAMILIES.iter().flat_map(|family| family.served_as);
     match &change.what {
         What::Changed(item) => groups.any(|(group, _)| item.key.name.ends_with(group)),
@@ -242,7 +243,7 @@ struct Watches {
     client: Client,
     trust_domain: TrustDomain,
     health: Arc<Record>,
-    changes: mpsc::Sender<Change>,
+    changes: mpsc::Sender<Change<Object>>,
     tasks: JoinSet<()>,
     running: BTreeMap<Kind, Running>,
 }
@@ -264,6 +265,7 @@ impl Watches {
             trust_domain: self.trust_domain.clone(),
             health: Arc::clone(&self.health),
             changes: self.changes.clone(),
+            read: object::read,
         };
         let task = self.tasks.spawn(watcher.run());
         self.running.insert(kind, Running { task, listed: false });

@@ -51,6 +51,10 @@ struct Inner {
     log: Vec<String>,
     /// Type and body of each request that had one.
     bodies: Vec<(String, Value)>,
+    /// Objects that are read and written by their own paths.
+    singles: BTreeMap<String, Value>,
+    /// What is said of a token.
+    reviews: BTreeMap<String, Value>,
     /// Answers to what is no list and no watch, one each.
     answers: VecDeque<(StatusCode, Value)>,
 }
@@ -81,6 +85,15 @@ impl http_body::Body for Fed {
             .poll_recv(cx)
             .map(|piece| piece.map(|piece| piece.map(Frame::data)))
     }
+}
+
+/// Whether a path is one object's that is read by it.
+fn is_single(path: &str) -> bool {
+    let parts: Vec<&str> = path.split('/').collect();
+    matches!(
+        parts[..],
+        ["", "api", "v1", "namespaces", _, "secrets" | "configmaps", _]
+    )
 }
 
 fn key(object: &Value) -> String {
@@ -226,6 +239,22 @@ impl Api {
         self.with(|inner| inner.answers.push_back((status, body)));
     }
 
+    /// The object at a path of its own.
+    pub(crate) fn single(&self, path: &str) -> Option<Value> {
+        self.with(|inner| inner.singles.get(path).cloned())
+    }
+
+    /// Puts an object at a path of its own.
+    pub(crate) fn put_single(&self, path: &str, mut object: Value) {
+        object["metadata"]["resourceVersion"] = json!("1");
+        self.with(|inner| inner.singles.insert(path.to_owned(), object));
+    }
+
+    /// What a TokenReview of a token says.
+    pub(crate) fn review_tokens(&self, token: &str, status: Value) {
+        self.with(|inner| inner.reviews.insert(token.to_owned(), status));
+    }
+
     /// Type and body of the requests that had one.
     pub(crate) fn bodies(&self) -> Vec<(String, Value)> {
         self.with(|inner| inner.bodies.clone())
@@ -245,6 +274,10 @@ impl Api {
                 inner
                     .bodies
                     .push((content, serde_json::from_slice(&body).unwrap()));
+                let sent = &inner.bodies.last().unwrap().1.clone();
+                if let Some(answer) = inner.write(&path, sent) {
+                    return Ok(answer);
+                }
                 let (status, answer) = inner
                     .answers
                     .pop_front()
@@ -280,6 +313,40 @@ impl Inner {
             .push((self.version, change));
     }
 
+    /// Writes of single objects, and reviews of tokens.
+    fn write(&mut self, path: &str, sent: &Value) -> Option<Response<Fed>> {
+        if sent["kind"] == "TokenReview" {
+            let unknown = json!({"authenticated": false});
+            let status = self
+                .reviews
+                .get(sent["spec"]["token"].as_str().unwrap())
+                .unwrap_or(&unknown);
+            return Some(whole(StatusCode::CREATED, &json!({"status": status})));
+        }
+        if !is_single(path) {
+            let name = sent["metadata"]["name"].as_str()?;
+            let path = format!("{path}/{name}");
+            let mut object = sent.clone();
+            object["metadata"]["resourceVersion"] = json!("1");
+            self.singles.insert(path, object.clone());
+            return Some(whole(StatusCode::CREATED, &object));
+        }
+        let Some(object) = self.singles.get_mut(path) else {
+            return Some(failure(StatusCode::NOT_FOUND, "not found"));
+        };
+        let version = object["metadata"]["resourceVersion"].clone();
+        let expected = &sent["metadata"]["resourceVersion"];
+        if !expected.is_null() && *expected != version {
+            return Some(failure(StatusCode::CONFLICT, "the object has been modified"));
+        }
+        for (key, value) in sent["data"].as_object().into_iter().flatten() {
+            object["data"][key] = value.clone();
+        }
+        let next: u64 = version.as_str().unwrap().parse().unwrap();
+        object["metadata"]["resourceVersion"] = json!((next + 1).to_string());
+        Some(whole(StatusCode::OK, object))
+    }
+
     fn get(&mut self, path: &str, query: &str) -> Result<Response<Fed>, Broken> {
         let fault = self.faults.get("/").or_else(|| self.faults.get(path)).copied();
         match fault {
@@ -292,6 +359,12 @@ impl Inner {
             }
             Some(Fault::Unavailable) => return Ok(failure(StatusCode::SERVICE_UNAVAILABLE, "no endpoint")),
             Some(Fault::CompactedByEvent | Fault::CompactedByStatus) | None => {}
+        }
+        if is_single(path) {
+            return Ok(match self.singles.get(path) {
+                Some(object) => whole(StatusCode::OK, object),
+                None => failure(StatusCode::NOT_FOUND, "not found"),
+            });
         }
         let value = |name: &str| {
             let pair = query

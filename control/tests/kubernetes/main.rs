@@ -2,6 +2,7 @@
 
 mod annotate;
 mod api;
+mod ca;
 mod kinds;
 mod outages;
 

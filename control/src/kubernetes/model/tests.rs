@@ -37,7 +37,7 @@ fn kind(plural: &str) -> Kind {
         .unwrap_or_else(|| panic!("no kind {plural}"))
 }
 
-fn item(plural: &str, object: &Value) -> Item {
+fn item(plural: &str, object: &Value) -> Item<Object> {
     let text = object.to_string();
     let domain = "demo.local".parse().unwrap();
     Item {
