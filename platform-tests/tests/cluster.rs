@@ -240,6 +240,7 @@ fn every_network_policy_case_passes() {
     let report = Cyclonus {
         include: &std::env::var("ADIT_TEST_CYCLONUS").unwrap_or_else(|_| "deny-all".to_owned()),
         membership: Membership::Mesh,
+        quick: false,
         limit: Duration::from_secs(4 * 3600),
     }
     .run(&cluster);

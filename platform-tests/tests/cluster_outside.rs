@@ -149,6 +149,7 @@ fn network_policy_cases_fail_without_an_enforcer() {
     let report = Cyclonus {
         include: "deny-all",
         membership: Membership::Outside,
+        quick: true,
         limit: Duration::from_secs(900),
     }
     .run(&cluster);
