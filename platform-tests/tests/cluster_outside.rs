@@ -88,7 +88,7 @@ fn a_pod_with_net_admin_speaks_as_another() {
 fn a_scan_finds_the_open_port_alone() {
     let cluster = Cluster::running();
     let namespace = Namespace::new(&cluster, "scan", Membership::Outside);
-    let found = scenario::ports(&namespace, u16::MAX);
+    let found = scenario::ports(&namespace, 1..=u16::MAX);
     assert_eq!(
         (found.open.as_slice(), found.refused),
         ([7000].as_slice(), 65_534)

@@ -54,12 +54,23 @@ impl<'c> Adit<'c> {
         assert!(done.code() == 0, "{done}\n{}", self.said());
     }
 
-    /// Waits until a kill has healed: every pod of it is ready.
+    /// Waits until a kill has healed: agent and helper run on each node, and their pods are ready.
     ///
     /// # Panics
     /// After three minutes.
     #[track_caller]
     pub fn wait_whole(self) {
+        // The pods' status may still be that of before the kill.
+        for node in [1, 2].map(|number| self.cluster.node(number)) {
+            for program in [AGENT, HELPER] {
+                wait_until(
+                    &format!("`{program}` to run on {}", node.name()),
+                    LIMIT,
+                    || (!node.processes(program).is_empty()).then_some(()),
+                    || self.said(),
+                );
+            }
+        }
         for part in ["daemonset/adit-helper", "daemonset/adit-agent"] {
             self.wait_rolled_out(part);
         }

@@ -1,5 +1,6 @@
 //! A port scan, which must leave nothing and cost others nothing.
 
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use crate::cluster::Namespace;
@@ -9,14 +10,15 @@ use crate::process::Running;
 
 const LIMIT: Duration = Duration::from_secs(120);
 
-/// Looks at ports of a pod on node 2 from a pod on node 1: all 65,535 of them, or fewer.
+/// Looks at ports of a pod on node 2 from a pod on node 1.
 ///
 /// # Panics
 /// If the scan doesn't end in two minutes.
 #[track_caller]
-pub fn ports(namespace: &Namespace<'_>, last: u16) -> Scan {
+pub fn ports(namespace: &Namespace<'_>, ports: RangeInclusive<u16>) -> Scan {
     namespace.up([pod("server", 2, [load()]), pod("client", 1, [load()])]);
-    start(namespace, &["--last", &last.to_string()])
+    let (first, last) = (ports.start().to_string(), ports.end().to_string());
+    start(namespace, &["--first", &first, "--last", &last])
         .finish(LIMIT)
         .json()
 }
