@@ -208,7 +208,7 @@ async fn nobody_else_gets_anything() {
         .unwrap_err()
         .to_string();
     assert!(
-        refusal.contains("expected an SPIFFE id of demo.local"),
+        refusal.contains("expected a SPIFFE id of demo.local"),
         "{refusal}"
     );
     std::fs::remove_file(&token).unwrap();

@@ -41,7 +41,7 @@ pub(super) struct Caller {
 /// Why there is no certificate.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Refusal {
-    #[error("expected an SPIFFE id of {trust_domain} as ImpersonatedIdentity, got {got:?}")]
+    #[error("expected a SPIFFE id of {trust_domain} as ImpersonatedIdentity, got {got:?}")]
     BadIdentity { got: String, trust_domain: TrustDomain },
     #[error("{account} is no agent: agents are {agents}")]
     NotAgent { account: String, agents: String },
