@@ -179,6 +179,8 @@ impl Context {
     async fn stay(&self, pod: &WantedPod, wishes: &mut watch::Receiver<Wish>) {
         loop {
             self.set_captured(pod, true);
+            // Peers come with tunnels once they are told, and want to see whose they are.
+            self.identified(pod, wishes).await;
             self.annotate(pod, Capability::HboneOnOriginalPort, wishes).await;
             if next_wish(wishes, Wish::Join).await == Wish::Gone {
                 return;
@@ -236,6 +238,23 @@ impl Context {
             .await?;
         tracing::info!(pod = %pod.name, uid = %pod.uid, "captured");
         Ok(())
+    }
+
+    /// Waits until the pod has its SVID, or the wish has changed.
+    async fn identified(&self, pod: &WantedPod, wishes: &mut watch::Receiver<Wish>) {
+        const POLL: Duration = Duration::from_millis(10);
+        let shared = &self.running.shared;
+        let has_svid = || {
+            let snapshot = shared.snapshot.load();
+            let own = snapshot.workloads.get(&pod.name);
+            own.is_some_and(|own| shared.identities.credentials(&own.identity).is_some())
+        };
+        while !has_svid() {
+            tokio::select! {
+                () = sleep(POLL) => {}
+                _ = next_wish(wishes, Wish::Join) => return,
+            }
+        }
     }
 
     fn set_captured(&self, pod: &WantedPod, captured: bool) {
