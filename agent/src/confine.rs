@@ -162,6 +162,7 @@ const ALLOWED: &[i64] = &[
     libc::SYS_setsockopt,
     libc::SYS_sendto,
     libc::SYS_sendmsg,
+    libc::SYS_sendmmsg, // the C library asks for IPv4 and IPv6 addresses at once
     libc::SYS_recvfrom,
     libc::SYS_recvmsg,
     // Waiting.
