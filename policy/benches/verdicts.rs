@@ -30,6 +30,13 @@ fn main() {
             &Cluster::new(10_000, *size),
         );
     }
+    // A cluster that grows: the number of policies that select a workload stays, and it's on them that a verdict depends.
+    for size in &sizes {
+        measure(
+            &format!("{size} policies, {size} workloads"),
+            &Cluster::new(*size, *size),
+        );
+    }
     // Every policy of this one is looked at for every flow, so it isn't tried at the largest size.
     for size in sizes.into_iter().filter(|size| *size <= 1_000) {
         measure(
