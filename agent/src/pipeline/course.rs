@@ -31,7 +31,7 @@ pub(crate) fn course(worker: &Worker, pod: &Pod, new: &NewFlow) -> Course {
     };
     let choice = Choice {
         snapshot: &snapshot,
-        is_served: &|name| worker.shared.worker_of(name).is_some(),
+        is_served: &|name| worker.shared.serves(name),
         takes_tunnels: own.in_mesh && !worker.is_draining(),
         lets_pass: pod.lets_pass() || worker.shared.identities.credentials(&own.identity).is_none(),
     };
@@ -82,7 +82,7 @@ impl Choice<'_> {
         if self.takes_tunnels && new.key.protocol == Protocol::Tcp && !new.established {
             match new.key.from {
                 Side::Pod if !self.lets_pass && self.leads_to_hbone(tuple.dst) => return Way::Stack,
-                Side::Wire if tuple.src.port() >= AGENT_PORTS && self.speaks_hbone(tuple.src) => {
+                Side::Wire if tuple.src.port() >= AGENT_PORTS && speaks_hbone(self.snapshot, tuple.src) => {
                     return Way::Door;
                 }
                 Side::Pod | Side::Wire => {}
@@ -109,12 +109,6 @@ impl Choice<'_> {
         }
     }
 
-    fn speaks_hbone(&self, source: SocketAddr) -> bool {
-        self.snapshot
-            .workload_at(source.ip())
-            .is_some_and(|workload| workload.in_mesh)
-    }
-
     /// The flow; or, where a service's address was dialled and the node's proxy chooses among its endpoints, one flow for
     /// each.
     fn judged(&self, direction: Direction, protocol: Protocol, tuple: FourTuple) -> Vec<adit_policy::Flow> {
@@ -134,6 +128,13 @@ impl Choice<'_> {
         }
         vec![flow(protocol, tuple)]
     }
+}
+
+/// Whether what `source` sends from an agent's port is HBONE: known from whose address it is, never guessed.
+pub(crate) fn speaks_hbone(snapshot: &Snapshot, source: SocketAddr) -> bool {
+    snapshot
+        .workload_at(source.ip())
+        .is_some_and(|workload| workload.in_mesh)
 }
 
 /// Whether flows to `workload` travel in HBONE; `is_served` tells whether this agent serves a local one.

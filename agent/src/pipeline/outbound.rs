@@ -114,7 +114,7 @@ async fn connect(
         Route::Dns => Target::Dns(DnsEnd::new(Rc::clone(worker), pod)),
         Route::Workload {
             workload, address, ..
-        } if pod.is_captured() && !takes_hbone(&workload, |name| worker.shared.worker_of(name).is_some()) => {
+        } if pod.is_captured() && !takes_hbone(&workload, |name| worker.shared.serves(name)) => {
             Target::Host(dial_plain(worker, tuple.src.ip(), address).await?)
         }
         Route::Workload {

@@ -24,6 +24,7 @@ use tokio::time::timeout;
 
 use super::{Pod, Worker, tunnels};
 use crate::cluster::PodSockets;
+use crate::pipeline::course::speaks_hbone;
 use crate::pipeline::inbound::{Door, connect_app};
 use crate::pipeline::plain;
 
@@ -220,13 +221,7 @@ async fn accept(
 /// Serves one connection: a tunnel, if its opener is one that speaks HBONE; else what its bytes are is the
 /// application's affair.
 async fn serve(worker: &Rc<Worker>, pod: &Rc<Pod>, socket: TcpStream, peer: SocketAddr, door: Door) {
-    let speaks_hbone = |workload: &adit_control::Workload| workload.in_mesh;
-    let snapshot = worker.shared.snapshot.load();
-    let expects_hbone = matches!(door, Door::Any(_))
-        || snapshot
-            .workload_at(peer.ip())
-            .is_some_and(|workload| speaks_hbone(workload));
-    drop(snapshot);
+    let expects_hbone = matches!(door, Door::Any(_)) || speaks_hbone(&worker.shared.snapshot.load(), peer);
     if expects_hbone {
         tunnels::serve_at(worker, pod, socket, door).await;
     } else if let Ok(local) = socket.local_addr() {

@@ -89,6 +89,11 @@ impl Shared {
         self.places.load().get(&workload.name).copied()
     }
 
+    /// Whether `workload` is served on this node.
+    pub(crate) fn serves(&self, workload: &WorkloadName) -> bool {
+        self.places.load().contains_key(workload)
+    }
+
     /// The mailbox of the worker that serves `workload` on this node.
     pub(crate) fn worker_of(&self, workload: &WorkloadName) -> Option<&Mailbox> {
         self.workers.get(*self.places.load().get(workload)?)
