@@ -143,14 +143,18 @@ mod tests {
 
     use super::*;
 
+    type Written = Arc<Mutex<Vec<u8>>>;
+
     /// A writer that waits for a permit before each write.
     struct Gate {
+        entered: Sender<()>,
         permits: Receiver<()>,
-        written: Arc<Mutex<Vec<u8>>>,
+        written: Written,
     }
 
     impl Write for Gate {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            let _ = self.entered.send(());
             // No more permits: open.
             let _ = self.permits.recv();
             self.written.lock().unwrap().extend_from_slice(bytes);
@@ -162,10 +166,22 @@ mod tests {
         }
     }
 
-    fn gate() -> (Sender<()>, Arc<Mutex<Vec<u8>>>, Gate) {
+    fn gate() -> (Sender<()>, Written, Gate) {
+        let (permit, written, _, gate) = watched_gate();
+        (permit, written, gate)
+    }
+
+    /// As [`gate`], and hears of each write that waits.
+    fn watched_gate() -> (Sender<()>, Written, Receiver<()>, Gate) {
         let (permit, permits) = channel();
+        let (entered, waits) = channel();
         let written = Arc::new(Mutex::new(Vec::new()));
-        (permit, Arc::clone(&written), Gate { permits, written })
+        let gate = Gate {
+            entered,
+            permits,
+            written: Arc::clone(&written),
+        };
+        (permit, written, waits, gate)
     }
 
     #[test]
@@ -191,10 +207,13 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn patience_ends_with_a_reader_that_takes_nothing_and_begins_anew_when_it_does() {
-        let (permit, written, gate) = gate();
+        let (permit, written, waits, gate) = watched_gate();
         let (sink, thread) = LineSink::start(4, gate).unwrap();
+        // The clock below stands still for threads: ours has to be blocked before it's looked at.
+        sink.send(b"line 0\n".to_vec());
+        waits.recv_timeout(Duration::from_secs(60)).unwrap();
         let started = tokio::time::Instant::now();
-        for number in 0..100 {
+        for number in 1..100 {
             sink.send_patiently(format!("line {number}\n").into_bytes()).await;
         }
         // One wait, not one for each line.
