@@ -114,6 +114,11 @@ bench:
     cargo build --locked --profile tools -p adit-platform-tests
     target/tools/adit-bench --json target/bench.json --floor 0.25
 
+# The node path between pods of the cluster, forwarded and in tunnels, beside pods outside the mesh.
+bench-cluster: cluster-up
+    cargo build --locked --profile tools -p adit-platform-tests
+    target/tools/adit-bench --cluster --json target/bench-cluster.json
+
 # Benchmarks of single crates: netstack, tunnel, policy.
 microbench:
     cargo bench --locked -p adit-netstack -p adit-tunnel -p adit-policy

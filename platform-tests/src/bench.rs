@@ -5,12 +5,14 @@
 
 mod measure;
 mod path;
+mod pods;
 mod report;
 
 use std::path::PathBuf;
 
 pub use measure::{Figure, Measure};
 pub use path::{BenchPath, external};
+pub use pods::Pods;
 pub use report::{Machine, PathReport, Report, Row};
 
 use crate::lab::Lab;
@@ -47,6 +49,22 @@ pub fn run(plan: &Plan) -> Report {
     let mut paths = path::standard(&a, &b, wanted);
     let externals = plan.externals.iter().filter(|(name, _)| wanted(name));
     paths.extend(externals.filter_map(|(name, script)| external(name, script, &lab, &a)));
+    compare(&paths, plan)
+}
+
+/// Measures between pods of the cluster.
+///
+/// # Panics
+/// As [`run`].
+pub fn run_pods(plan: &Plan, pods: &Pods<'_>) -> Report {
+    let mut paths = pods.paths();
+    paths.retain(|path| {
+        path.name == "direct" || plan.only.is_empty() || plan.only.iter().any(|only| *only == path.name)
+    });
+    compare(&paths, plan)
+}
+
+fn compare(paths: &[BenchPath<'_>], plan: &Plan) -> Report {
     let mut report = Report::new(plan, paths.iter().map(|path| path.name.clone()));
     for (index, path) in paths.iter().enumerate().filter(|_| plan.measures.is_empty()) {
         eprintln!("memory of idle connections on {}", path.name);

@@ -44,7 +44,24 @@ struct Ready {
     target: Option<String>,
 }
 
-impl BenchPath<'_> {
+impl<'a> BenchPath<'a> {
+    /// One of ours whose ends run already.
+    pub(super) fn new(
+        name: &str,
+        target: String,
+        carriers: Vec<u32>,
+        client: impl Fn() -> Command + 'a,
+    ) -> Self {
+        Self {
+            name: name.to_owned(),
+            target,
+            carriers,
+            foreign: false,
+            client: Box::new(client),
+            _running: Vec::new(),
+        }
+    }
+
     /// The start of a client's command: `adit-load`, at the right place. Arguments are the caller's.
     pub fn client(&self) -> Command {
         (self.client)()

@@ -4,7 +4,8 @@ use std::error::Error;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use adit_platform_tests::bench::{self, Measure, Plan, Report};
+use adit_platform_tests::bench::{self, Measure, Plan, Pods, Report};
+use adit_platform_tests::cluster::{Adit, Cluster};
 use clap::Parser;
 
 /// Measures adit beside a direct veth path and prints medians and ratios.
@@ -24,7 +25,7 @@ struct Cli {
     /// How many idle connections memory is measured with
     #[arg(long, default_value_t = 2_000)]
     idle: usize,
-    /// Measure only this path and the direct one: adit-one, adit-two, adit-outside, pasta, …; may be given again
+    /// Measure only this path and the direct one: adit-one, adit-two, adit-outside, pasta, hbone, …; may be given again
     #[arg(long, value_name = "NAME")]
     only: Vec<String>,
     /// Take only this measure, and no memory; may be given again
@@ -33,6 +34,9 @@ struct Cli {
     /// Another proxy and the script that sets it up; may be given again
     #[arg(long, value_name = "NAME=SCRIPT", value_parser = named_script)]
     external: Vec<(String, PathBuf)>,
+    /// Measure between pods on two nodes of the cluster of `just cluster-up`, with adit in it, instead; as root
+    #[arg(long, conflicts_with_all = ["external", "no_laptop_tools"])]
+    cluster: bool,
     /// Leave out pasta and slirp4netns even where they are installed
     #[arg(long)]
     no_laptop_tools: bool,
@@ -56,7 +60,7 @@ fn main() -> ExitCode {
 
 fn run(cli: Cli) -> Result<(), Box<dyn Error>> {
     let mut externals = cli.external;
-    if !cli.no_laptop_tools {
+    if !cli.no_laptop_tools && !cli.cluster {
         let scripts = Path::new(env!("CARGO_MANIFEST_DIR")).join("bench");
         for tool in ["pasta", "slirp4netns"] {
             externals.push((tool.to_owned(), scripts.join(format!("{tool}.sh"))));
@@ -71,7 +75,13 @@ fn run(cli: Cli) -> Result<(), Box<dyn Error>> {
         measures: cli.measure,
         externals,
     };
-    let report = bench::run(&plan);
+    let report = if cli.cluster {
+        let cluster = Cluster::running();
+        Adit::install(&cluster);
+        bench::run_pods(&plan, &Pods::up(&cluster))
+    } else {
+        bench::run(&plan)
+    };
     println!("{report}");
     if let Some(path) = cli.json {
         std::fs::write(path, serde_json::to_string_pretty(&report)?)?;
@@ -86,7 +96,7 @@ fn check_floor(report: &Report, floor: f64) -> Result<(), Box<dyn Error>> {
     for path in report
         .paths
         .iter()
-        .filter(|path| ["adit-one", "adit-two"].contains(&path.as_str()))
+        .filter(|path| ["adit-one", "adit-two", "hbone"].contains(&path.as_str()))
     {
         for row in ["one stream", "one stream back"] {
             let ratio = report

@@ -64,6 +64,11 @@ impl Cyclonus<'_> {
             "--image-registry=localhost",
             "--destination-type=pod-ip",
             "--perturbation-wait-seconds=2",
+            // Ten seconds unless told: with nine pods, a minute for each denied port.
+            "--job-timeout-seconds=2",
+            // A pod's packets to itself never leave its namespace, and no policy may cut them off (NetworkPolicy's page:
+            // "Pods cannot block access to themselves").
+            "--ignore-loopback",
             "--cleanup-namespaces",
             &protocols,
         ];
