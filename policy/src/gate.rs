@@ -4,27 +4,25 @@ use adit_flow::Protocol;
 
 use crate::model::{Action, End, Peer, PortMatch, PortSpec, Rule};
 
-/// What most rules fail by, beside the rule: a flow that doesn't pass can't match, and the rest of the rule isn't
-/// touched for it. Gates lie in the chains themselves, one behind the other.
+/// What most rules fail by: a flow that doesn't pass can't match. Gates lie in the chains themselves, one behind the
+/// other.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Gate {
     /// The one protocol that passes, or all.
     protocol: Option<u8>,
     /// The lowest and the highest destination port that pass.
     ports: (u16, u16),
-    /// Which end must be selected.
+    /// Which end must be one of `peers`.
     pub(crate) end: GateEnd,
-    /// The selectors of which one must select it; only so many of these count.
-    peers: [u32; GATE_PEERS],
-    peer_count: u8,
-    /// Whether the rule asks nothing else, so that every flow that passes matches.
-    whole: bool,
     /// What the rule does with what it matches.
     pub(crate) action: Action,
+    /// Who `end` must be.
+    pub(crate) peers: GatePeers,
+    /// What the rule asks besides, by id; [`NOTHING`] if every flow that passes matches.
+    rest: u32,
 }
 
-/// Rules with more alternatives than this, or with other ones than selectors, are looked at whole.
-const GATE_PEERS: usize = 3;
+const NOTHING: u32 = u32::MAX;
 
 /// The end of a flow that a [`Gate`] asks about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,19 +33,42 @@ pub(crate) enum GateEnd {
     Source,
 }
 
-impl Gate {
-    /// The narrowest gate through which everything passes that `rule` matches.
+/// Who an end must be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum GatePeers {
+    /// Anyone passes.
+    Anyone,
+    /// Whom this selector selects.
+    One(u32),
+    /// Whom one of the selectors of this list selects.
+    Several(u32),
+}
+
+/// A rule taken apart: the parts that many rules have in common are to be shared, and the gate refers to them.
+pub(crate) struct Parts {
+    protocol: Option<u8>,
+    ports: (u16, u16),
+    end: GateEnd,
+    action: Action,
+    /// The selectors of which one must select `end`; none asks nothing.
+    pub(crate) peers: Vec<u32>,
+    /// What the rule asks besides, as a rule without a line that allows; `None` asks nothing.
+    pub(crate) rest: Option<Rule<u32>>,
+}
+
+impl Parts {
+    /// Takes `rule` apart.
     pub(crate) fn of(rule: &Rule<u32>) -> Self {
         let wanted = rule
             .destination
             .as_ref()
             .and_then(|end| end.ports.as_deref())
             .unwrap_or_default();
-        let mut protocol = rule.protocol.map(Protocol::number);
-        if let [first, rest @ ..] = wanted
-            && rest.iter().all(|port| port.protocol == first.protocol)
+        let mut protocol = rule.protocol;
+        if let [first, more @ ..] = wanted
+            && more.iter().all(|port| port.protocol == first.protocol)
         {
-            protocol = protocol.or_else(|| first.protocol.map(Protocol::number));
+            protocol = protocol.or(first.protocol);
         }
         let range = |port: &PortMatch| match port.port {
             PortSpec::Range(first, last) => (first, last),
@@ -57,74 +78,118 @@ impl Gate {
             .iter()
             .map(range)
             .reduce(|all, one| (all.0.min(one.0), all.1.max(one.1)));
-        let mut gate = Self {
-            protocol,
-            ports: ports.unwrap_or((0, u16::MAX)),
-            end: GateEnd::Source,
-            peers: [0; GATE_PEERS],
-            peer_count: 0,
-            whole: false,
-            action: rule.action,
+        let mut rest = Rule {
+            action: Action::Allow,
+            line: 0,
+            protocol: None,
+            ..rule.clone()
         };
-        for (which, end) in [
-            (GateEnd::Source, &rule.source),
-            (GateEnd::Destination, &rule.destination),
-        ] {
-            let peers = end.as_deref().and_then(|end| end.peers.as_deref());
-            if let Some(selectors) = peers.and_then(few_selectors) {
-                gate.end = which;
-                gate.peer_count = selectors.len() as u8;
-                gate.peers[..selectors.len()].copy_from_slice(&selectors);
-                break;
-            }
+        if says_all_of_ports(protocol, rule.protocol, wanted)
+            && let Some(end) = &mut rest.destination
+        {
+            end.ports = None;
         }
-        gate.whole = gate.says_all_of(rule);
-        gate
-    }
-
-    /// Whether this gate, made of `rule`, lets nothing else through than what `rule` matches.
-    fn says_all_of(&self, rule: &Rule<u32>) -> bool {
-        let peers_in = |which: GateEnd| self.peer_count > 0 && self.end == which;
-        let end_in = |which: GateEnd, end: &Option<Box<End<u32>>>| {
-            end.as_deref().is_none_or(|end| {
-                (end.peers.is_none() || peers_in(which))
-                    && end.unless.is_none()
-                    && end.nets.is_none()
-                    && end.not_nets.is_none()
-                    && end.not_ports.is_none()
-                    && (end.ports.is_none() || which == GateEnd::Destination)
-            })
-        };
-        let ports_in = match rule.destination.as_deref().and_then(|end| end.ports.as_deref()) {
-            None => true,
-            // A rule with ports matches protocols that have them alone, so one must be in the gate.
-            Some([port]) => {
-                let wanted = port.protocol.or(rule.protocol);
-                wanted.is_some_and(Protocol::has_ports)
-                    && rule.protocol.is_none_or(|protocol| Some(protocol) == wanted)
-                    && !matches!(port.port, PortSpec::Named(_))
+        let (end, peers) = take_peers(&mut rest);
+        for end in [&mut rest.source, &mut rest.destination] {
+            if let Some(end) = end {
+                end.named_ports_need_peer &= end.peers.is_some() && has_named_port(end);
             }
-            Some(_) => false,
+            end.take_if(|end| **end == End::default());
+        }
+        Self {
+            protocol: protocol.map(Protocol::number),
+            ports: ports.unwrap_or((0, u16::MAX)),
+            end,
+            action: rule.action,
+            peers,
+            rest: Some(rest).filter(asks_something),
+        }
+    }
+
+    /// The gate, given the ids of the parts that are shared: of `peers` where there are several, and of `rest`.
+    pub(crate) fn gate(&self, peers: Option<u32>, rest: Option<u32>) -> Gate {
+        Gate {
+            protocol: self.protocol,
+            ports: self.ports,
+            end: self.end,
+            action: self.action,
+            peers: match (&self.peers[..], peers) {
+                ([one], _) => GatePeers::One(*one),
+                (_, Some(list)) => GatePeers::Several(list),
+                (_, None) => GatePeers::Anyone,
+            },
+            rest: rest.unwrap_or(NOTHING),
+        }
+    }
+}
+
+/// Whether the gate's protocol and its range of ports are all that the rule asks of the destination's port.
+fn says_all_of_ports(gate: Option<Protocol>, rule: Option<Protocol>, wanted: &[PortMatch]) -> bool {
+    match wanted {
+        // A rule with ports matches protocols that have them alone, so one must be in the gate.
+        [port] => {
+            gate.is_some_and(Protocol::has_ports)
+                && port.protocol.is_none_or(|protocol| Some(protocol) == gate)
+                && rule.is_none_or(|protocol| Some(protocol) == gate)
+                && !matches!(port.port, PortSpec::Named(_))
+        }
+        _ => false,
+    }
+}
+
+/// Takes from a rule the selectors of the first end that may be nobody else than whom they select.
+fn take_peers(rule: &mut Rule<u32>) -> (GateEnd, Vec<u32>) {
+    for (which, end) in [
+        (GateEnd::Source, &mut rule.source),
+        (GateEnd::Destination, &mut rule.destination),
+    ] {
+        let Some(end) = end else {
+            continue;
         };
-        ports_in
-            && end_in(GateEnd::Source, &rule.source)
-            && end_in(GateEnd::Destination, &rule.destination)
-            && rule.not_protocol.is_none()
-            && rule.version.is_none()
-            && rule.icmp.is_none()
-            && rule.not_icmp.is_none()
+        let selectors = end.peers.as_deref().and_then(selectors).unwrap_or_default();
+        if selectors.is_empty() {
+            continue;
+        }
+        // A named port may ask for the peers once more.
+        if !(end.named_ports_need_peer && has_named_port(end)) {
+            end.peers = None;
+        }
+        return (which, selectors);
     }
+    (GateEnd::Source, Vec::new())
+}
 
-    /// Whether the rule asks nothing but what the gate does: what passes it, its peers included, matches.
-    #[inline]
-    pub(crate) fn is_whole(&self) -> bool {
-        self.whole
-    }
+/// The selectors of a list that holds nothing else.
+fn selectors(peers: &[Peer<u32>]) -> Option<Vec<u32>> {
+    let selector = |peer: &Peer<u32>| match peer {
+        Peer::Selected(selector) => Some(*selector),
+        Peer::Anyone | Peer::Block(_) => None,
+    };
+    peers.iter().map(selector).collect()
+}
 
-    /// The selectors of which one must select [`Gate::end`]; none asks nothing.
+fn has_named_port(end: &End<u32>) -> bool {
+    let ports = end.ports.iter().chain(&end.not_ports).flatten();
+    ports
+        .into_iter()
+        .any(|port| matches!(port.port, PortSpec::Named(_)))
+}
+
+fn asks_something(rule: &Rule<u32>) -> bool {
+    rule.protocol.is_some()
+        || rule.not_protocol.is_some()
+        || rule.version.is_some()
+        || rule.icmp.is_some()
+        || rule.not_icmp.is_some()
+        || rule.source.is_some()
+        || rule.destination.is_some()
+}
+
+impl Gate {
+    /// What the rule asks that the gate doesn't, by its id among the shared.
     #[inline]
-    pub(crate) fn peers(&self) -> &[u32] {
-        &self.peers[..usize::from(self.peer_count)]
+    pub(crate) fn rest(&self) -> Option<u32> {
+        (self.rest != NOTHING).then_some(self.rest)
     }
 
     /// The one destination port that passes, if it is one.
@@ -137,18 +202,6 @@ impl Gate {
     pub(crate) fn passes(&self, protocol: u8, port: u16) -> bool {
         self.protocol.is_none_or(|only| only == protocol) && (self.ports.0..=self.ports.1).contains(&port)
     }
-}
-
-/// The selectors of a list that holds nothing else, and few of them.
-fn few_selectors(peers: &[Peer<u32>]) -> Option<Vec<u32>> {
-    if !(1..=GATE_PEERS).contains(&peers.len()) {
-        return None;
-    }
-    let selector = |peer: &Peer<u32>| match peer {
-        Peer::Selected(selector) => Some(*selector),
-        Peer::Anyone | Peer::Block(_) => None,
-    };
-    peers.iter().map(selector).collect()
 }
 
 #[cfg(test)]
@@ -181,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn a_gate_that_leaves_something_out_is_not_the_whole_rule() {
+    fn what_a_gate_leaves_out_is_the_rest() {
         let (tcp, udp) = (Some(Protocol::Tcp), Some(Protocol::Udp));
         let one = PortSpec::Range(80, 90);
         let selected = |count: usize| End {
@@ -195,7 +248,7 @@ mod tests {
             (true, rule(None, ports(&[(udp, PortSpec::Any)]))),
             (true, rule(None, selected(3))),
             (false, rule(None, selected(0))),
-            (false, rule(None, selected(4))),
+            (true, rule(None, selected(40))),
             (false, rule(None, ports(&[(None, one.clone())]))),
             (false, rule(tcp, ports(&[(udp, one.clone())]))),
             (
@@ -229,7 +282,7 @@ mod tests {
                 },
             ),
         ] {
-            assert_eq!(Gate::of(&rule).is_whole(), whole, "{rule:?}");
+            assert_eq!(Parts::of(&rule).rest.is_none(), whole, "{rule:?}");
         }
     }
 }

@@ -46,7 +46,7 @@ pub struct Workload {
 }
 
 /// A port that a container declares.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct ContainerPort {
     /// The name by which policies may refer to it.
     pub name: Option<Arc<str>>,

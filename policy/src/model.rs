@@ -180,7 +180,7 @@ impl Action {
 }
 
 /// One rule: it matches a flow when every part of it does. `S` is how it refers to selectors.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Rule<S> {
     /// What happens to a flow that matches.
     pub action: Action,
@@ -221,7 +221,7 @@ pub struct IcmpMatch {
 }
 
 /// What one end of a flow must be. What few rules have is boxed, so that the rest is close together.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct End<S> {
     /// It must be one of these; `None` asks nothing, an empty list matches nobody.
     pub peers: Option<Box<[Peer<S>]>>,
@@ -254,7 +254,7 @@ impl<S> Default for End<S> {
 }
 
 /// One alternative of what an end may be.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Peer<S> {
     /// Any address: what a peer that this engine can't judge means to a rule that denies.
     Anyone,

@@ -5,14 +5,14 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 /// A set of IPv4 and IPv6 addresses, made from CIDRs.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Nets {
     v4: Box<[Range<u32>]>,
     v6: Box<[Range<u128>]>,
 }
 
 /// First and last address, both included.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Range<T> {
     first: T,
     last: T,

@@ -4,9 +4,10 @@ use std::sync::Arc;
 use adit_flow::WorkloadName;
 
 use crate::compile::chain::Chains;
-use crate::compile::chunked::Chunked;
+use crate::compile::chunked::{Chunked, Entry};
 use crate::compile::extent::Extent;
 use crate::compile::members::{Members, SetIndex};
+use crate::compile::shared::Shared;
 use crate::flow::{Direction, Flow};
 use crate::judge;
 use crate::model::{Policy, Rule};
@@ -30,6 +31,7 @@ pub(crate) struct Tables {
     pub(crate) classes: Chunked<Chains>,
     pub(crate) policies: Chunked<Option<Arc<Compiled>>>,
     pub(crate) extents: Chunked<Extent>,
+    pub(crate) shared: Shared,
     /// How many policies there are, staged ones included.
     pub(crate) policy_count: usize,
     pub(crate) l7_denies: bool,
@@ -43,6 +45,27 @@ pub(crate) struct Compiled {
     pub(crate) broken: Option<Arc<str>>,
     pub(crate) ingress: Option<Box<[Rule<u32>]>>,
     pub(crate) egress: Option<Box<[Rule<u32>]>>,
+}
+
+/// A policy that is kept by whoever refers to it. Which one it is, is looked up when somebody asks: the policy itself
+/// isn't touched before.
+#[derive(Clone)]
+pub(crate) struct Kept(Entry<Option<Arc<Compiled>>>);
+
+const OWN: &str = "a chain refers to policies of its own set";
+
+impl std::ops::Deref for Kept {
+    type Target = Compiled;
+
+    fn deref(&self) -> &Compiled {
+        self.0.as_deref().expect(OWN)
+    }
+}
+
+impl std::fmt::Debug for Kept {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}", self.source.key)
+    }
 }
 
 impl Compiled {
@@ -107,11 +130,19 @@ impl PolicySet {
         self.tables.policy_count
     }
 
-    pub(crate) fn policy(&self, slot: u32) -> &Arc<Compiled> {
-        self.tables
-            .policies
-            .get(slot)
-            .and_then(Option::as_ref)
-            .expect("a chain refers to policies of its own set")
+    pub(crate) fn policy(&self, slot: u32) -> &Compiled {
+        let entry = self.tables.policies.get(slot);
+        entry.and_then(Option::as_deref).expect(OWN)
+    }
+
+    /// The policy of a slot, to be kept longer than the set.
+    #[inline]
+    pub(crate) fn keep(&self, slot: u32) -> Kept {
+        Kept(self.tables.policies.keep(slot).expect(OWN))
+    }
+
+    #[inline]
+    pub(crate) fn shared(&self) -> &Shared {
+        &self.tables.shared
     }
 }

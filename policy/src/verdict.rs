@@ -1,11 +1,10 @@
 use std::fmt;
-use std::sync::Arc;
 
 use adit_flow::{PolicyTrace, VerdictKind};
 
 use crate::flow::Direction;
 use crate::model::{Action, Body, ClauseField, PolicyKey};
-use crate::set::Compiled;
+use crate::set::{Compiled, Kept};
 
 /// How much of the way to the verdict is recorded.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -56,7 +55,7 @@ pub struct Verdict {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Extra {
     pub(crate) pending: Option<PendingVerdict>,
-    pub(crate) audits: Vec<Arc<Compiled>>,
+    pub(crate) audits: Vec<Kept>,
     pub(crate) unenforced: Vec<Unenforced>,
     pub(crate) steps: Option<Vec<Step>>,
 }
@@ -71,7 +70,7 @@ pub(crate) struct PendingVerdict {
 /// A rule, or a whole policy, that layer 4 doesn't enforce as it is written.
 #[derive(Clone, Debug)]
 pub struct Unenforced {
-    pub(crate) policy: Arc<Compiled>,
+    pub(crate) policy: Kept,
     pub(crate) rule: Option<u32>,
 }
 
@@ -81,21 +80,17 @@ pub(crate) enum Ruling {
     /// Nothing did: the namespace's default is to allow.
     DefaultAllow,
     /// There are ALLOW policies and none matches; the first of them.
-    NoAllowMatch { policy: Arc<Compiled> },
+    NoAllowMatch { policy: Kept },
     /// There is no ALLOW policy.
     NoAllowPolicy,
     /// It comes from the workload's own node.
     NodeLocal,
     /// A rule.
-    Rule {
-        policy: Arc<Compiled>,
-        rule: u32,
-        action: Action,
-    },
+    Rule { policy: Kept, rule: u32, action: Action },
     /// It is plain, and this policy takes mutual TLS only.
-    Strict { policy: Arc<Compiled> },
+    Strict { policy: Kept },
     /// No rule of the tier did; the tier's first policy for this workload.
-    TierEnd { policy: Arc<Compiled> },
+    TierEnd { policy: Kept },
     /// The workload in question isn't known.
     UnknownWorkload,
 }
@@ -103,7 +98,7 @@ pub(crate) enum Ruling {
 /// One rule, or one tier's end, on the way to the verdict.
 #[derive(Clone, Debug)]
 pub struct Step {
-    pub(crate) policy: Arc<Compiled>,
+    pub(crate) policy: Kept,
     pub(crate) rule: Option<u32>,
     pub(crate) outcome: Outcome,
 }

@@ -23,6 +23,7 @@ struct Slot<K> {
     /// The pod's class plus one; 0 where the slot is free.
     class: u32,
     node_filter: u32,
+    ports: u32,
 }
 
 /// What most verdicts need of the pod at an address.
@@ -32,6 +33,8 @@ pub(crate) struct Resident {
     pub(crate) class: u32,
     /// See [`Member::node_filter`].
     pub(crate) node_filter: u32,
+    /// See [`Member::ports`].
+    pub(crate) ports: u32,
     pub(super) index: u32,
 }
 
@@ -81,6 +84,7 @@ impl<K: Key> AddressMap<K> {
                 return Some(Resident {
                     class,
                     node_filter: slot.node_filter,
+                    ports: slot.ports,
                     index,
                 });
             }
@@ -133,6 +137,7 @@ impl<K: Key> AddressMap<K> {
             key,
             class: pod.class + 1,
             node_filter: pod.node_filter(),
+            ports: pod.ports,
         };
         *self.pods.entry(index) = Some(pod);
     }
@@ -186,7 +191,7 @@ mod tests {
             name: WorkloadName::new("a", "b"),
             class,
             account: "default".into(),
-            ports: Box::default(),
+            ports: 0,
             node_addresses: Box::default(),
         })
     }

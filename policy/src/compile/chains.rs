@@ -7,7 +7,7 @@ use super::ids::IdMap;
 use super::policies::Policies;
 use crate::flow::Direction;
 use crate::gate::Gate;
-use crate::model::{AuthorizationAction, Body, MtlsMode, PeerAuthentication, PeerLevel, Policy};
+use crate::model::{AuthorizationAction, Body, MtlsMode, PeerAuthentication, PeerLevel, Policy, Rule};
 use crate::set::Compiled;
 
 /// The chains in use, each once, and which class has which.
@@ -88,7 +88,7 @@ pub(super) struct Part {
     /// Whether it is about what enters, and about what leaves; neither for policies of Istio's layer.
     directions: [bool; 2],
     /// Its rules, those for what enters first.
-    links: Box<[Link]>,
+    links: Links,
     egress_at: u32,
 }
 
@@ -114,28 +114,44 @@ enum Of {
     Pending,
 }
 
-impl Part {
-    pub(super) fn new(compiled: &Compiled, slot: u32, rank: u32, standing: Standing, stamp: u64) -> Self {
-        let links = |direction| {
-            (0u32..).zip(compiled.rules(direction)).map(move |(index, rule)| {
-                Link::Rule(RuleLink {
-                    gate: Gate::of(rule),
-                    slot,
-                    rule: index,
-                })
+/// The rules of a policy as links, those for what enters first.
+pub(super) type Links = Box<[Link]>;
+
+/// Makes the links of a policy. `gate` makes a rule's gate.
+pub(super) fn links_of(compiled: &Compiled, slot: u32, gate: &mut impl FnMut(&Rule<u32>) -> Gate) -> Links {
+    let ingress = (0u32..).zip(compiled.rules(Direction::Ingress));
+    let egress = (0u32..).zip(compiled.rules(Direction::Egress));
+    ingress
+        .chain(egress)
+        .map(|(index, rule)| {
+            Link::Rule(RuleLink {
+                gate: gate(rule),
+                slot,
+                rule: index,
             })
-        };
+        })
+        .collect()
+}
+
+impl Part {
+    pub(super) fn new(compiled: &Compiled, links: Links, rank: u32, standing: Standing, stamp: u64) -> Self {
         Self {
             stamp,
             rank,
             standing,
             broken: compiled.broken.is_some(),
             directions: [compiled.ingress.is_some(), compiled.egress.is_some()],
-            links: links(Direction::Ingress)
-                .chain(links(Direction::Egress))
-                .collect(),
+            links,
             egress_at: compiled.rules(Direction::Ingress).len() as u32,
         }
+    }
+
+    /// The gates of its rules.
+    pub(super) fn gates(&self) -> impl Iterator<Item = &Gate> {
+        self.links.iter().filter_map(|link| match link {
+            Link::Rule(rule) => Some(&rule.gate),
+            Link::TierEnd { .. } => None,
+        })
     }
 
     /// Has it stand otherwise.

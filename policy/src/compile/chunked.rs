@@ -24,6 +24,45 @@ impl<T> Chunked<T> {
     }
 }
 
+/// An entry, kept as it is whatever becomes of the table.
+///
+/// What is counted is its chunk, not the entry: where every verdict keeps one of ten thousand, their counts would be
+/// ten thousand cache lines to fetch and to write.
+#[derive(Debug)]
+pub(crate) struct Entry<T> {
+    chunk: Arc<[T; CHUNK]>,
+    at: u8,
+}
+
+impl<T> Clone for Entry<T> {
+    fn clone(&self) -> Self {
+        Self {
+            chunk: Arc::clone(&self.chunk),
+            at: self.at,
+        }
+    }
+}
+
+impl<T> std::ops::Deref for Entry<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.chunk[usize::from(self.at)]
+    }
+}
+
+impl<T> Chunked<T> {
+    /// Keeps the entry at `index`, if the table reaches that far.
+    #[inline]
+    pub(crate) fn keep(&self, index: u32) -> Option<Entry<T>> {
+        let chunk = self.chunks.get(index as usize / CHUNK)?;
+        Some(Entry {
+            chunk: Arc::clone(chunk),
+            at: (index as usize % CHUNK) as u8,
+        })
+    }
+}
+
 impl<T: Clone + Default> Chunked<T> {
     /// The entry at `index`, to be changed. The table grows to it.
     pub(crate) fn entry(&mut self, index: u32) -> &mut T {
@@ -43,8 +82,10 @@ mod tests {
     fn a_clone_keeps_what_it_had() {
         let mut table = Chunked::default();
         *table.entry(200) = 7;
-        let old = table.clone();
+        let (old, kept) = (table.clone(), table.keep(200).unwrap());
         *table.entry(200) = 8;
+        assert_eq!(*kept, 7);
+        assert!(table.keep(4_096).is_none());
         assert_eq!(
             (old.get(200), table.get(200), table.get(201)),
             (Some(&7), Some(&8), Some(&0))

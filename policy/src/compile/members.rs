@@ -3,12 +3,11 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
-use adit_flow::{Protocol, WorkloadName};
+use adit_flow::WorkloadName;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use prefix_trie::PrefixMap;
 
 use super::addresses::{AddressMap, Key as _, Resident};
-use crate::inventory::ContainerPort;
 
 /// A pod as a verdict needs it.
 #[derive(Clone, Debug)]
@@ -18,7 +17,8 @@ pub(crate) struct Member {
     pub(crate) class: u32,
     /// Its service account: the last part of its identity.
     pub(crate) account: Arc<str>,
-    pub(crate) ports: Box<[ContainerPort]>,
+    /// The ports that it declares, by their id among the shared.
+    pub(crate) ports: u32,
     pub(crate) node_addresses: Box<[IpAddr]>,
 }
 
@@ -30,13 +30,6 @@ impl Member {
             .copied()
             .map(filter_bit)
             .fold(0, |all, bit| all | bit)
-    }
-
-    /// Whether the pod calls this port by `name`.
-    pub(crate) fn names_port(&self, name: &str, protocol: Protocol, number: u16) -> bool {
-        self.ports.iter().any(|port| {
-            port.number == number && port.protocol == protocol && port.name.as_deref() == Some(name)
-        })
     }
 }
 
@@ -190,7 +183,7 @@ mod tests {
             name: WorkloadName::new("a", "b"),
             class: 0,
             account: "default".into(),
-            ports: Box::default(),
+            ports: 0,
             node_addresses: Box::default(),
         });
         let mut members = Members::default();
@@ -214,7 +207,7 @@ mod tests {
             name: WorkloadName::new("a", "b"),
             class: 0,
             account: "default".into(),
-            ports: Box::default(),
+            ports: 0,
             node_addresses: ["192.0.2.1", "fd00::1"].map(|text| text.parse().unwrap()).into(),
         };
         for address in &member.node_addresses {

@@ -17,6 +17,7 @@ mod lower;
 pub(crate) mod members;
 mod policies;
 mod ports;
+pub(crate) mod shared;
 mod workloads;
 
 use std::collections::{BTreeMap, HashMap};
@@ -30,12 +31,13 @@ use crate::model::{Body, Policy, Tier};
 use crate::objects::{Object, ObjectKey};
 use crate::set::{PolicySet, Tables};
 use chain::Chains;
-use chains::{ChainStore, Made};
+use chains::{ChainStore, Made, Part};
 use classes::Matching;
 use extent::Extent;
 use ids::IdMap;
 use members::SetIndex;
 use policies::Policies;
+use shared::Sharing;
 use workloads::{PodRecord, SetRecord};
 
 /// How rules that layer 4 can't enforce are treated.
@@ -72,6 +74,7 @@ pub struct Compiler {
     tables: Tables,
     matching: Matching,
     policies: Policies,
+    sharing: Sharing,
     namespaces: HashMap<Arc<str>, Arc<Namespace>>,
     accounts: HashMap<(Arc<str>, Arc<str>), Arc<Account>>,
     pods: HashMap<WorkloadName, PodRecord>,
@@ -301,7 +304,14 @@ impl Compiler {
         let released = old
             .and_then(|slot| self.policies.record(slot))
             .map(|record| record.selectors.clone());
-        let slot = self.policies.insert(policy, &compiled, subject, selectors);
+        let slot = self.policies.slot_for(&policy.key);
+        let links = chains::links_of(&compiled, slot, &mut |rule| {
+            self.sharing.gate(rule, &mut self.tables.shared)
+        });
+        let replaced = self
+            .policies
+            .insert(slot, policy, &compiled, links, subject, selectors);
+        self.release_gates(replaced);
         *self.tables.policies.entry(slot) = Some(Arc::new(compiled));
         if stays {
             self.mark_selected(subject);
@@ -317,10 +327,19 @@ impl Compiler {
     fn remove_policy(&mut self, slot: u32) {
         self.deselect(slot);
         *self.tables.policies.entry(slot) = None;
-        if let Some(record) = self.policies.remove(slot) {
-            for id in record.selectors {
-                self.matching.release(id, &mut self.tables.extents);
-            }
+        let Some((record, part)) = self.policies.remove(slot) else {
+            return;
+        };
+        self.release_gates(Some(part));
+        for id in record.selectors {
+            self.matching.release(id, &mut self.tables.extents);
+        }
+    }
+
+    /// Gives up what the gates of a part refer to.
+    fn release_gates(&mut self, part: Option<Part>) {
+        for gate in part.iter().flat_map(Part::gates) {
+            self.sharing.release_gate(gate, &mut self.tables.shared);
         }
     }
 
@@ -451,11 +470,13 @@ mod tests {
             assert_ne!(after[0], before[0], "the old set is still there, with its own");
         }
         assert_eq!(compiler.chains.counts(), (1, 2));
+        // The pods' ports: none. The gates of these policies say all.
+        assert_eq!(compiler.sharing.count(), 1);
         let keys = compiler.keys();
         for key in keys {
             compiler.apply(Change::Remove(key));
         }
         let _ = compiler.publish();
-        assert_eq!(compiler.chains.counts(), (0, 0));
+        assert_eq!((compiler.chains.counts(), compiler.sharing.count()), ((0, 0), 0));
     }
 }

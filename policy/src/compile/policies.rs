@@ -4,7 +4,7 @@ use std::cmp::Ordering;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use super::chains::{Part, Standing};
+use super::chains::{Links, Part, Standing};
 use super::ids::Ids;
 use crate::model::{
     ADMIN_TIER, BASELINE_TIER, Body, DEFAULT_TIER, DEFAULT_TIER_ORDER, Order, Policy, PolicyKey, Tier,
@@ -90,19 +90,21 @@ impl Policies {
         slots
     }
 
-    /// Files a policy and returns its slot.
+    /// The slot of a policy that is about to be filed.
+    pub(super) fn slot_for(&mut self, key: &PolicyKey) -> u32 {
+        self.slot(key).unwrap_or_else(|| self.free.take())
+    }
+
+    /// Files a policy under its slot. Returns what the one before it added to chains.
     pub(super) fn insert(
         &mut self,
+        slot: u32,
         policy: Arc<Policy>,
         compiled: &Compiled,
+        links: Links,
         subject: u32,
         selectors: Vec<u32>,
-    ) -> u32 {
-        let slot = self
-            .slots
-            .get(&policy.key)
-            .copied()
-            .unwrap_or_else(|| self.free.take());
+    ) -> Option<Part> {
         let place = self.place(&policy);
         self.slots.insert(policy.key.clone(), slot);
         let standing = match &policy.body {
@@ -119,26 +121,27 @@ impl Policies {
             self.parts.resize_with(slot as usize + 1, || None);
         }
         let stamp = self.next_stamp();
-        self.parts[slot as usize] = Some(Part::new(compiled, slot, place.rank, standing, stamp));
+        let part = Part::new(compiled, links, place.rank, standing, stamp);
+        let replaced = self.parts[slot as usize].replace(part);
         self.records[slot as usize] = Some(Record {
             policy,
             subject,
             selectors,
             place,
         });
-        slot
+        replaced
     }
 
-    /// Forgets a policy.
-    pub(super) fn remove(&mut self, slot: u32) -> Option<Record> {
+    /// Forgets a policy, and what it adds to chains.
+    pub(super) fn remove(&mut self, slot: u32) -> Option<(Record, Part)> {
         let record = self.records.get_mut(slot as usize)?.take()?;
-        self.parts[slot as usize] = None;
+        let part = self.parts[slot as usize].take()?;
         self.slots.remove(&record.policy.key);
         self.free.give_back(slot);
         if record.policy.key.staged {
             self.stand_twin(&record.policy.key, Standing::Enforced);
         }
-        Some(record)
+        Some((record, part))
     }
 
     /// Has the enforced policy that a staged one stands for stand otherwise.

@@ -50,7 +50,7 @@ mod tests {
 
     use super::super::chain::RuleLink;
     use super::*;
-    use crate::gate::Gate;
+    use crate::gate::Parts;
     use crate::model::{Action, End, PortMatch, PortSpec, Rule};
 
     fn link(ports: Option<(u16, u16)>) -> Link {
@@ -68,7 +68,7 @@ mod tests {
             ports: Some([port].into()),
             ..End::default()
         };
-        let gate = Gate::of(&Rule {
+        let rule = Rule {
             action: Action::Allow,
             protocol: None,
             not_protocol: None,
@@ -78,7 +78,8 @@ mod tests {
             source: None,
             destination: Some(Box::new(destination)),
             line: 0,
-        });
+        };
+        let gate = Parts::of(&rule).gate(None, None);
         Link::Rule(RuleLink {
             gate,
             slot: 0,

@@ -13,6 +13,8 @@ use crate::inventory::{Account, Endpoint, EndpointKind, LabelMap, Namespace, Net
 pub(super) struct PodRecord {
     pub(super) workload: Workload,
     class: u32,
+    /// Its ports, by their id among the shared.
+    ports: u32,
 }
 
 /// A network set and its class.
@@ -23,12 +25,12 @@ pub(super) struct SetRecord {
 }
 
 /// A pod as a verdict needs it.
-fn member(workload: &Workload, class: u32) -> Member {
+fn member(workload: &Workload, class: u32, ports: u32) -> Member {
     Member {
         name: workload.name.clone(),
         class,
         account: Arc::clone(&workload.account),
-        ports: workload.ports.clone().into(),
+        ports,
         node_addresses: workload.node_addresses.clone().into(),
     }
 }
@@ -92,7 +94,8 @@ impl Compiler {
             account: Some(account),
         };
         let class = self.join(endpoint);
-        let member = Arc::new(member(&workload, class));
+        let ports = self.sharing.ports(&workload.ports, &mut self.tables.shared);
+        let member = Arc::new(member(&workload, class, ports));
         let name = workload.name.clone();
         let gone = self.pods.get(&name).map(|old| {
             old.workload
@@ -117,7 +120,13 @@ impl Compiler {
                 _ => self.tables.members.insert(*address, Arc::clone(&member)),
             }
         }
-        if let Some(old) = self.pods.insert(name, PodRecord { workload, class }) {
+        let record = PodRecord {
+            workload,
+            class,
+            ports,
+        };
+        if let Some(old) = self.pods.insert(name, record) {
+            self.sharing.release_ports(old.ports, &mut self.tables.shared);
             self.leave(old.class);
         }
     }
@@ -129,6 +138,7 @@ impl Compiler {
         for address in record.workload.addresses {
             self.give_up(address, name);
         }
+        self.sharing.release_ports(record.ports, &mut self.tables.shared);
         self.leave(record.class);
     }
 
@@ -155,7 +165,7 @@ impl Compiler {
             self.waiting.remove(&address);
         }
         if let Some(record) = next.and_then(|next| self.pods.get(&next)) {
-            let member = member(&record.workload, record.class);
+            let member = member(&record.workload, record.class, record.ports);
             self.tables.members.insert(address, Arc::new(member));
         }
     }

@@ -131,10 +131,9 @@ fn has_named_port(
     protocol: Protocol,
 ) -> bool {
     let Some(pod) = place.pod.filter(|pod| {
-        let members = &context.set.tables.members;
-        members
-            .resident(place.address, *pod)
-            .is_some_and(|member| member.names_port(name, protocol, place.port))
+        context.set.shared().ports(pod.ports).iter().any(|port| {
+            port.number == place.port && port.protocol == protocol && port.name.as_deref() == Some(name)
+        })
     }) else {
         return false;
     };

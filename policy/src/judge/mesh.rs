@@ -1,17 +1,16 @@
 //! Istio's layer at the destination: is plaintext taken here, does a DENY match, does an ALLOW.
 
 use std::cell::OnceCell;
-use std::sync::Arc;
 
 use adit_identity::SpiffeId;
 
-use super::{Context, Steps, kept};
+use super::{Context, Steps};
 use crate::compile::chain::MeshChain;
 use crate::model::{
     Action, Authorization, AuthorizationAction, AuthorizationMatch, AuthorizationRule, Body, MtlsMode,
     NetValues, Pattern, Values,
 };
-use crate::set::Compiled;
+use crate::set::{Compiled, Kept};
 use crate::verdict::{Field, Outcome, Ruling, Step, Unenforced};
 
 /// Which policies count.
@@ -29,13 +28,13 @@ pub(super) fn judge(context: &Context<'_>, chain: &MeshChain, count: Count, step
     if context.flow.source_identity.is_none()
         && let Some((MtlsMode::Strict, slot)) = chain.mtls.of(context.destination.port)
     {
-        let policy = context.set.policy(slot);
+        let policy = context.set.keep(slot);
         steps.push(|| Step {
-            policy: kept(policy),
+            policy: policy.clone(),
             rule: None,
             outcome: Outcome::PlaintextRefused,
         });
-        return Ruling::Strict { policy: kept(policy) };
+        return Ruling::Strict { policy };
     }
     let with_action = |wanted: AuthorizationAction, list: &[u32]| -> Vec<u32> {
         let dry_run = chain.dry_run.iter().copied().filter(|slot| {
@@ -46,9 +45,8 @@ pub(super) fn judge(context: &Context<'_>, chain: &MeshChain, count: Count, step
     };
     let find = |slots: &[u32], action: Action, steps: &mut Steps| {
         slots.iter().find_map(|slot| {
-            let policy = context.set.policy(*slot);
-            first_match(context, &peer, policy, action, steps).map(|rule| Ruling::Rule {
-                policy: kept(policy),
+            first_match(context, &peer, *slot, action, steps).map(|rule| Ruling::Rule {
+                policy: context.set.keep(*slot),
                 rule,
                 action,
             })
@@ -91,19 +89,18 @@ pub(super) fn judge(context: &Context<'_>, chain: &MeshChain, count: Count, step
         return Ruling::NoAllowPolicy;
     }
     find(allow, Action::Allow, steps).unwrap_or_else(|| Ruling::NoAllowMatch {
-        policy: kept(context.set.policy(allow[0])),
+        policy: context.set.keep(allow[0]),
     })
 }
 
 /// The AUDIT policies that match.
-pub(super) fn audits(context: &Context<'_>, chain: &MeshChain) -> Vec<Arc<Compiled>> {
+pub(super) fn audits(context: &Context<'_>, chain: &MeshChain) -> Vec<Kept> {
     let peer = Peer::new();
     chain
         .audit
         .iter()
-        .map(|slot| context.set.policy(*slot))
-        .filter(|policy| first_match(context, &peer, policy, Action::Log, &mut Steps(None)).is_some())
-        .map(kept)
+        .filter(|slot| first_match(context, &peer, **slot, Action::Log, &mut Steps(None)).is_some())
+        .map(|slot| context.set.keep(*slot))
         .collect()
 }
 
@@ -111,13 +108,12 @@ pub(super) fn audits(context: &Context<'_>, chain: &MeshChain) -> Vec<Arc<Compil
 pub(super) fn unenforced(context: &Context<'_>, chain: &MeshChain) -> Vec<Unenforced> {
     let mut out = Vec::new();
     for slot in &chain.unenforced {
-        let policy = context.set.policy(*slot);
-        let Some(body) = body(policy) else {
+        let Some(body) = body(context.set.policy(*slot)) else {
             continue;
         };
         match body.action {
             AuthorizationAction::Custom | AuthorizationAction::Elsewhere => out.push(Unenforced {
-                policy: kept(policy),
+                policy: context.set.keep(*slot),
                 rule: None,
             }),
             _ => out.extend(
@@ -125,7 +121,7 @@ pub(super) fn unenforced(context: &Context<'_>, chain: &MeshChain) -> Vec<Unenfo
                     .zip(&body.rules)
                     .filter(|(_, rule)| !rule.http.is_empty())
                     .map(|(rule, _)| Unenforced {
-                        policy: kept(policy),
+                        policy: context.set.keep(*slot),
                         rule: Some(rule),
                     }),
             ),
@@ -171,15 +167,15 @@ impl Peer {
 fn first_match(
     context: &Context<'_>,
     peer: &Peer,
-    policy: &Arc<Compiled>,
+    slot: u32,
     action: Action,
     steps: &mut Steps,
 ) -> Option<u32> {
-    let body = body(policy)?;
+    let body = body(context.set.policy(slot))?;
     (0u32..).zip(&body.rules).find_map(|(index, rule)| {
         let missed = miss(context, peer, rule, action);
         steps.push(|| Step {
-            policy: kept(policy),
+            policy: context.set.keep(slot),
             rule: Some(index),
             outcome: missed.map_or(Outcome::Matched(action), Outcome::Missed),
         });

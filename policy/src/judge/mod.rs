@@ -6,14 +6,13 @@ mod network;
 
 use std::cell::OnceCell;
 use std::net::IpAddr;
-use std::sync::Arc;
 
 use adit_flow::{Protocol, VerdictKind};
 
 use crate::compile::addresses::Resident;
 use crate::compile::members::filter_bit;
 use crate::flow::{Direction, Flow, Icmp};
-use crate::set::{Compiled, PolicySet};
+use crate::set::PolicySet;
 use crate::verdict::{Decision, Extra, PendingVerdict, Ruling, Step, Trace, Verdict};
 
 /// Judges one side of a flow.
@@ -182,9 +181,4 @@ impl Steps {
     fn into_steps(self) -> Option<Vec<Step>> {
         self.0
     }
-}
-
-/// The policy of a slot, to keep.
-pub(crate) fn kept(policy: &Arc<Compiled>) -> Arc<Compiled> {
-    Arc::clone(policy)
 }

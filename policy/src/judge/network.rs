@@ -1,10 +1,10 @@
 //! The network layer: tiers in order, their policies in order, their rules in order, first match.
 
 use super::matching::{is_selected, miss};
-use super::{Context, Steps, kept};
+use super::{Context, Steps};
 use crate::compile::chain::{Chain, Link, RuleLink};
 use crate::flow::Direction;
-use crate::gate::{Gate, GateEnd};
+use crate::gate::{Gate, GateEnd, GatePeers};
 use crate::model::Action;
 use crate::verdict::{Outcome, Ruling, Step};
 
@@ -46,7 +46,7 @@ fn judge_links<'l>(
                     Action::Pass => passed_on = true,
                     Action::Allow | Action::Deny => {
                         return Ruling::Rule {
-                            policy: kept(context.set.policy(link.slot)),
+                            policy: context.set.keep(link.slot),
                             rule: link.rule,
                             action: link.gate.action,
                         };
@@ -57,9 +57,8 @@ fn judge_links<'l>(
                 if std::mem::take(&mut passed_on) {
                     continue;
                 }
-                let policy = context.set.policy(*slot);
                 steps.push(|| Step {
-                    policy: kept(policy),
+                    policy: context.set.keep(*slot),
                     rule: None,
                     outcome: if *passes {
                         Outcome::TierPassed
@@ -68,7 +67,9 @@ fn judge_links<'l>(
                     },
                 });
                 if !passes {
-                    return Ruling::TierEnd { policy: kept(policy) };
+                    return Ruling::TierEnd {
+                        policy: context.set.keep(*slot),
+                    };
                 }
             }
         }
@@ -79,22 +80,21 @@ fn judge_links<'l>(
 /// Whether a rule matches the flow.
 #[inline]
 fn matches(context: &Context<'_>, link: &RuleLink, direction: Direction, steps: &mut Steps) -> bool {
-    // A trace wants to know by what a rule fails.
     if !steps.is_on() {
-        if !passes(context, &link.gate) {
-            return false;
-        }
-        if link.gate.is_whole() {
-            return true;
-        }
+        return passes(context, &link.gate)
+            && link
+                .gate
+                .rest()
+                .is_none_or(|rest| miss(context, context.set.shared().rest(rest)).is_none());
     }
+    // A trace wants to know by what the rule fails as it is written.
     let policy = context.set.policy(link.slot);
     let Some(rule) = policy.rules(direction).get(link.rule as usize) else {
         return false;
     };
     let missed = miss(context, rule);
     steps.push(|| Step {
-        policy: kept(policy),
+        policy: context.set.keep(link.slot),
         rule: Some(link.rule),
         outcome: missed.map_or(Outcome::Matched(rule.action), Outcome::Missed),
     });
@@ -111,6 +111,14 @@ fn passes(context: &Context<'_>, gate: &Gate) -> bool {
         GateEnd::Destination => &context.destination,
         GateEnd::Source => &context.source,
     };
-    let peers = gate.peers();
-    peers.is_empty() || peers.iter().any(|peer| is_selected(context, place, *peer))
+    match gate.peers {
+        GatePeers::Anyone => true,
+        GatePeers::One(selector) => is_selected(context, place, selector),
+        GatePeers::Several(list) => {
+            let selectors = context.set.shared().peers(list);
+            selectors
+                .iter()
+                .any(|selector| is_selected(context, place, *selector))
+        }
+    }
 }
