@@ -30,6 +30,13 @@ fn main() {
             &Cluster::new(10_000, *size),
         );
     }
+    // And the same number of policies for each of the same workloads, so that a verdict has as much to look at.
+    for size in &sizes {
+        measure(
+            &format!("{size} policies, 10000 workloads, five policies for each"),
+            &Cluster::even(10_000, *size),
+        );
+    }
     // A cluster that grows: the number of policies that select a workload stays, and it's on them that a verdict depends.
     for size in &sizes {
         measure(

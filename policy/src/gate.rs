@@ -12,17 +12,28 @@ pub(crate) struct Gate {
     protocol: Option<u8>,
     /// The lowest and the highest destination port that pass.
     ports: (u16, u16),
-    /// Which end must be one of `peers`.
-    pub(crate) end: GateEnd,
+    /// Which end `peer` is about, if any is.
+    asks: Asks,
     /// What the rule does with what it matches.
     pub(crate) action: Action,
-    /// Who `end` must be.
-    pub(crate) peers: GatePeers,
+    /// A selector, or a list of them.
+    peer: u32,
     /// What the rule asks besides, by id; [`NOTHING`] if every flow that passes matches.
     rest: u32,
 }
 
 const NOTHING: u32 = u32::MAX;
+
+/// Which end of a flow a [`Gate`] asks about, and whether by one selector or by several. One byte, as gates must be
+/// small.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Asks {
+    Nobody,
+    Destination,
+    DestinationOfSeveral,
+    Source,
+    SourceOfSeveral,
+}
 
 /// The end of a flow that a [`Gate`] asks about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,8 +47,6 @@ pub(crate) enum GateEnd {
 /// Who an end must be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum GatePeers {
-    /// Anyone passes.
-    Anyone,
     /// Whom this selector selects.
     One(u32),
     /// Whom one of the selectors of this list selects.
@@ -108,16 +117,19 @@ impl Parts {
 
     /// The gate, given the ids of the parts that are shared: of `peers` where there are several, and of `rest`.
     pub(crate) fn gate(&self, peers: Option<u32>, rest: Option<u32>) -> Gate {
+        let (asks, peer) = match (&self.peers[..], peers, self.end) {
+            ([one], _, GateEnd::Destination) => (Asks::Destination, *one),
+            ([one], _, GateEnd::Source) => (Asks::Source, *one),
+            (_, Some(list), GateEnd::Destination) => (Asks::DestinationOfSeveral, list),
+            (_, Some(list), GateEnd::Source) => (Asks::SourceOfSeveral, list),
+            (_, None, _) => (Asks::Nobody, 0),
+        };
         Gate {
             protocol: self.protocol,
             ports: self.ports,
-            end: self.end,
+            asks,
             action: self.action,
-            peers: match (&self.peers[..], peers) {
-                ([one], _) => GatePeers::One(*one),
-                (_, Some(list)) => GatePeers::Several(list),
-                (_, None) => GatePeers::Anyone,
-            },
+            peer,
             rest: rest.unwrap_or(NOTHING),
         }
     }
@@ -186,6 +198,18 @@ fn asks_something(rule: &Rule<u32>) -> bool {
 }
 
 impl Gate {
+    /// Which end must be whom; `None` asks nothing.
+    #[inline]
+    pub(crate) fn peers(&self) -> Option<(GateEnd, GatePeers)> {
+        match self.asks {
+            Asks::Nobody => None,
+            Asks::Destination => Some((GateEnd::Destination, GatePeers::One(self.peer))),
+            Asks::DestinationOfSeveral => Some((GateEnd::Destination, GatePeers::Several(self.peer))),
+            Asks::Source => Some((GateEnd::Source, GatePeers::One(self.peer))),
+            Asks::SourceOfSeveral => Some((GateEnd::Source, GatePeers::Several(self.peer))),
+        }
+    }
+
     /// What the rule asks that the gate doesn't, by its id among the shared.
     #[inline]
     pub(crate) fn rest(&self) -> Option<u32> {

@@ -363,7 +363,13 @@ pub struct AuthorizationMatch {
 impl AuthorizationMatch {
     /// Whether it asks nothing. Such a match never holds: it is what is left of one that asked for HTTP attributes.
     pub fn is_empty(&self) -> bool {
-        *self == Self::default()
+        self.principals.is_empty()
+            && self.namespaces.is_empty()
+            && self.accounts.is_empty()
+            && self.trust_domains.is_empty()
+            && self.source_nets.is_empty()
+            && self.destination_nets.is_empty()
+            && self.ports.is_empty()
     }
 }
 
@@ -374,6 +380,12 @@ pub struct Values<T> {
     pub any: Box<[T]>,
     /// None of these.
     pub none: Box<[T]>,
+}
+
+impl<T> Values<T> {
+    fn is_empty(&self) -> bool {
+        self.any.is_empty() && self.none.is_empty()
+    }
 }
 
 impl<T> Default for Values<T> {
@@ -392,6 +404,12 @@ pub struct NetValues {
     pub any: Option<Nets>,
     /// Not in here.
     pub none: Option<Nets>,
+}
+
+impl NetValues {
+    fn is_empty(&self) -> bool {
+        self.any.is_none() && self.none.is_none()
+    }
 }
 
 /// Istio's string match.

@@ -11,11 +11,23 @@ use serde_json::{Value, json};
 pub(crate) struct Cluster {
     workloads: usize,
     policies: usize,
-    global: bool,
+    kind: Kind,
+}
+
+/// What the policies of a cluster are like.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// The same number for every workload, however many there are.
+    Even,
+    /// All global, and all about everybody.
+    Global,
+    /// As clusters have them.
+    Mixed,
 }
 
 const PODS_PER_NAMESPACE: usize = 50;
 const APPS: usize = 10;
+const TEAMS: usize = 20;
 
 impl Cluster {
     /// Mostly namespaced policies, about the pods of one app each, with some for all.
@@ -23,7 +35,7 @@ impl Cluster {
         Self {
             workloads,
             policies,
-            global: false,
+            kind: Kind::Mixed,
         }
     }
 
@@ -32,7 +44,17 @@ impl Cluster {
         Self {
             workloads,
             policies,
-            global: true,
+            kind: Kind::Global,
+        }
+    }
+
+    /// Five policies for every workload, whether there are 100 in all, each about a team's 500 pods, 1,000, about a
+    /// namespace's 50, or 10,000, about an app's 5. The policies of all sizes ask the same.
+    pub(crate) fn even(workloads: usize, policies: usize) -> Self {
+        Self {
+            workloads,
+            policies,
+            kind: Kind::Even,
         }
     }
 
@@ -44,8 +66,7 @@ impl Cluster {
     pub(crate) fn objects(&self) -> Vec<Object> {
         let mut values = Vec::new();
         for index in 0..self.namespaces() {
-            let labels =
-                json!({"env": (["prod", "test", "dev"][index % 3]), "team": format!("team-{}", index % 20)});
+            let labels = json!({"env": (["prod", "test", "dev"][index % 3]), "team": format!("team-{}", index % TEAMS)});
             values.push(json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace(index), "labels": labels}}));
         }
         for index in 0..50 {
@@ -81,7 +102,10 @@ impl Cluster {
         let round = index / self.namespaces();
         let (app, peer) = (round % APPS, (round + 1 + index) % APPS);
         let name = format!("policy-{index}");
-        if self.global {
+        if self.kind == Kind::Even {
+            return self.even_policy(index, port);
+        }
+        if self.kind == Kind::Global {
             return json!({"apiVersion": "projectcalico.org/v3", "kind": "GlobalNetworkPolicy", "metadata": {"name": name},
                 "spec": {"order": index, "types": ["Ingress", "Egress"],
                     "ingress": [{"action": "Allow", "protocol": "TCP",
@@ -122,6 +146,44 @@ impl Cluster {
                 "spec": {"selector": {"matchLabels": {"app": format!("app-{app}")}}, "action": "DENY",
                     "rules": [{"from": [{"source": {"notPrincipals": ["cluster.local/*"]}}], "to": [{"operation": {"ports": ["9090"]}}]}]}}),
         }
+    }
+
+    fn even_policy(&self, index: usize, port: usize) -> Value {
+        let groups = (self.policies / 5).max(1);
+        let group = index % groups;
+        let (team, selector, namespaces) = if groups >= self.namespaces() * APPS {
+            let own = group / APPS;
+            (
+                own,
+                format!("app == 'app-{}'", group % APPS),
+                format!("projectcalico.org/name == '{}'", namespace(own)),
+            )
+        } else if groups >= self.namespaces() {
+            (
+                group,
+                "all()".to_owned(),
+                format!("projectcalico.org/name == '{}'", namespace(group)),
+            )
+        } else {
+            (
+                group,
+                "all()".to_owned(),
+                format!("team == 'team-{}'", group % TEAMS),
+            )
+        };
+        let peer = json!({"selector": format!("app == 'app-{}'", (3 * team + index / groups) % APPS),
+            "namespaceSelector": format!("team == 'team-{}'", team % TEAMS)});
+        let mut service = peer.clone();
+        service["ports"] = json!([port, "grpc"]);
+        json!({"apiVersion": "projectcalico.org/v3", "kind": "GlobalNetworkPolicy", "metadata": {"name": format!("policy-{index}")},
+            "spec": {"order": index, "selector": selector, "namespaceSelector": namespaces, "types": ["Ingress", "Egress"],
+                "ingress": [
+                    {"action": "Allow", "protocol": "TCP", "source": peer, "destination": {"ports": [port, "grpc"]}},
+                    {"action": "Allow", "protocol": "UDP", "source": {"nets": ["10.0.0.0/12"]}, "destination": {"ports": [53]}}],
+                "egress": [
+                    {"action": "Allow", "protocol": "TCP", "destination": service},
+                    {"action": "Allow", "protocol": "TCP",
+                        "destination": {"namespaceSelector": "env in {'prod', 'test'}", "ports": ["8080:8090"]}}]}})
     }
 
     /// Flows between pods, half of them within a namespace, and one in ten from or to the outside.

@@ -13,6 +13,8 @@ use crate::model::MtlsMode;
 pub(crate) struct Chain {
     /// Those of ingress, then those of egress.
     links: Arc<[Link]>,
+    /// Where each is from. Only the one that decides is asked, so that they lie beside and not between the links.
+    origins: Arc<[LinkOrigin]>,
     egress_at: u32,
     /// By port, where there are many links: made when a flow first asks, as most chains are never asked.
     long: Option<Arc<Long>>,
@@ -29,11 +31,12 @@ struct Long {
 const LONG: usize = 64;
 
 impl Chain {
-    /// A chain of `links`, of which those from `egress_at` on are about what leaves.
-    pub(crate) fn new(links: &[Link], egress_at: usize) -> Self {
+    /// A chain of `links`, of which those from `egress_at` on are about what leaves, and where each is from.
+    pub(crate) fn new(links: &[Link], origins: &[LinkOrigin], egress_at: usize) -> Self {
         Self {
             links: links.into(),
-            // A link is 32 bytes: memory ends before 32 bits do.
+            origins: origins.into(),
+            // A link is 16 bytes: memory ends before 32 bits do.
             egress_at: egress_at as u32,
             long: (links.len() > LONG).then(Arc::default),
         }
@@ -57,29 +60,36 @@ impl Chain {
             Direction::Ingress => ingress,
         }
     }
+
+    /// Where the link at `place` of [`Chain::links`] is from.
+    #[inline]
+    pub(crate) fn origin(&self, direction: Direction, place: usize) -> LinkOrigin {
+        match direction {
+            Direction::Egress => self.origins[self.egress_at as usize + place],
+            Direction::Ingress => self.origins[place],
+        }
+    }
 }
 
 /// One step of a [`Chain`].
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Link {
     /// A rule.
-    Rule(RuleLink),
+    Rule(Gate),
     /// The end of a tier that has policies for the class.
     TierEnd {
         /// Whether a flow that gets here leaves the tier; if not, it is denied.
         passes: bool,
-        /// The policy to name: the first that couldn't be compiled, as it may be why nothing matched, or the first.
-        slot: u32,
     },
 }
 
-/// A rule of a [`Chain`].
+/// Where a [`Link`] is from.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct RuleLink {
-    pub(crate) gate: Gate,
-    /// Which policy, as an index of the set's policies.
+pub(crate) struct LinkOrigin {
+    /// Which policy, as an index of the set's policies. At a tier's end the one to name: the first that couldn't be
+    /// compiled, as it may be why nothing matched, or the first.
     pub(crate) slot: u32,
-    /// Which of the policy's rules of this direction.
+    /// Which of the policy's rules of this direction; 0 at a tier's end.
     pub(crate) rule: u32,
 }
 
@@ -139,7 +149,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_cache_line_holds_two_links() {
-        assert!(size_of::<Link>() <= 32, "{} bytes", size_of::<Link>());
+    fn a_cache_line_holds_four_links_or_the_chains_of_a_class() {
+        assert_eq!((size_of::<Link>(), size_of::<Chains>()), (16, 64));
     }
 }

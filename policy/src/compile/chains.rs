@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::chain::{Chain, Chains, Link, MeshChain, PortModes, RuleLink};
+use super::chain::{Chain, Chains, Link, LinkOrigin, MeshChain, PortModes};
 use super::ids::IdMap;
 use super::policies::Policies;
 use crate::flow::Direction;
@@ -19,7 +19,21 @@ pub(super) struct ChainStore {
     left: Vec<Arc<Made>>,
     /// Room to work in: a chain is allocated once, as long as it is.
     stamps: Vec<u64>,
+    links: Scratch,
+}
+
+/// A chain while it is made.
+#[derive(Debug, Default)]
+struct Scratch {
     links: Vec<Link>,
+    origins: Vec<LinkOrigin>,
+}
+
+impl Scratch {
+    fn push(&mut self, link: Link, slot: u32, rule: u32) {
+        self.links.push(link);
+        self.origins.push(LinkOrigin { slot, rule });
+    }
 }
 
 /// The chains that certain policies make.
@@ -87,8 +101,8 @@ pub(super) struct Part {
     broken: bool,
     /// Whether it is about what enters, and about what leaves; neither for policies of Istio's layer.
     directions: [bool; 2],
-    /// Its rules, those for what enters first.
-    links: Links,
+    /// The gates of its rules, those for what enters first.
+    gates: Gates,
     egress_at: u32,
 }
 
@@ -114,44 +128,35 @@ enum Of {
     Pending,
 }
 
-/// The rules of a policy as links, those for what enters first.
-pub(super) type Links = Box<[Link]>;
+/// The gates of a policy's rules, those for what enters first.
+pub(super) type Gates = Box<[Gate]>;
 
-/// Makes the links of a policy. `gate` makes a rule's gate.
-pub(super) fn links_of(compiled: &Compiled, slot: u32, gate: &mut impl FnMut(&Rule<u32>) -> Gate) -> Links {
-    let ingress = (0u32..).zip(compiled.rules(Direction::Ingress));
-    let egress = (0u32..).zip(compiled.rules(Direction::Egress));
+/// Makes the gates of a policy. `gate` makes a rule's gate.
+pub(super) fn gates_of(compiled: &Compiled, gate: impl FnMut(&Rule<u32>) -> Gate) -> Gates {
+    let ingress = compiled.rules(Direction::Ingress);
     ingress
-        .chain(egress)
-        .map(|(index, rule)| {
-            Link::Rule(RuleLink {
-                gate: gate(rule),
-                slot,
-                rule: index,
-            })
-        })
+        .iter()
+        .chain(compiled.rules(Direction::Egress))
+        .map(gate)
         .collect()
 }
 
 impl Part {
-    pub(super) fn new(compiled: &Compiled, links: Links, rank: u32, standing: Standing, stamp: u64) -> Self {
+    pub(super) fn new(compiled: &Compiled, gates: Gates, rank: u32, standing: Standing, stamp: u64) -> Self {
         Self {
             stamp,
             rank,
             standing,
             broken: compiled.broken.is_some(),
             directions: [compiled.ingress.is_some(), compiled.egress.is_some()],
-            links,
+            gates,
             egress_at: compiled.rules(Direction::Ingress).len() as u32,
         }
     }
 
     /// The gates of its rules.
-    pub(super) fn gates(&self) -> impl Iterator<Item = &Gate> {
-        self.links.iter().filter_map(|link| match link {
-            Link::Rule(rule) => Some(&rule.gate),
-            Link::TierEnd { .. } => None,
-        })
+    pub(super) fn gates(&self) -> &[Gate] {
+        &self.gates
     }
 
     /// Has it stand otherwise.
@@ -160,7 +165,7 @@ impl Part {
     }
 
     /// What it adds to a chain, if it counts there.
-    fn links(&self, direction: Direction, of: Of) -> Option<&[Link]> {
+    fn counting(&self, direction: Direction, of: Of) -> Option<&[Gate]> {
         let counts = match self.standing {
             Standing::Enforced => true,
             Standing::Replaced => of == Of::Enforced,
@@ -168,7 +173,7 @@ impl Part {
             Standing::StagedRemoval => false,
         };
         let [ingress, egress] = self.directions;
-        let (entering, leaving) = self.links.split_at(self.egress_at as usize);
+        let (entering, leaving) = self.gates.split_at(self.egress_at as usize);
         match direction {
             Direction::Egress => (counts && egress).then_some(leaving),
             Direction::Ingress => (counts && ingress).then_some(entering),
@@ -178,7 +183,7 @@ impl Part {
 
 impl Policies {
     /// The chains of a class that these policies select, given in order.
-    fn chains(&self, slots: &[u32], scratch: &mut Vec<Link>) -> Chains {
+    fn chains(&self, slots: &[u32], scratch: &mut Scratch) -> Chains {
         let staged = self
             .parts(slots)
             .any(|(_, part)| part.standing != Standing::Enforced);
@@ -193,22 +198,23 @@ impl Policies {
         }
     }
 
-    fn chain(&self, slots: &[u32], of: Of, scratch: &mut Vec<Link>) -> Chain {
-        scratch.clear();
+    fn chain(&self, slots: &[u32], of: Of, scratch: &mut Scratch) -> Chain {
+        scratch.links.clear();
+        scratch.origins.clear();
         self.link(slots, Direction::Ingress, of, scratch);
-        let egress_at = scratch.len();
+        let egress_at = scratch.links.len();
         self.link(slots, Direction::Egress, of, scratch);
-        Chain::new(scratch, egress_at)
+        Chain::new(&scratch.links, &scratch.origins, egress_at)
     }
 
-    fn link(&self, slots: &[u32], direction: Direction, of: Of, links: &mut Vec<Link>) {
+    fn link(&self, slots: &[u32], direction: Direction, of: Of, out: &mut Scratch) {
         let mut tier: Option<OpenTier> = None;
         for (slot, part) in self.parts(slots) {
-            let Some(rules) = part.links(direction, of) else {
+            let Some(gates) = part.counting(direction, of) else {
                 continue;
             };
             if let Some(ended) = tier.take_if(|tier| tier.rank != part.rank) {
-                links.push(ended.end(self));
+                ended.end(self, out);
             }
             let tier = tier.get_or_insert(OpenTier {
                 rank: part.rank,
@@ -218,9 +224,13 @@ impl Policies {
             if part.broken {
                 tier.broken.get_or_insert(slot);
             }
-            links.extend_from_slice(rules);
+            for (rule, gate) in (0..).zip(gates) {
+                out.push(Link::Rule(*gate), slot, rule);
+            }
         }
-        links.extend(tier.map(|ended| ended.end(self)));
+        if let Some(ended) = tier {
+            ended.end(self, out);
+        }
     }
 
     fn parts(&self, slots: &[u32]) -> impl Iterator<Item = (u32, &Part)> {
@@ -272,11 +282,9 @@ struct OpenTier {
 }
 
 impl OpenTier {
-    fn end(self, policies: &Policies) -> Link {
-        Link::TierEnd {
-            passes: policies.tier_passes(self.rank),
-            slot: self.broken.unwrap_or(self.first),
-        }
+    fn end(self, policies: &Policies, out: &mut Scratch) {
+        let passes = policies.tier_passes(self.rank);
+        out.push(Link::TierEnd { passes }, self.broken.unwrap_or(self.first), 0);
     }
 }
 

@@ -7,8 +7,13 @@ const CHUNK: usize = 64;
 /// A table by small index. A clone costs one count per 64 entries; changing an entry of a clone copies 64.
 #[derive(Clone, Debug)]
 pub(crate) struct Chunked<T> {
-    chunks: Vec<Arc<[T; CHUNK]>>,
+    chunks: Vec<Arc<Chunk<T>>>,
 }
+
+/// Aligned, so that an entry of a cache line or of half of one never lies in two.
+#[derive(Clone, Debug)]
+#[repr(align(64))]
+struct Chunk<T>([T; CHUNK]);
 
 impl<T> Default for Chunked<T> {
     fn default() -> Self {
@@ -20,7 +25,9 @@ impl<T> Chunked<T> {
     /// The entry at `index`, if the table reaches that far.
     pub(crate) fn get(&self, index: u32) -> Option<&T> {
         let index = index as usize;
-        self.chunks.get(index / CHUNK).map(|chunk| &chunk[index % CHUNK])
+        self.chunks
+            .get(index / CHUNK)
+            .map(|chunk| &chunk.0[index % CHUNK])
     }
 }
 
@@ -30,7 +37,7 @@ impl<T> Chunked<T> {
 /// ten thousand cache lines to fetch and to write.
 #[derive(Debug)]
 pub(crate) struct Entry<T> {
-    chunk: Arc<[T; CHUNK]>,
+    chunk: Arc<Chunk<T>>,
     at: u8,
 }
 
@@ -47,7 +54,7 @@ impl<T> std::ops::Deref for Entry<T> {
     type Target = T;
 
     fn deref(&self) -> &T {
-        &self.chunk[usize::from(self.at)]
+        &self.chunk.0[usize::from(self.at)]
     }
 }
 
@@ -68,9 +75,10 @@ impl<T: Clone + Default> Chunked<T> {
     pub(crate) fn entry(&mut self, index: u32) -> &mut T {
         let index = index as usize;
         while self.chunks.len() <= index / CHUNK {
-            self.chunks.push(Arc::new(std::array::from_fn(|_| T::default())));
+            self.chunks
+                .push(Arc::new(Chunk(std::array::from_fn(|_| T::default()))));
         }
-        &mut Arc::make_mut(&mut self.chunks[index / CHUNK])[index % CHUNK]
+        &mut Arc::make_mut(&mut self.chunks[index / CHUNK]).0[index % CHUNK]
     }
 }
 

@@ -13,7 +13,7 @@ pub(crate) enum Extent {
     Tiny(u8, [u32; TINY]),
 }
 
-const TINY: usize = 5;
+const TINY: usize = 7;
 /// Above this a list becomes bits.
 const FEW: usize = 48;
 

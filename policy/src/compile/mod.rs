@@ -305,12 +305,11 @@ impl Compiler {
             .and_then(|slot| self.policies.record(slot))
             .map(|record| record.selectors.clone());
         let slot = self.policies.slot_for(&policy.key);
-        let links = chains::links_of(&compiled, slot, &mut |rule| {
-            self.sharing.gate(rule, &mut self.tables.shared)
-        });
+        let shared = &mut self.tables.shared;
+        let gates = chains::gates_of(&compiled, |rule| self.sharing.gate(rule, shared));
         let replaced = self
             .policies
-            .insert(slot, policy, &compiled, links, subject, selectors);
+            .insert(slot, policy, &compiled, gates, subject, selectors);
         self.release_gates(replaced);
         *self.tables.policies.entry(slot) = Some(Arc::new(compiled));
         if stays {
@@ -338,7 +337,7 @@ impl Compiler {
 
     /// Gives up what the gates of a part refer to.
     fn release_gates(&mut self, part: Option<Part>) {
-        for gate in part.iter().flat_map(Part::gates) {
+        for gate in part.as_ref().map(Part::gates).unwrap_or_default() {
             self.sharing.release_gate(gate, &mut self.tables.shared);
         }
     }

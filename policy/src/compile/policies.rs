@@ -4,7 +4,7 @@ use std::cmp::Ordering;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use super::chains::{Links, Part, Standing};
+use super::chains::{Gates, Part, Standing};
 use super::ids::Ids;
 use crate::model::{
     ADMIN_TIER, BASELINE_TIER, Body, DEFAULT_TIER, DEFAULT_TIER_ORDER, Order, Policy, PolicyKey, Tier,
@@ -101,7 +101,7 @@ impl Policies {
         slot: u32,
         policy: Arc<Policy>,
         compiled: &Compiled,
-        links: Links,
+        gates: Gates,
         subject: u32,
         selectors: Vec<u32>,
     ) -> Option<Part> {
@@ -121,7 +121,7 @@ impl Policies {
             self.parts.resize_with(slot as usize + 1, || None);
         }
         let stamp = self.next_stamp();
-        let part = Part::new(compiled, links, place.rank, standing, stamp);
+        let part = Part::new(compiled, gates, place.rank, standing, stamp);
         let replaced = self.parts[slot as usize].replace(part);
         self.records[slot as usize] = Some(Record {
             policy,

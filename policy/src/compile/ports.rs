@@ -16,7 +16,7 @@ impl PortIndex {
         let (mut narrow, mut wide) = (Vec::new(), Vec::new());
         for (place, link) in (0u32..).zip(links) {
             match link {
-                Link::Rule(rule) if let Some(port) = rule.gate.port() => narrow.push((port, place)),
+                Link::Rule(gate) if let Some(port) = gate.port() => narrow.push((port, place)),
                 Link::Rule(_) | Link::TierEnd { .. } => wide.push(place),
             }
         }
@@ -48,17 +48,13 @@ impl PortIndex {
 mod tests {
     use proptest::prelude::*;
 
-    use super::super::chain::RuleLink;
     use super::*;
     use crate::gate::Parts;
     use crate::model::{Action, End, PortMatch, PortSpec, Rule};
 
     fn link(ports: Option<(u16, u16)>) -> Link {
         let Some((first, last)) = ports else {
-            return Link::TierEnd {
-                passes: true,
-                slot: 0,
-            };
+            return Link::TierEnd { passes: true };
         };
         let port = PortMatch {
             protocol: None,
@@ -79,12 +75,7 @@ mod tests {
             destination: Some(Box::new(destination)),
             line: 0,
         };
-        let gate = Parts::of(&rule).gate(None, None);
-        Link::Rule(RuleLink {
-            gate,
-            slot: 0,
-            rule: 0,
-        })
+        Link::Rule(Parts::of(&rule).gate(None, None))
     }
 
     proptest! {

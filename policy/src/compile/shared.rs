@@ -72,7 +72,7 @@ impl Sharing {
         if let Some(rest) = gate.rest() {
             self.rests.release(rest, &mut shared.rests);
         }
-        if let GatePeers::Several(list) = gate.peers {
+        if let Some((_, GatePeers::Several(list))) = gate.peers() {
             self.peers.release(list, &mut shared.peers);
         }
     }
