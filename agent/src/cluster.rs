@@ -17,6 +17,7 @@ use adit_control::kubernetes::{self, Source, SourceOptions, State};
 use adit_control::{PolicyDocument, kubernetes::KubeClient};
 use adit_identity::TrustDomain;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
 
 use crate::admin::{self, FlowHub, Handler as _, PolicyText};
 use crate::agent::AgentSettings;
@@ -152,7 +153,12 @@ impl Follower {
     async fn run(self) -> Result<(), ClusterError> {
         let mut states = self.source.states();
         let mut members: Option<Members> = None;
-        while states.changed().await.is_ok() {
+        let (dismiss, mut dismissed) = watch::channel(false);
+        loop {
+            tokio::select! {
+                changed = states.changed() => if changed.is_err() { return Ok(()) },
+                Ok(()) = dismissed.changed() => {}
+            }
             let Some(state) = states.borrow_and_update().clone() else {
                 continue;
             };
@@ -171,15 +177,23 @@ impl Follower {
             };
             let members = match &mut members {
                 Some(members) => members,
-                none => none.insert(self.first(Arc::clone(running), &state).await?),
+                none => none.insert(self.first(Arc::clone(running), &state, dismiss.clone()).await?),
             };
-            members.follow(&state);
+            match *dismissed.borrow_and_update() {
+                false => members.follow(&state, &state.wanted),
+                // The labels still say otherwise, but adit is being taken off the node.
+                true => members.follow(&state, &[]),
+            }
         }
-        Ok(())
     }
 
     /// What is done once there is a mesh.
-    async fn first(&self, running: Arc<Running>, state: &State) -> Result<Members, ClusterError> {
+    async fn first(
+        &self,
+        running: Arc<Running>,
+        state: &State,
+        dismissed: watch::Sender<bool>,
+    ) -> Result<Members, ClusterError> {
         let members = Members::new(
             running,
             self.broker.clone(),
@@ -187,7 +201,7 @@ impl Follower {
             Arc::clone(&self.source),
         );
         members.adopt(state).await?;
-        admissions::start(self.helper_socket.clone(), self.client.clone())
+        admissions::start(self.helper_socket.clone(), self.client.clone(), dismissed)
             .map_err(|source| ClusterError::Runtime { source })?;
         Ok(members)
     }

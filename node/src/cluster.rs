@@ -5,7 +5,7 @@
 //! everything that comes for it, passes the agent, which holds one TUN queue of each side ([`PodQueues`]) and makes its
 //! own connections from sockets of O. `docs/node.md` of the repository has it step by step.
 //!
-//! * [`serve()`]: the helper itself; [`uninstall`] takes it off the node.
+//! * [`serve()`]: the helper itself; [`uninstall()`] takes adit off the node, and [`probe()`] says how it is there.
 //! * [`cni::main`]: the CNI plugin, which the container runtime runs for each pod and which asks the helper.
 //! * [`Client`] and [`Admissions`]: the agent's side of the helper's socket. What is said there is [`protocol`].
 //!
@@ -28,15 +28,19 @@ mod interpose;
 mod journal;
 mod members;
 mod namespace;
+mod probe;
 pub mod protocol;
 mod serve;
 mod server;
 mod task;
+mod uninstall;
 
-pub use admissions::Admissions;
+pub use admissions::{Admissions, Notice};
 pub use client::{Client, PodQueues};
+pub use probe::{Probe, probe};
 pub use protocol::{Admission, Counters, Decision, Family, Kind, Member, PodRef};
-pub use serve::{Error, Limits, Options, PluginFolders, serve, uninstall};
+pub use serve::{Error, Limits, Options, PluginFolders, serve};
+pub use uninstall::{stay_uninstalled, uninstall};
 
 /// How long one step of the helper's own work may take: a join, a leave, sockets, a rule. One that hangs is killed.
 pub const STEP_TIMEOUT: Duration = Duration::from_secs(10);

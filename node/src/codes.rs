@@ -221,6 +221,14 @@ codes! {
         "the pod is not behind the agent",
         "it never joined, has left, or is gone",
         "nothing is needed if it isn't meant to be in the mesh";
+    DISMISSED = 35:
+        "adit is being taken off this node",
+        "an uninstall was asked for: no pod joins any more, and those in the mesh leave it",
+        "nothing is needed; if the uninstall was given up, delete the DaemonSet adit-uninstall and restart the helper's pod";
+    STILL_INSTALLED = 36:
+        "adit is not off this node yet",
+        "the plugin is in the runtime's list or folder, or a pod is behind the agent still",
+        "wait: `adit node-helper --uninstall --stay` goes on until all is done, and its log says what hinders it";
 
     CHECK_USER_NAMESPACE = 101:
         "check: user namespaces",

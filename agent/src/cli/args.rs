@@ -369,6 +369,35 @@ pub(super) struct NodeHelper {
     /// Take adit off this node instead: the plugin, and every pod out of the mesh
     #[arg(long)]
     pub(super) uninstall: bool,
+    /// Keep it off until SIGTERM, also where a helper is started again
+    #[arg(long, requires = "uninstall")]
+    pub(super) stay: bool,
+    /// How long connections that end in the agent may take to finish
+    #[arg(long, value_name = "TIME", value_parser = duration::parse, default_value = "20s", requires = "uninstall")]
+    pub(super) drain: Duration,
+    /// Ask about the helper that runs with the same folders, and say no by the exit code and on standard error
+    #[arg(long, value_name = "QUESTION", conflicts_with = "uninstall")]
+    pub(super) probe: Option<HelperProbe>,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(super) enum HelperProbe {
+    /// Does it answer?
+    Live,
+    /// Is the plugin in the runtime's list, and the journal readable?
+    Ready,
+    /// Is adit off the node?
+    Uninstalled,
+}
+
+impl From<HelperProbe> for adit_node::cluster::Probe {
+    fn from(probe: HelperProbe) -> Self {
+        match probe {
+            HelperProbe::Live => Self::Live,
+            HelperProbe::Ready => Self::Ready,
+            HelperProbe::Uninstalled => Self::Uninstalled,
+        }
+    }
 }
 
 #[derive(Debug, Args)]
@@ -479,6 +508,9 @@ mod tests {
             "adit up x.yaml --listen 127.0.0.1:1",
             "adit flows --from a/b/c",
             "adit flows --verdict maybe",
+            "adit node-helper --stay",
+            "adit node-helper --probe maybe",
+            "adit node-helper --uninstall --probe live",
             "adit explode",
         ] {
             assert!(parse(bad).is_err(), "{bad:?} was taken");

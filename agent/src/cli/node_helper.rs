@@ -5,7 +5,7 @@ use adit_node::cluster::{self, Options, PluginFolders};
 use super::CliError;
 use super::args::NodeHelper;
 
-/// Serves until SIGTERM, or takes adit off the node. Must be called in a process with one thread.
+/// Serves until SIGTERM, takes adit off the node, or asks how it is there. Must be called in a process with one thread.
 pub(super) fn node_helper(args: NodeHelper) -> Result<u8, CliError> {
     let plugin = PluginFolders {
         configuration: args.cni_conf_dir,
@@ -21,9 +21,11 @@ pub(super) fn node_helper(args: NodeHelper) -> Result<u8, CliError> {
         plugin: (!args.no_cni).then_some(plugin),
         ..Options::default()
     };
-    match args.uninstall {
-        true => cluster::uninstall(&options)?,
-        false => cluster::serve(options, None)?,
+    match (args.probe, args.uninstall, args.stay) {
+        (Some(question), ..) => cluster::probe(&options, question.into())?,
+        (None, true, true) => cluster::stay_uninstalled(&options, args.drain)?,
+        (None, true, false) => cluster::uninstall(&options, args.drain)?,
+        (None, false, _) => cluster::serve(options, None)?,
     }
     Ok(0)
 }

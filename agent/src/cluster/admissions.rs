@@ -1,4 +1,5 @@
 //! Pods that are about to start: the helper asks whether they belong into the mesh, before their first container runs.
+//! And adit's end on this node: the helper says so on the same connection.
 //!
 //! The API is asked about each, since what we watch may lag behind the kubelet, and has no addresses yet.
 
@@ -9,21 +10,23 @@ use std::time::Duration;
 use adit_control::kubernetes::{self, KubeClient};
 use adit_flow::WorkloadName;
 use adit_node::ClientError;
-use adit_node::cluster::{Admissions, Decision, PodRef};
+use adit_node::cluster::{Admissions, Decision, Notice, PodRef};
 use tokio::runtime::Handle;
+use tokio::sync::watch;
 
 /// Before the helper is asked again to ask us.
 const PAUSE: Duration = Duration::from_millis(500);
 
-/// Answers the helper's questions on a thread of its own, as long as the agent runs.
+/// Answers the helper's questions on a thread of its own, as long as the agent runs. `dismissed` says whether adit is being
+/// taken off the node.
 ///
 /// # Errors
 /// The thread could not be made.
-pub(super) fn start(socket: PathBuf, client: KubeClient) -> io::Result<()> {
+pub(super) fn start(socket: PathBuf, client: KubeClient, dismissed: watch::Sender<bool>) -> io::Result<()> {
     let runtime = Handle::current();
     let serve = move || {
         loop {
-            if let Err(error) = answer(&socket, &client, &runtime) {
+            if let Err(error) = answer(&socket, &client, &runtime, &dismissed) {
                 tracing::warn!(%error, "the node helper can't ask about new pods: they wait");
             }
             std::thread::sleep(PAUSE);
@@ -35,10 +38,19 @@ pub(super) fn start(socket: PathBuf, client: KubeClient) -> io::Result<()> {
         .map(drop)
 }
 
-fn answer(socket: &Path, client: &KubeClient, runtime: &Handle) -> Result<(), ClientError> {
+fn answer(
+    socket: &Path,
+    client: &KubeClient,
+    runtime: &Handle,
+    dismissed: &watch::Sender<bool>,
+) -> Result<(), ClientError> {
     let mut admissions = Admissions::connect(socket)?;
     loop {
-        let admission = admissions.next()?;
+        // A helper that was started anew, and isn't dismissed, wants pods again.
+        dismissed.send_if_modified(|was| std::mem::replace(was, admissions.is_dismissed()) != *was);
+        let Notice::Admission(admission) = admissions.next()? else {
+            continue;
+        };
         let decision = runtime.block_on(decide(client, &admission.pod));
         tracing::debug!(
             pod = admission.pod.name,

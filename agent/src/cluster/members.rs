@@ -112,19 +112,19 @@ impl Members {
         Ok(())
     }
 
-    /// Follows what Kubernetes asks for.
-    pub(super) fn follow(&mut self, state: &State) {
+    /// Has those of the node's pods in the mesh that are `wanted`.
+    pub(super) fn follow(&mut self, state: &State, wanted: &[WantedPod]) {
         self.tasks.retain(|_, task| !task.handle.is_finished());
         for (uid, task) in &self.tasks {
-            if state.wanted.iter().any(|pod| pod.uid == *uid) {
+            if wanted.iter().any(|pod| pod.uid == *uid) {
                 continue;
             }
             // A new pod of the same name is another one: that of this task is gone.
             let lives_on = state.snapshot.workloads.contains_key(&task.name)
-                && !state.wanted.iter().any(|pod| pod.name == task.name);
+                && !wanted.iter().any(|pod| pod.name == task.name);
             task.wish(if lives_on { Wish::Leave } else { Wish::Gone });
         }
-        for pod in &state.wanted {
+        for pod in wanted {
             if let Some(task) = self.tasks.get(&pod.uid) {
                 task.wish(Wish::Join);
                 continue;

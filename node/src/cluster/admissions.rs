@@ -6,6 +6,15 @@ use std::path::Path;
 use super::protocol::{Admission, Decision, Reply, Request};
 use crate::client::{ClientError, Connection};
 
+/// What the helper says to the agent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Notice {
+    /// A pod is about to start: does it belong into the mesh?
+    Admission(Admission),
+    /// Adit is taken off the node: the agent is to let its pods go. No question comes after this.
+    Dismissal,
+}
+
 /// The agent's end. While one is open, new pods wait for its answers; without one they wait for an agent.
 ///
 /// Answers may come in another order than the questions. A question without an answer within
@@ -13,6 +22,7 @@ use crate::client::{ClientError, Connection};
 #[derive(Debug)]
 pub struct Admissions {
     connection: Connection,
+    dismissed: bool,
 }
 
 impl Admissions {
@@ -23,27 +33,42 @@ impl Admissions {
     pub fn connect(path: &Path) -> Result<Self, ClientError> {
         let mut admissions = Self {
             connection: Connection::open(path, None)?,
+            dismissed: false,
         };
         admissions.send(&Request::Admissions)?;
         match admissions.receive()? {
-            Reply::Admitting => Ok(admissions),
-            _ => Err(ClientError::Mismatch {
-                request: "admissions",
-            }),
+            Reply::Admitting => {}
+            Reply::Dismissed => admissions.dismissed = true,
+            _ => {
+                return Err(ClientError::Mismatch {
+                    request: "admissions",
+                });
+            }
         }
+        Ok(admissions)
     }
 
-    /// Waits for the next question; poll the descriptor for reading to wait elsewhere.
+    /// Whether the helper has said that adit is taken off the node, at the latest when this connected.
+    #[must_use]
+    pub fn is_dismissed(&self) -> bool {
+        self.dismissed
+    }
+
+    /// Waits for what the helper says next; poll the descriptor for reading to wait elsewhere.
     ///
     /// # Errors
-    /// [`ClientError`]: the helper ended, or another agent took over. There are no more questions then.
+    /// [`ClientError`]: the helper ended, or another agent took over. Nothing more is said then.
     #[expect(
         clippy::should_implement_trait,
         reason = "an iterator's None would hide why there are no more"
     )]
-    pub fn next(&mut self) -> Result<Admission, ClientError> {
+    pub fn next(&mut self) -> Result<Notice, ClientError> {
         match self.receive()? {
-            Reply::Admit(admission) => Ok(admission),
+            Reply::Admit(admission) => Ok(Notice::Admission(admission)),
+            Reply::Dismissed => {
+                self.dismissed = true;
+                Ok(Notice::Dismissal)
+            }
             _ => Err(ClientError::Mismatch {
                 request: "admissions",
             }),

@@ -21,9 +21,10 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use super::members::Members;
+use super::probe::say;
 use super::protocol::plugin::{Add, PluginReply, PluginRequest};
-use super::serve::{self, Options, plugin_socket};
-use crate::client::{ClientError, Connection};
+use super::serve::{self, Options};
+use crate::client::ClientError;
 use crate::codes::Code;
 use call::{Call, Environment};
 use error::CniError;
@@ -161,7 +162,9 @@ fn collect(call: &Call, world: &dyn World) -> Result<(), CniError> {
 fn refuse(reply: PluginReply) -> Result<(), CniError> {
     match reply {
         PluginReply::Refused { code, message } => Err(CniError::refused(code, &message)),
-        PluginReply::Done | PluginReply::Joined | PluginReply::LeftAlone => Ok(()),
+        PluginReply::Done | PluginReply::Joined | PluginReply::Leaving { .. } | PluginReply::LeftAlone => {
+            Ok(())
+        }
     }
 }
 
@@ -190,10 +193,7 @@ struct Node;
 
 impl World for Node {
     fn ask(&self, state: &Path, request: &PluginRequest) -> Result<PluginReply, ClientError> {
-        let mut connection = Connection::open(&plugin_socket(state), Some(PATIENCE))?;
-        connection.send(&request.encode().map_err(ClientError::Request)?)?;
-        let (reply, _) = connection.receive()?;
-        PluginReply::decode(reply).map_err(ClientError::Reply)
+        say(state, request, PATIENCE)
     }
 
     fn discard(&self, state: &Path, uid: &str) -> Result<(), CniError> {

@@ -4,7 +4,7 @@
 //! like, so ours looks again and again and puts its entry back, last in the chain: by then the interface exists.
 
 use std::fs;
-use std::io;
+use std::io::{self, Read as _};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
@@ -57,9 +57,34 @@ impl Conflist {
         })
     }
 
-    /// Takes our entry out of every list and our file out of the folder.
+    /// Whether the entry is where [`tend`](Self::tend) puts it; a node without a list has none.
+    pub(super) fn is_installed(&self) -> Result<bool, Failure> {
+        match self.lists()?.first() {
+            Some(path) => Ok(mentions_us(path)?),
+            None => Ok(false),
+        }
+    }
+
+    /// What of ours is on the node: lists that have our entry, and our file.
+    pub(super) fn remains(&self) -> Result<Vec<PathBuf>, Failure> {
+        let mut remains = Vec::new();
+        for path in self.lists()? {
+            if mentions_us(&path)? {
+                remains.push(path);
+            }
+        }
+        let binary = self.folders.binaries.join(PLUGIN);
+        remains.extend(binary.exists().then_some(binary));
+        Ok(remains)
+    }
+
+    /// Takes our entry out of every list and our file out of the folder. Lists that others wrote are not touched, whatever
+    /// is in them.
     pub(super) fn uninstall(&self) -> Result<(), Failure> {
         for path in self.lists()? {
+            if !mentions_us(&path)? {
+                continue;
+            }
             self.rewrite(&path, |plugins| plugins.retain(|plugin| !is_ours(plugin)))?;
         }
         let binary = self.folders.binaries.join(PLUGIN);
@@ -125,6 +150,16 @@ impl Conflist {
             .map_err(failed("writing"))?;
         Ok(true)
     }
+}
+
+/// Whether our plugin's name is in a file. A look at the bytes: a configuration may be no list, or no JSON.
+fn mentions_us(path: &Path) -> Result<bool, Failure> {
+    let failed = || refused::<io::Error>(Code::CONFLIST, format!("reading {}", path.display()));
+    let mut text = Vec::new();
+    let file = fs::File::open(path).map_err(failed())?;
+    file.take(MAX_LIST).read_to_end(&mut text).map_err(failed())?;
+    let name = format!("\"{PLUGIN}\"");
+    Ok(text.windows(name.len()).any(|window| window == name.as_bytes()))
 }
 
 fn is_ours(plugin: &Value) -> bool {
@@ -245,11 +280,22 @@ mod tests {
         node.conflist.install_binary().unwrap();
         let binary = node.folder.join("bin").join(PLUGIN);
         assert_eq!(fs::metadata(&binary).unwrap().permissions().mode() & 0o777, 0o755);
+        // Files that are no lists of plugins stand beside it on many nodes.
+        node.write("99-loopback.conf", &json!({ "type": "loopback" }));
+        fs::write(node.folder.join("net.d/broken.json"), "{").unwrap();
+        assert_eq!(node.conflist.is_installed(), Ok(false));
         assert_eq!(node.conflist.tend(), Ok(true));
+        assert_eq!(node.conflist.is_installed(), Ok(true));
+        let remains = node.conflist.remains().unwrap();
+        assert_eq!(
+            remains,
+            [node.folder.join("net.d/10-pods.conflist"), binary.clone()]
+        );
         node.conflist.uninstall().unwrap();
         node.conflist.uninstall().unwrap();
         assert_eq!(node.read("10-pods.conflist"), list());
         assert!(!binary.exists());
+        assert_eq!(node.conflist.remains(), Ok(Vec::new()));
         assert_eq!(fs::read_dir(node.folder.join("bin")).unwrap().count(), 0);
     }
 

@@ -105,7 +105,7 @@ pub struct Counters {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Request {
     /// Become the one that is asked about new pods; whoever was it before is not any more. Answered by
-    /// [`Reply::Admitting`].
+    /// [`Reply::Admitting`] or [`Reply::Dismissed`].
     Admissions,
     /// The answer to an [`Admission`]. Has no reply.
     Answer {
@@ -162,6 +162,9 @@ pub enum Reply {
     Admit(Admission),
     /// From now on this connection is asked.
     Admitting,
+    /// Adit is taken off the node: nobody is asked about any more, and the agent is to let its pods go. Said instead of
+    /// [`Self::Admitting`], or later.
+    Dismissed,
     /// With two descriptors: the TUN queue in P, and the one in O.
     Joined(Member),
     /// The pod has its own interface again.
@@ -287,6 +290,7 @@ impl Reply {
                 pod: PodRef::read(&mut reader)?,
             }),
             kind::ADMITTING => Self::Admitting,
+            kind::DISMISSED => Self::Dismissed,
             kind::JOINED => Self::Joined(Member::read(&mut reader)?),
             kind::LEFT => Self::Left,
             kind::MEMBER_PAGE => Self::Members {
@@ -318,6 +322,7 @@ impl Reply {
                 writer.close()
             }
             Self::Admitting => Writer::open(kind::ADMITTING).close(),
+            Self::Dismissed => Writer::open(kind::DISMISSED).close(),
             Self::Joined(member) => {
                 let mut writer = Writer::open(kind::JOINED);
                 member.write(&mut writer);
@@ -511,6 +516,7 @@ mod kind {
     pub(super) const ADMITTING: u8 = 135;
     pub(super) const ADMIT: u8 = 136;
     pub(super) const COUNTERS: u8 = 137;
+    pub(super) const DISMISSED: u8 = 138;
     pub(super) const REFUSED: u8 = 255;
 }
 

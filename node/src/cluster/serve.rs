@@ -1,4 +1,4 @@
-//! The helper's process: what it is given, how it starts, and how adit is taken off a node.
+//! The helper's process: what it is given, and how it starts.
 
 use std::fmt;
 use std::fs::{self, File};
@@ -168,6 +168,20 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
+    /// A probe's answer is no.
+    #[error("{message}")]
+    Probe {
+        /// What kind of no.
+        code: Code,
+        /// What isn't so.
+        message: String,
+    },
+    /// Adit is not off the node.
+    #[error("adit is not off this node: {reason}")]
+    Remaining {
+        /// What is still there, and why.
+        reason: String,
+    },
     /// The state folder can't be used.
     #[error("state folder {}: {step}: {source}", state.display())]
     State {
@@ -201,6 +215,8 @@ impl Error {
             Self::Busy { .. } | Self::State { .. } => Code::JOURNAL,
             Self::Conflist { .. } => Code::CONFLIST,
             Self::Listen { .. } => Code::RUN_DIRECTORY,
+            Self::Probe { code, .. } => *code,
+            Self::Remaining { .. } => Code::STILL_INSTALLED,
             Self::System { .. } => Code::PROCESS,
             Self::Threads => Code::THREADS,
         }
@@ -236,13 +252,10 @@ pub fn serve(options: Options, ready: Option<OwnedFd>) -> Result<(), Error> {
         .map_err(system("dropping capabilities"))?;
     let (members, unreadable) = Members::load(options.ground(), options.journal())
         .map_err(state(&options.state, "reading the journal"))?;
-    for failure in &unreadable {
-        (options.log)(&format_args!("[{}] {failure}", failure.code));
-    }
     let agents = listen(&options.agent_socket(), 0o666)?;
     let plugins = listen(&plugin_socket(&options.state), 0o600)?;
     let mut server = Server::new(options, signals, agents, plugins, members, conflist);
-    server.resume();
+    server.resume(unreadable);
     if let Some(ready) = ready {
         // Somebody who doesn't want to know any more is no reason to stop.
         let _ = File::from(ready).write_all(READY);
@@ -250,36 +263,6 @@ pub fn serve(options: Options, ready: Option<OwnedFd>) -> Result<(), Error> {
     let served = server.serve();
     drop(lock);
     served.map_err(system("waiting for events"))
-}
-
-/// Takes adit off a node: the plugin out of the runtime's list and folder, and every pod out of the mesh. The helper must
-/// not run.
-///
-/// # Errors
-/// [`Error`]; what could be undone is. A pod that could not leave is told to `log` and stays in the journal.
-pub fn uninstall(options: &Options) -> Result<(), Error> {
-    if !sys::single_threaded().map_err(system("counting threads in /proc/self/task"))? {
-        return Err(Error::Threads);
-    }
-    rustix::process::umask(Mode::from_raw_mode(0o077));
-    make_folders(options)?;
-    let lock = lock(&options.state, Instant::now() + STEP_TIMEOUT)?;
-    if let Some(folders) = &options.plugin {
-        let conflist = Conflist::new(folders, &options.state, &options.exempt);
-        conflist.uninstall().map_err(|failure| Error::Conflist {
-            message: failure.message,
-        })?;
-    }
-    let (mut members, _) = Members::load(options.ground(), options.journal())
-        .map_err(state(&options.state, "reading the journal"))?;
-    for uid in members.uids() {
-        match members.remove(&uid) {
-            Ok(_) => (options.log)(&format_args!("pod {uid} has its own interface again")),
-            Err(failure) => (options.log)(&format_args!("[{}] pod {uid}: {failure}", failure.code)),
-        }
-    }
-    drop(lock);
-    Ok(())
 }
 
 /// Takes the one lock of a state folder. Processes that the helper starts hold it too, so that a helper that is started
@@ -307,7 +290,7 @@ pub(super) fn lock(folder: &Path, deadline: Instant) -> Result<OwnedFd, Error> {
     }
 }
 
-fn make_folders(options: &Options) -> Result<(), Error> {
+pub(super) fn make_folders(options: &Options) -> Result<(), Error> {
     let failed = || state(&options.state, "making it");
     // The agent's folder is for every user to look into; the rest is for root.
     for (folder, mode) in [
@@ -336,7 +319,7 @@ fn listen(path: &Path, mode: u32) -> Result<SeqListener, Error> {
 }
 
 /// SIGTERM ends the helper; those of a terminal and of broken pipes mean nothing to it.
-fn watch_signals() -> io::Result<SignalFd> {
+pub(super) fn watch_signals() -> io::Result<SignalFd> {
     sys::block_signals(&[Signal::SIGHUP, Signal::SIGPIPE])?;
     let ours = sys::block_signals(&[Signal::SIGTERM, Signal::SIGINT])?;
     Ok(SignalFd::with_flags(
@@ -358,7 +341,7 @@ fn raise_descriptor_limit() {
     );
 }
 
-fn state(folder: &Path, step: &'static str) -> impl FnOnce(io::Error) -> Error {
+pub(super) fn state(folder: &Path, step: &'static str) -> impl FnOnce(io::Error) -> Error {
     move |source| Error::State {
         state: folder.to_owned(),
         step,
@@ -366,6 +349,6 @@ fn state(folder: &Path, step: &'static str) -> impl FnOnce(io::Error) -> Error {
     }
 }
 
-fn system(step: &'static str) -> impl FnOnce(io::Error) -> Error {
+pub(super) fn system(step: &'static str) -> impl FnOnce(io::Error) -> Error {
     move |source| Error::System { step, source }
 }

@@ -1,6 +1,7 @@
 //! The helper's loop: one thread, one step after another. Only the agent's word on a new pod is not waited for.
 
 mod agent;
+mod dismissal;
 mod peers;
 mod plugin;
 
@@ -30,6 +31,10 @@ const TICK: Duration = Duration::from_secs(2);
 /// How long connections wait when one cannot be taken.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
 
+/// What troubles may be about, besides pods.
+const JOURNAL: &str = "the journal";
+const LIST: &str = "the node's CNI list";
+
 /// A pod that waits for the agent's word.
 struct Waiting {
     /// The plugin that asks for it.
@@ -51,6 +56,8 @@ pub(super) struct Server {
     next_admission: u64,
     members: Members,
     conflist: Option<Conflist>,
+    /// Since when adit is being taken off the node.
+    dismissed: Option<Instant>,
     /// What last went wrong, by what it was about, so that it is told once.
     troubles: BTreeMap<String, String>,
     counters: Counters,
@@ -77,14 +84,18 @@ impl Server {
             next_admission: 1,
             members,
             conflist,
+            dismissed: None,
             troubles: BTreeMap::new(),
             counters: Counters::default(),
             buffer: vec![0; MAX_MESSAGE],
         }
     }
 
-    /// Takes up every pod of the journal, and writes the plugin into the node's list.
-    pub(super) fn resume(&mut self) {
+    /// Takes up every pod of the journal, of which some is `unreadable`, and writes the plugin into the node's list.
+    pub(super) fn resume(&mut self, unreadable: Vec<Failure>) {
+        for (number, failure) in unreadable.into_iter().enumerate() {
+            self.note_trouble(&format!("{JOURNAL}, entry {number}"), Some(failure));
+        }
         for uid in self.members.uids() {
             let resumed = self.members.resume(&uid);
             self.note_gone(&uid, resumed);
@@ -229,7 +240,7 @@ impl Server {
     }
 
     fn tend_conflist(&mut self) {
-        let Some(conflist) = &mut self.conflist else {
+        let (Some(conflist), None) = (&self.conflist, self.dismissed) else {
             return;
         };
         let tended = conflist.tend();
@@ -237,7 +248,7 @@ impl Server {
             self.counters.conflist_healed += 1;
             (self.options.log)(&"the CNI plugin is in the node's list");
         }
-        self.note_trouble("the node's CNI list", tended.err());
+        self.note_trouble(LIST, tended.err());
     }
 
     /// Counts and tells what became of a pod.

@@ -16,6 +16,7 @@ mod restarts;
 mod roles;
 mod runner;
 mod stream;
+mod uninstall;
 mod world;
 
 fn main() -> std::process::ExitCode {
@@ -23,7 +24,14 @@ fn main() -> std::process::ExitCode {
     match roles::play(&arguments) {
         Some(code) => code,
         None => {
-            let all = [joining::ALL, restarts::ALL, crashes::ALL, plugin::ALL].concat();
+            let all = [
+                joining::ALL,
+                restarts::ALL,
+                crashes::ALL,
+                plugin::ALL,
+                uninstall::ALL,
+            ]
+            .concat();
             runner::run(&all, &arguments)
         }
     }

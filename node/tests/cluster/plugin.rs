@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Output;
 
-use adit_node::cluster::{Admissions, Decision};
+use adit_node::cluster::{Admissions, Decision, Notice};
 use rustix::process::Signal;
 
 use crate::agent::Forwarder;
@@ -57,7 +57,7 @@ fn result(pod: &Pod) -> String {
     )
 }
 
-fn call(world: &World, command: &str, pod: &Pod) -> Output {
+pub(crate) fn call(world: &World, command: &str, pod: &Pod) -> Output {
     world.plugin(command, pod, &configuration(world, pod))
 }
 
@@ -67,14 +67,16 @@ fn succeeds(world: &World, command: &str, pod: &Pod) {
 }
 
 /// Whether the plugin handed the result on.
-fn passes(output: &Output, pod: &Pod) -> bool {
+pub(crate) fn passes(output: &Output, pod: &Pod) -> bool {
     output.status.success() && String::from_utf8_lossy(&output.stdout).trim() == result(pod)
 }
 
 /// Answers one question in a thread of its own.
 fn answer_next(mut admissions: Admissions, decision: Decision) -> std::thread::JoinHandle<Admissions> {
     std::thread::spawn(move || {
-        let admission = admissions.next().unwrap();
+        let Notice::Admission(admission) = admissions.next().unwrap() else {
+            panic!("expected a question");
+        };
         assert_eq!(admission.pod.namespace, "shop");
         admissions.answer(admission.id, decision).unwrap();
         admissions

@@ -107,8 +107,8 @@ impl Pod {
         in_namespace(&self.path, body)
     }
 
-    /// All that a join changes, as `ip` shows it. Without numbers of interfaces, and a flag by which the kernel knows
-    /// that the network's route is not the address's own.
+    /// All that a join changes, as `ip` shows it. Without numbers of interfaces, and two flags: one by which the kernel
+    /// knows that the network's route is not the address's own, and one that a fresh link-local address has for a while.
     pub(crate) fn state(&self) -> Vec<String> {
         let lines = [
             "-o link show",
@@ -127,7 +127,7 @@ impl Pod {
                     let line = line.split_once(": ").map_or(line, |(number, rest)| {
                         if number.parse::<u32>().is_ok() { rest } else { line }
                     });
-                    let line = line.replace(" noprefixroute", "");
+                    let line = line.replace(" noprefixroute", "").replace(" tentative", "");
                     let cut = line.split_once("@if").map(|(name, rest)| {
                         format!("{name}{}", rest.trim_start_matches(|c: char| c.is_ascii_digit()))
                     });

@@ -6,8 +6,9 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::OnceLock;
+use std::time::Duration;
 
-use adit_node::cluster::{self, Options, PluginFolders, cni};
+use adit_node::cluster::{self, Options, PluginFolders, Probe, cni};
 use rustix::process::{Signal, getpid, getppid, kill_process};
 
 /// Where the names of steps are written, one a line.
@@ -22,6 +23,7 @@ pub(crate) fn play(arguments: &[String]) -> Option<ExitCode> {
     Some(match role.as_str() {
         "as-node" => node(rest),
         "as-uninstall" => uninstall(rest),
+        "as-probe" => probe(rest),
         "as-cni" => cni::main(),
         "as-stranger" => stranger(rest),
         _ => return None,
@@ -66,7 +68,23 @@ fn node(arguments: &[String]) -> ExitCode {
 }
 
 fn uninstall(arguments: &[String]) -> ExitCode {
-    report(cluster::uninstall(&options(arguments)))
+    let grace = option(arguments, "--grace-ms").map_or(0, |ms| ms.parse().unwrap());
+    let grace = Duration::from_millis(grace);
+    let options = options(arguments);
+    report(match arguments.iter().any(|argument| argument == "--stay") {
+        true => cluster::stay_uninstalled(&options, grace),
+        false => cluster::uninstall(&options, grace),
+    })
+}
+
+fn probe(arguments: &[String]) -> ExitCode {
+    let question = match option(arguments, "--question").unwrap() {
+        "live" => Probe::Live,
+        "ready" => Probe::Ready,
+        "uninstalled" => Probe::Uninstalled,
+        other => panic!("{other:?}"),
+    };
+    report(cluster::probe(&options(arguments), question))
 }
 
 fn report(outcome: Result<(), cluster::Error>) -> ExitCode {

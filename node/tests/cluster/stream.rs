@@ -115,7 +115,11 @@ fn write(mut end: TcpStream, stop: &AtomicBool) -> u64 {
 fn read(mut end: TcpStream, count: &AtomicU64) -> u64 {
     let (mut got, mut buffer) = (0, vec![0; 64 * 1024]);
     loop {
-        let len = end.read(&mut buffer).unwrap();
+        let len = match end.read(&mut buffer) {
+            // With a timeout set, being stopped and continued is an interruption.
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
+            other => other.unwrap(),
+        };
         if len == 0 {
             return got;
         }

@@ -1,4 +1,7 @@
-//! What the CNI plugin says to the helper on its own socket. Both are of one build, and both are root.
+//! What is said on the helper's own socket, by the CNI plugin and by other commands of adit on the node. All are of one
+//! build, and all are root.
+
+use std::time::Duration;
 
 use super::pod::{self, MAX_UID, PodRef};
 use crate::cluster::journal::MAX_CONTAINER;
@@ -24,7 +27,7 @@ pub(crate) struct Add {
     pub(crate) pod: PodRef,
 }
 
-/// What the plugin asks for.
+/// What is asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum PluginRequest {
     /// May it start, and where? Answered by `Joined` or `LeftAlone`.
@@ -40,6 +43,14 @@ pub(crate) enum PluginRequest {
         namespace: String,
         uid: String,
     },
+    /// Adit is taken off the node: let no pod in any more, and those go that are behind the agent. The agent has `grace` to
+    /// do it without loss. Answered by `Leaving` until none is left, then by `Done`; said again, it goes on.
+    Dismiss {
+        /// Whole milliseconds, `u32::MAX` at most.
+        grace: Duration,
+    },
+    /// Is all as it should be? Answered by `Done`, or by `Refused` with what isn't.
+    Probe,
 }
 
 /// What the helper answers.
@@ -47,8 +58,15 @@ pub(crate) enum PluginRequest {
 pub(crate) enum PluginReply {
     Done,
     Joined,
+    /// So many pods are behind the agent still.
+    Leaving {
+        pods: u16,
+    },
     LeftAlone,
-    Refused { code: Code, message: String },
+    Refused {
+        code: Code,
+        message: String,
+    },
 }
 
 impl PluginRequest {
@@ -73,6 +91,10 @@ impl PluginRequest {
                 namespace: reader.text("namespace path", MAX_PATH)?,
                 uid: pod::read_uid(&mut reader)?,
             },
+            kind::DISMISS => Self::Dismiss {
+                grace: Duration::from_millis(reader.u32("grace")?.into()),
+            },
+            kind::PROBE => Self::Probe,
             kind => return Err(InvalidMessage::Kind { kind }),
         };
         reader.close()?;
@@ -115,6 +137,12 @@ impl PluginRequest {
                 writer.text(uid);
                 writer.close()
             }
+            Self::Dismiss { grace } => {
+                let mut writer = Writer::open(kind::DISMISS);
+                writer.u32(u32::try_from(grace.as_millis()).unwrap_or(u32::MAX));
+                writer.close()
+            }
+            Self::Probe => Writer::open(kind::PROBE).close(),
         };
         Self::decode(&bytes)?;
         Ok(bytes)
@@ -127,6 +155,9 @@ impl PluginReply {
         let reply = match kind {
             kind::DONE => Self::Done,
             kind::JOINED => Self::Joined,
+            kind::LEAVING => Self::Leaving {
+                pods: reader.u16("pods")?,
+            },
             kind::LEFT_ALONE => Self::LeftAlone,
             kind::REFUSED => Self::Refused {
                 code: Code::from_wire(reader.u16("code")?),
@@ -142,6 +173,11 @@ impl PluginReply {
         match self {
             Self::Done => Writer::open(kind::DONE).close(),
             Self::Joined => Writer::open(kind::JOINED).close(),
+            Self::Leaving { pods } => {
+                let mut writer = Writer::open(kind::LEAVING);
+                writer.u16(*pods);
+                writer.close()
+            }
             Self::LeftAlone => Writer::open(kind::LEFT_ALONE).close(),
             Self::Refused { code, message } => {
                 let mut writer = Writer::open(kind::REFUSED);
@@ -172,9 +208,12 @@ mod kind {
     pub(super) const DELETE: u8 = 33;
     pub(super) const CHECK: u8 = 34;
     pub(super) const COLLECT: u8 = 35;
+    pub(super) const DISMISS: u8 = 36;
+    pub(super) const PROBE: u8 = 37;
     pub(super) const DONE: u8 = 160;
     pub(super) const JOINED: u8 = 161;
     pub(super) const LEFT_ALONE: u8 = 162;
+    pub(super) const LEAVING: u8 = 163;
     pub(super) const REFUSED: u8 = 255;
 }
 
@@ -217,6 +256,10 @@ mod tests {
                     uid,
                 }
             }),
+            any::<u32>().prop_map(|ms| PluginRequest::Dismiss {
+                grace: Duration::from_millis(ms.into()),
+            }),
+            Just(PluginRequest::Probe),
         ]
     }
 
@@ -241,6 +284,7 @@ mod tests {
         for reply in [
             PluginReply::Done,
             PluginReply::Joined,
+            PluginReply::Leaving { pods: 1024 },
             PluginReply::LeftAlone,
             PluginReply::Refused {
                 code: Code::NO_AGENT,

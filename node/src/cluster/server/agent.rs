@@ -66,7 +66,11 @@ impl Server {
         // Those that the one before didn't answer are asked again by the runtime.
         self.release_waiting(|_| true);
         (self.options.log)(&"an agent is connected");
-        self.send(id, &Reply::Admitting.encode(), &[]);
+        let reply = match self.dismissed {
+            None => Reply::Admitting,
+            Some(_) => Reply::Dismissed,
+        };
+        self.send(id, &reply.encode(), &[]);
     }
 
     /// Puts a running pod behind the agent. One that is just starting is looked for where its plugin said.
@@ -89,6 +93,7 @@ impl Server {
     }
 
     pub(super) fn join_at(&mut self, pod: &PodRef, place: Place<'_>, container: &str) -> Result<(), Failure> {
+        self.expect_serving(&pod.uid)?;
         match self.members.join(pod, place, container) {
             Ok(new) => {
                 if new {

@@ -36,12 +36,17 @@ impl Server {
                 let ours = self.is_of(&container, &self.here(&namespace), &uid);
                 self.discard_all(ours.then_some(uid).into_iter().collect())
             }
+            PluginRequest::Dismiss { grace } => self.dismiss(grace),
+            PluginRequest::Probe => self.probe(),
         };
         self.answer(id, &reply);
     }
 
     /// Asks the agent about a new pod; the answer comes later, unless there is nobody to ask.
     fn ask(&mut self, id: u64, add: Add) -> Option<PluginReply> {
+        if self.dismissed.is_some() {
+            return Some(self.leave_alone());
+        }
         let Some(asked) = self.asked else {
             return Some(self.without_agent(&add, "no agent is connected"));
         };
@@ -123,7 +128,7 @@ impl Server {
     /// The rule for a pod that nobody has a word for: it waits, unless its namespace is one that must not.
     fn without_agent(&mut self, add: &Add, why: &str) -> PluginReply {
         let pod = &add.pod;
-        if self.options.exempt.contains(&pod.namespace) {
+        if self.dismissed.is_some() || self.options.exempt.contains(&pod.namespace) {
             return self.leave_alone();
         }
         self.counters.admissions_expired += 1;
