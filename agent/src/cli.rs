@@ -13,6 +13,7 @@ mod inner;
 mod logging;
 mod node_helper;
 mod policy;
+mod rollout;
 mod run;
 mod show;
 mod table;
@@ -49,6 +50,7 @@ pub fn main() -> ExitCode {
 fn dispatch(command: Command) -> Result<u8, CliError> {
     match command {
         Command::Agent(args) => inner::agent(args),
+        Command::AwaitDaemonSet(args) => rollout::await_daemon_set(&args),
         Command::Ca(args) => ca::ca(args),
         Command::Check(args) => check::check(&args),
         Command::Completions(args) => generate::completions(&args),

@@ -9,6 +9,7 @@
 //! It has no capability, enters no namespace, and needs no network of its own but the way to the API.
 
 use std::io;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,6 +17,7 @@ use std::time::Duration;
 use adit_control::kubernetes::{self, Source, SourceOptions, State};
 use adit_control::{PolicyDocument, kubernetes::KubeClient};
 use adit_identity::TrustDomain;
+use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
@@ -24,11 +26,14 @@ use crate::agent::AgentSettings;
 use crate::agent::handler::Agent;
 use crate::agent::running::Running;
 use crate::confine::{self, ConfineError};
+use crate::metrics;
 use broker::{Broker, BrokerError};
+use health::{HelperWatch, NodeHealth};
 use members::Members;
 
 mod admissions;
 mod broker;
+mod health;
 mod members;
 mod sockets;
 
@@ -45,6 +50,8 @@ pub struct ClusterOptions {
     pub helper_socket: PathBuf,
     /// Where the control socket is bound.
     pub socket: PathBuf,
+    /// Where metrics and health are to be had over HTTP; nowhere without it.
+    pub metrics: Option<SocketAddr>,
     /// How long live flows may go on after SIGTERM.
     pub drain: Duration,
     /// What the agent keeps, and for how long.
@@ -63,6 +70,14 @@ pub enum ClusterError {
     ControlSocket {
         /// Where.
         path: PathBuf,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+    /// Another program has the address for metrics, or it isn't this host's.
+    #[error("[ADIT-A065] listening on {address} for metrics: {source}")]
+    Metrics {
+        /// The address asked for.
+        address: SocketAddr,
         /// The kernel's answer.
         source: io::Error,
     },
@@ -116,16 +131,27 @@ pub fn run(options: ClusterOptions) -> Result<(), ClusterError> {
         let client = kubernetes::connect()
             .await
             .map_err(|error| ClusterError::Api(error.into()))?;
+        let source = Arc::new(Source::start(
+            client.clone(),
+            SourceOptions {
+                node: options.node_name,
+                trust_domain: options.trust_domain,
+            },
+        ));
+        if let Some(address) = options.metrics {
+            let listener = TcpListener::bind(address).await;
+            let listener = listener.map_err(|source| ClusterError::Metrics { address, source })?;
+            let health = NodeHealth {
+                agent: Arc::clone(&agent),
+                source: Arc::clone(&source),
+                helper: HelperWatch::start(options.helper_socket.clone()).map_err(runtime)?,
+            };
+            tokio::spawn(metrics::serve(listener, health));
+        }
         let follower = Follower {
             agent: Arc::clone(&agent),
             broker,
-            source: Arc::new(Source::start(
-                client.clone(),
-                SourceOptions {
-                    node: options.node_name,
-                    trust_domain: options.trust_domain,
-                },
-            )),
+            source,
             client,
             helper_socket: options.helper_socket,
         };
@@ -163,9 +189,11 @@ impl Follower {
                 continue;
             };
             let policies = texts(&state);
-            let published = self
-                .agent
-                .publish((*state.snapshot).clone(), &policies, &state.accounts);
+            // The signer takes its time: it's asked as soon as a pod is wanted, not when it's captured.
+            let joining: Vec<_> = state.wanted.iter().map(|pod| pod.name.clone()).collect();
+            let published =
+                self.agent
+                    .publish((*state.snapshot).clone(), &joining, &policies, &state.accounts);
             let running = match published.await {
                 Ok(running) => running,
                 // The first has nothing to fall back on; later ones leave what is in force.

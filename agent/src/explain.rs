@@ -244,6 +244,10 @@ const AGENT: &[Code] = codes! {
         "the signer can't use its keys",
         "the Secret adit-ca holds something that isn't root certificates, each with its key, of this trust domain",
         "restore the Secret from a backup. A new root breaks every connection until all agents have new certificates: only if that is meant, delete the key ca.pem of the Secret";
+    "ADIT-A065":
+        "metrics and health can't be offered",
+        "the address is in use, or isn't one of this machine's",
+        "choose another with --metrics; in a cluster with IPv6 alone [::]:15020";
 };
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::SystemTime;
 
 use adit_control::Snapshot;
+use adit_flow::WorkloadName;
 use adit_identity::{
     IssuedSvid, Obtaining, Rotation, RotationPolicy, RotationStep, SourceError, SpiffeId, Svid, SvidSource,
     TrustBundle,
@@ -89,12 +90,13 @@ impl Issuer {
         Arc::clone(&self.published)
     }
 
-    /// Holds SVIDs for exactly the identities of the local workloads of `snapshot`.
-    pub(crate) fn follow(&mut self, snapshot: &Snapshot, now: SystemTime) {
+    /// Holds SVIDs for exactly the identities of the local workloads of `snapshot` that are in the mesh or about to join it.
+    pub(crate) fn follow(&mut self, snapshot: &Snapshot, joining: &[WorkloadName], now: SystemTime) {
+        let joining: HashSet<&WorkloadName> = joining.iter().collect();
         let local = snapshot
             .workloads
             .values()
-            .filter(|workload| workload.is_local() && workload.in_mesh);
+            .filter(|workload| workload.is_local() && (workload.in_mesh || joining.contains(&workload.name)));
         let wanted: HashSet<&SpiffeId> = local.map(|workload| &workload.identity).collect();
         self.held.retain(|id, _| wanted.contains(id));
         for id in wanted {
@@ -291,7 +293,7 @@ mod tests {
         let mesh = snapshot(&["web"]);
         let slow = Slow::default();
         let (mut issuer, mut answers) = Issuer::new(Box::new(slow.clone()), 7);
-        issuer.follow(&mesh, now);
+        issuer.follow(&mesh, &[], now);
         assert_eq!(
             issuer.renew(now),
             None,
@@ -320,9 +322,9 @@ mod tests {
         let mesh = snapshot(&["web"]);
         let slow = Slow::default();
         let (mut issuer, mut answers) = Issuer::new(Box::new(slow.clone()), 7);
-        issuer.follow(&mesh, now);
+        issuer.follow(&mesh, &[], now);
         let id = issuer.status()[0].id.clone();
-        issuer.follow(&snapshot(&[]), now);
+        issuer.follow(&snapshot(&[]), &[], now);
         slow.answer(embedded(&mesh.trust_domain, now).obtain(&id, now).await);
         issuer.answered(answers.recv().await.unwrap(), now);
         assert!(issuer.identities().credentials(&id).is_none() && issuer.status().is_empty());
@@ -339,7 +341,7 @@ mod tests {
         let now = SystemTime::now();
         let mesh = snapshot(&["web"]);
         let mut issuer = issuer(&mesh.trust_domain, now);
-        issuer.follow(&mesh, now);
+        issuer.follow(&mesh, &[], now);
         let due = issuer.renew(now).unwrap();
         issuer.source = Box::new(Fails);
         assert!(issuer.renew(due).is_some_and(|next| next > due));
@@ -353,12 +355,35 @@ mod tests {
         let now = SystemTime::now();
         let two = snapshot(&["web", "api"]);
         let mut issuer = issuer(&two.trust_domain, now);
-        issuer.follow(&two, now);
+        issuer.follow(&two, &[], now);
         assert_eq!(issuer.status().len(), 2);
         let api = issuer.status()[0].id.clone();
-        issuer.follow(&snapshot(&["web"]), now);
+        issuer.follow(&snapshot(&["web"]), &[], now);
         assert_eq!(issuer.status().len(), 1);
         assert!(issuer.identities().credentials(&api).is_none());
+    }
+
+    /// A pod that is outside the mesh still, and has its SVID when it joins.
+    #[test]
+    fn who_is_about_to_join_is_asked_for_already() {
+        let now = SystemTime::now();
+        let mut mesh = snapshot(&["web", "api"]);
+        for workload in mesh.workloads.values_mut() {
+            Arc::make_mut(workload).in_mesh = false;
+        }
+        let web = mesh
+            .workloads
+            .keys()
+            .find(|name| name.name.starts_with("web"))
+            .unwrap()
+            .clone();
+        let mut issuer = issuer(&mesh.trust_domain, now);
+        issuer.follow(&mesh, &[], now);
+        assert!(issuer.status().is_empty());
+        issuer.follow(&mesh, &[web], now);
+        let held = issuer.status();
+        assert_eq!(held.len(), 1);
+        assert!(issuer.identities().credentials(&held[0].id).is_some());
     }
 
     #[test]
@@ -366,7 +391,7 @@ mod tests {
         let start = SystemTime::now();
         let mesh = snapshot(&["web"]);
         let mut issuer = issuer(&mesh.trust_domain, start);
-        issuer.follow(&mesh, start);
+        issuer.follow(&mesh, &[], start);
         let first = issuer.status().remove(0);
         let due = issuer.renew(start).expect("a renewal is scheduled");
         assert!(due < first.svid.as_ref().unwrap().not_after());

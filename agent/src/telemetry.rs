@@ -2,8 +2,10 @@
 
 mod counters;
 mod netstack;
+mod pulse;
 mod recorder;
 
 pub(crate) use counters::Counters;
 pub(crate) use netstack::collect_netstack;
+pub(crate) use pulse::Pulse;
 pub(crate) use recorder::Recorder;

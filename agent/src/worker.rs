@@ -142,7 +142,7 @@ pub(crate) struct Gauges {
     pub(crate) flows: usize,
     /// Tunnels to peers.
     pub(crate) tunnels: usize,
-    /// The counters of netstacks and forwarders, summed over the pods served now.
+    /// The counters of netstacks and forwarders, summed over all pods; their sizes over the pods served now.
     pub(crate) netstack: BTreeMap<String, u64>,
 }
 
@@ -159,6 +159,8 @@ pub(crate) struct Worker {
     /// What it counted.
     pub(crate) counters: Arc<Counters>,
     pods: RefCell<HashMap<WorkloadName, Rc<Pod>>>,
+    /// What pods that are gone have counted: a sum that fell would look like a new start.
+    departed: RefCell<BTreeMap<String, u64>>,
     draining: Cell<bool>,
     random: Cell<u64>,
 }
@@ -197,12 +199,14 @@ impl Worker {
             shared,
             counters,
             pods: RefCell::default(),
+            departed: RefCell::default(),
             draining: Cell::new(false),
             random: Cell::new(seed | 1),
         }
     }
 
     async fn run(self: Rc<Self>, mut mailbox: mpsc::Receiver<Command>) {
+        tokio::task::spawn_local(beat(Arc::clone(&self.counters)));
         while let Some(command) = mailbox.recv().await {
             self.handle(command);
         }
@@ -304,6 +308,15 @@ impl Worker {
         if let Some(pod) = pod {
             pod.remove();
             pod.datagrams.end();
+            let mut counted = BTreeMap::new();
+            collect(&pod, &mut counted);
+            let mut departed = self.departed.borrow_mut();
+            for (name, count) in counted {
+                // The rest are sizes, of what is no more.
+                if name.contains("_total") {
+                    *departed.entry(name).or_default() += count;
+                }
+            }
         }
     }
 
@@ -331,12 +344,9 @@ impl Worker {
 
     fn gauges(&self) -> Gauges {
         let pods = self.pods.borrow();
-        let mut netstack = BTreeMap::new();
+        let mut netstack = self.departed.borrow().clone();
         for pod in pods.values() {
-            pod.inspect_stack(|stack| telemetry::collect_netstack(stack, &mut netstack));
-            if let Some(outer) = pod.outer() {
-                outer.crossing.collect(&mut netstack);
-            }
+            collect(pod, &mut netstack);
         }
         Gauges {
             pods: pods.len(),
@@ -423,11 +433,28 @@ impl Worker {
     }
 }
 
+/// Shows every second that the thread isn't stuck.
+async fn beat(counters: Arc<Counters>) {
+    const PAUSE: std::time::Duration = std::time::Duration::from_secs(1);
+    loop {
+        counters.pulse.beat();
+        tokio::time::sleep(PAUSE).await;
+    }
+}
+
 /// Returns once no flow of the pod is served, or the pod is gone.
 async fn until_quiet(pod: &Pod) {
     const POLL: std::time::Duration = std::time::Duration::from_millis(10);
     while pod.has_flows() && !pod.is_gone() {
         tokio::time::sleep(POLL).await;
+    }
+}
+
+/// Adds what a pod's netstack and forwarder have counted.
+fn collect(pod: &Pod, into: &mut BTreeMap<String, u64>) {
+    pod.inspect_stack(|stack| telemetry::collect_netstack(stack, into));
+    if let Some(outer) = pod.outer() {
+        outer.crossing.collect(into);
     }
 }
 

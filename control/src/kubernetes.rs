@@ -19,6 +19,7 @@ mod list_watch;
 mod membership;
 mod model;
 mod object;
+mod rollout;
 mod source;
 mod state;
 
@@ -26,8 +27,9 @@ pub(crate) use api::with_causes;
 
 pub use annotate::{AnnotateError, Annotated, annotate};
 pub use health::{Health, KindHealth, Rejected};
-pub use kube::Client as KubeClient;
+pub use kube::{Client as KubeClient, Config as KubeConfig};
 pub use membership::{MembershipError, belongs};
 pub use object::{Capability, HBONE_PORT_ANNOTATION, REDIRECTION_ANNOTATION};
+pub use rollout::{Rollout, await_daemon_set};
 pub use source::{Source, SourceOptions, connect};
 pub use state::{Account, State, WantedPod};

@@ -55,10 +55,12 @@ impl Agent {
         self.running.get()
     }
 
-    /// Takes the mesh and the policies as they are now; the first time the workers are started.
+    /// Takes the mesh and the policies as they are now; the first time the workers are started. Workloads that are `joining`
+    /// are outside the mesh still, and will need their SVIDs.
     pub(crate) async fn publish(
         &self,
         snapshot: Snapshot,
+        joining: &[WorkloadName],
         texts: &[PolicyText],
         accounts: &[Arc<Account>],
     ) -> Result<&Arc<Running>, Fault> {
@@ -77,11 +79,11 @@ impl Agent {
                 ),
             )),
             Some(running) => {
-                running.publish(snapshot, set).await;
+                running.publish(snapshot, joining, set).await;
                 Ok(running)
             }
             None => {
-                let running = Running::start(&self.settings, snapshot, set, Arc::clone(&self.hub))
+                let running = Running::start(&self.settings, snapshot, joining, set, Arc::clone(&self.hub))
                     .map_err(|error| Fault::new(BAD_MESH, error.to_string()))?;
                 Ok(self.running.get_or_init(|| running))
             }
@@ -230,7 +232,7 @@ impl Handler for Agent {
     async fn set_mesh(&self, update: MeshUpdate) -> Result<(), Fault> {
         self.expect_laptop()?;
         let snapshot = snapshot(&update)?;
-        self.publish(snapshot, &update.policies, &[]).await.map(drop)
+        self.publish(snapshot, &[], &update.policies, &[]).await.map(drop)
     }
 }
 

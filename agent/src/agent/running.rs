@@ -58,13 +58,14 @@ impl Running {
     pub(super) fn start(
         settings: &AgentSettings,
         snapshot: Snapshot,
+        joining: &[WorkloadName],
         policy: Arc<PolicySet>,
         hub: Arc<FlowHub>,
     ) -> Result<Arc<Self>, StartError> {
         let now = SystemTime::now();
         let trust_domain = snapshot.trust_domain.clone();
         let (mut issuer, answers) = Issuer::new(source(settings, &trust_domain, now)?, seed());
-        issuer.follow(&snapshot, now);
+        issuer.follow(&snapshot, joining, now);
         let (workers, mailboxes): (Vec<_>, Vec<_>) = std::iter::repeat_with(Mailbox::new)
             .take(settings.workers.max(1))
             .unzip();
@@ -104,13 +105,14 @@ impl Running {
         &self.trust_domain
     }
 
-    /// Takes a new snapshot: identities first, so that a new workload has its SVID before its first flow.
+    /// Takes a new snapshot: identities first, so that a new workload has its SVID before its first flow. Those of `joining`
+    /// are had before these workloads are in the mesh.
     ///
     /// The policies come before the snapshot: whoever reads the snapshot and then the policies, as every flow does, is
     /// never judged by policies that are older than what it was routed by. What is judged in between by newer ones may
     /// have proven an identity that its address no longer has; it's looked at again like every live flow.
-    pub(super) async fn publish(&self, snapshot: Snapshot, policy: Arc<PolicySet>) {
-        self.issuer().follow(&snapshot, SystemTime::now());
+    pub(super) async fn publish(&self, snapshot: Snapshot, joining: &[WorkloadName], policy: Arc<PolicySet>) {
+        self.issuer().follow(&snapshot, joining, SystemTime::now());
         self.followed.notify_one();
         self.shared.policy.store(policy);
         self.shared.snapshot.store(Arc::new(snapshot));
@@ -214,8 +216,13 @@ impl Running {
         }
     }
 
+    /// How long each worker has been silent, by its index.
+    pub(crate) fn silences(&self) -> impl Iterator<Item = Duration> {
+        self.counters.iter().map(|counters| counters.pulse.silence())
+    }
+
     /// The sum of all workers' counters.
-    pub(super) fn counters(&self) -> BTreeMap<String, u64> {
+    pub(crate) fn counters(&self) -> BTreeMap<String, u64> {
         let mut all = BTreeMap::new();
         for counters in &self.counters {
             counters.collect(&mut all);
@@ -239,7 +246,7 @@ impl Running {
     }
 
     /// The SVIDs held.
-    pub(super) fn identities(&self) -> Vec<IdentityStatus> {
+    pub(crate) fn identities(&self) -> Vec<IdentityStatus> {
         self.issuer().status()
     }
 

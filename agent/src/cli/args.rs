@@ -54,6 +54,9 @@ pub(super) enum Command {
     /// The data path; started by `up` and `run`
     #[command(hide = true)]
     Agent(Agent),
+    /// Wait until a DaemonSet's pods are ready on every node; started by the chart's hook
+    #[command(hide = true)]
+    AwaitDaemonSet(AwaitDaemonSet),
     /// The signer of a Kubernetes cluster; started by its Deployment
     #[command(hide = true)]
     Ca(Ca),
@@ -246,6 +249,15 @@ pub(super) struct Agent {
 }
 
 #[derive(Debug, Args)]
+pub(super) struct AwaitDaemonSet {
+    /// Its namespace
+    #[arg(long, value_name = "NAME")]
+    pub(super) namespace: String,
+    /// Its name
+    pub(super) name: String,
+}
+
+#[derive(Debug, Args)]
 pub(super) struct Ca {
     /// The trust domain to sign for
     #[arg(long, value_name = "DOMAIN", default_value = "cluster.local")]
@@ -268,6 +280,9 @@ pub(super) struct Ca {
     /// The longest that a certificate may be valid
     #[arg(long, value_name = "TIME", value_parser = duration::parse, default_value = "24h")]
     pub(super) max_svid_ttl: Duration,
+    /// Offer metrics and health over HTTP here: /metrics, /healthz/live, /healthz/ready
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub(super) metrics: Option<SocketAddr>,
 }
 
 #[derive(Debug, Args)]
@@ -306,6 +321,9 @@ pub(super) struct NodeAgent {
     /// Threads that carry traffic; one a core and eight at most without it
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=64))]
     pub(super) workers: Option<u16>,
+    /// Offer metrics and health over HTTP here: /metrics, /healthz/live, /healthz/ready
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub(super) metrics: Option<SocketAddr>,
     /// How long live flows may go on after SIGTERM
     #[arg(long, value_name = "TIME", value_parser = duration::parse, default_value = "20s")]
     pub(super) drain: Duration,
@@ -514,6 +532,20 @@ mod tests {
             "adit explode",
         ] {
             assert!(parse(bad).is_err(), "{bad:?} was taken");
+        }
+    }
+
+    #[test]
+    fn the_helper_serves_unless_it_is_told_otherwise() {
+        for (line, expected) in [
+            ("adit node-helper", (false, false)),
+            ("adit node-helper --uninstall --drain 5s", (true, false)),
+            ("adit node-helper --probe ready --state /run/adit", (false, true)),
+        ] {
+            let Command::NodeHelper(helper) = parse(line).unwrap().command else {
+                panic!()
+            };
+            assert_eq!((helper.uninstall, helper.probe.is_some()), expected, "{line}");
         }
     }
 

@@ -21,6 +21,6 @@ pub(super) fn ca(args: Ca) -> Result<u8, CliError> {
         agents,
         max_ttl: args.max_svid_ttl,
     };
-    crate::ca::run(options, args.listen)?;
+    crate::ca::run(options, args.listen, args.metrics)?;
     Ok(0)
 }

@@ -29,6 +29,7 @@ pub(super) fn node_agent(args: NodeAgent) -> Result<u8, CliError> {
         trust_domain: args.trust_domain,
         helper_socket: args.helper_socket,
         socket: run_dir.paths().agent_socket(),
+        metrics: args.metrics,
         drain: args.drain,
         settings: AgentSettings {
             state_dir: args.state_dir,

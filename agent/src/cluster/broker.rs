@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use adit_node::ClientError;
-use adit_node::cluster::{Client, Family, Kind, Member, PodQueues, PodRef};
+use adit_node::cluster::{Client, Counters, Family, Kind, Member, PodQueues, PodRef};
 use tokio::sync::{mpsc, oneshot};
 
 /// Requests that may wait; who finds no room waits too. The helper takes far less than a millisecond for all but joins
@@ -75,6 +75,11 @@ impl Broker {
     /// The pods that are captured now.
     pub(crate) async fn members(&self) -> Result<Vec<Member>, BrokerError> {
         self.ask("listing captured pods", Client::members).await
+    }
+
+    /// What the helper has counted.
+    pub(crate) async fn stats(&self) -> Result<Counters, BrokerError> {
+        self.ask("asking how the helper is", Client::stats).await
     }
 
     /// Blank TCP sockets in a pod's outer namespace.

@@ -4,9 +4,13 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use adit_flow::{CloseReason, Direction, DropReason, RefuseReason};
 
+use super::Pulse;
+
 /// Counts of everything that a worker does, written by one thread and read by any.
 #[derive(Debug, Default)]
 pub(crate) struct Counters {
+    /// Whether the worker works on.
+    pub(crate) pulse: Pulse,
     flows_outbound: AtomicU64,
     flows_inbound: AtomicU64,
     flows_live: AtomicU64,

@@ -36,3 +36,29 @@ pub(crate) fn collect_netstack(stack: &Netstack, into: &mut BTreeMap<String, u64
             .or_default() += counters.dropped(*reason);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use adit_netstack::Config;
+
+    use super::*;
+    use crate::metrics::NAMES;
+
+    #[test]
+    fn every_count_of_a_netstack_is_in_the_table_of_metrics() {
+        let config = Config {
+            addresses: vec!["10.77.0.2".parse().unwrap()],
+            ..Config::default()
+        };
+        let stack = Netstack::new(config, 1, std::time::Instant::now());
+        let mut counts = BTreeMap::new();
+        collect_netstack(&stack, &mut counts);
+        for name in counts.keys() {
+            let name = name.split('{').next().unwrap_or_default();
+            assert!(NAMES.iter().any(|(known, _)| *known == name), "{name}");
+        }
+        let ours = NAMES.iter().filter(|(name, _)| name.starts_with("netstack_"));
+        // One family for all reasons of drops.
+        assert_eq!(ours.count() - 1 + DropReason::ALL.len(), counts.len());
+    }
+}

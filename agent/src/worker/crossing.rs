@@ -337,3 +337,24 @@ fn complete(packet: &[u8]) -> Vec<u8> {
     frame.extend_from_slice(packet);
     frame
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::metrics::NAMES;
+
+    #[test]
+    fn every_count_of_what_passes_is_in_the_table_of_metrics() {
+        let crossing = Crossing::new(&["10.244.0.2".parse().unwrap()], 1450, 1);
+        let mut counts = BTreeMap::new();
+        crossing.collect(&mut counts);
+        for name in counts.keys() {
+            let name = name.split('{').next().unwrap_or_default();
+            assert!(NAMES.iter().any(|(known, _)| *known == name), "{name}");
+        }
+        assert!(
+            counts.contains_key("passed_packets_total{from=wire}"),
+            "{counts:?}"
+        );
+    }
+}

@@ -15,6 +15,8 @@ mod decide;
 mod placement;
 mod server;
 mod service;
+mod status;
 mod store;
 
 pub use server::{CaOptions, ServeError, serve};
+pub use status::CaStatus;

@@ -75,7 +75,7 @@ impl Signer {
         };
         let client = api.client();
         let task = tokio::spawn(async move {
-            serve(client, options, listener, std::future::pending())
+            serve(client, options, listener, Arc::default(), std::future::pending())
                 .await
                 .unwrap();
         });
@@ -271,9 +271,15 @@ async fn a_secret_of_something_else_is_not_replaced() {
         agents: Vec::new(),
         max_ttl: TTL,
     };
-    let error = serve(api.client(), options, listener, std::future::pending())
-        .await
-        .unwrap_err();
+    let error = serve(
+        api.client(),
+        options,
+        listener,
+        Arc::default(),
+        std::future::pending(),
+    )
+    .await
+    .unwrap_err();
     assert!(
         error
             .to_string()

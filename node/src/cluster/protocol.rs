@@ -423,6 +423,13 @@ impl Kind {
 }
 
 impl Counters {
+    /// Every counter with its name, in words: `pods joined`.
+    #[must_use]
+    pub fn named(mut self) -> Vec<(&'static str, u64)> {
+        let fields = self.fields().into_iter();
+        fields.map(|(name, count)| (name, *count)).collect()
+    }
+
     fn read(reader: &mut Reader<'_>) -> Result<Self, InvalidMessage> {
         let mut counters = Self::default();
         for (name, field) in counters.fields() {

@@ -20,8 +20,9 @@ use tokio_rustls::TlsAcceptor;
 use tonic::Status;
 use tonic_prost::ProstCodec;
 
-use super::placement::{self, Placement};
+use super::placement;
 use super::service::{LONGEST_TTL, Service};
+use super::status::CaStatus;
 use super::store::{Store, StoreError};
 use crate::kubernetes::health::Record;
 use crate::signing::wire::{CREATE_CERTIFICATE, CertificateRequest, CertificateResponse, MAX_MESSAGE};
@@ -74,7 +75,7 @@ pub enum ServeError {
     },
 }
 
-/// Serves agents on `listener` until `stop` is done.
+/// Serves agents on `listener` until `stop` is done; `status` says how it is meanwhile.
 ///
 /// # Errors
 /// The Secret holds something that is no root, or the crypto library refused. An API server that is away is waited for.
@@ -82,6 +83,7 @@ pub async fn serve(
     client: Client,
     options: CaOptions,
     listener: TcpListener,
+    status: Arc<CaStatus>,
     stop: impl Future<Output = ()>,
 ) -> Result<(), ServeError> {
     let store = Store::new(client.clone(), &options.namespace);
@@ -97,7 +99,8 @@ pub async fn serve(
     };
     let work = async {
         let roots = Arc::new(RwLock::new(keeper.patiently().await?));
-        let (publish, placement) = watch::channel(Placement::default());
+        status.took_keys();
+        let (publish, placement) = (status.placement.clone(), status.placement.subscribe());
         let follow = placement::follow(
             client.clone(),
             options.trust_domain.clone(),
@@ -116,6 +119,7 @@ pub async fn serve(
             placement,
             roots: Arc::clone(&roots),
             places: Service::places(),
+            status,
         });
         tokio::select! {
             () = follow => Ok(()),

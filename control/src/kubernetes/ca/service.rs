@@ -17,6 +17,7 @@ use tonic::{Code, Request, Response, Status};
 
 use super::decide::{self, Caller, Refusal, Review};
 use super::placement::Placement;
+use super::status::CaStatus;
 use crate::kubernetes::api::{self, ApiError};
 use crate::signing::wire::{CertificateRequest, CertificateResponse};
 
@@ -35,6 +36,7 @@ pub(super) struct Service {
     pub(super) placement: watch::Receiver<Placement>,
     pub(super) roots: Arc<RwLock<Roots>>,
     pub(super) places: Semaphore,
+    pub(super) status: Arc<CaStatus>,
 }
 
 #[derive(Deserialize)]
@@ -60,6 +62,7 @@ impl Service {
             Status::resource_exhausted(format!("{MAX_REQUESTS} requests are under way; ask again"))
         })?;
         let answered = self.answer(&request).await;
+        self.status.answered(&answered);
         if let Err(status) = &answered {
             let id = request.get_ref().impersonated().unwrap_or_default();
             tracing::warn!(%id, code = ?status.code(), reason = status.message(), "no certificate");

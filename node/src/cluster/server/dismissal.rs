@@ -59,10 +59,9 @@ impl Server {
 
     /// Whether the helper can do what it's there for. A single pod's trouble is that pod's, and not told here.
     pub(super) fn probe(&self) -> PluginReply {
-        let trouble = self
-            .troubles
-            .iter()
-            .find(|(about, _)| about.starts_with(JOURNAL) || *about == LIST);
+        // The list is nobody's business any more once it's dismissed.
+        let ours = |about: &str| about.starts_with(JOURNAL) || (about == LIST && self.dismissed.is_none());
+        let trouble = self.troubles.iter().find(|(about, _)| ours(about));
         let refused = |code, message: &str| PluginReply::Refused {
             code,
             message: message.to_owned(),
