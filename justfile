@@ -49,7 +49,7 @@ soak: (build "release")
     ADIT_TEST_CHURN=200000 ADIT_TEST_ROTATION_SECONDS=600 \
         cargo test --locked -p adit-platform-tests --test scale --test rotation -- --test-threads=1
 
-# The Helm chart renders for every platform, and deploy/adit.yaml is what it renders.
+# The Helm chart renders for every platform, and deploy/*.yaml is what it renders.
 chart: _helm
     if [ -x target/tools/bin/helm ]; then \
         cargo test --locked -p adit-platform-tests --test chart -- --ignored; \
@@ -57,10 +57,12 @@ chart: _helm
         echo "skipped: chart (helm's modules can't be fetched)"; \
     fi
 
-# Write deploy/adit.yaml anew from the chart.
+# Write deploy/adit.yaml and deploy/uninstall.yaml anew from the chart.
 manifest: _helm
     cd deploy && { cat namespace.yaml; ../target/tools/bin/helm template adit adit --namespace adit-system \
-        --kube-version 1.34.0; } >adit.yaml.new && mv adit.yaml.new adit.yaml
+        --kube-version 1.34.0 --no-hooks; } >adit.yaml.new && mv adit.yaml.new adit.yaml
+    cd deploy && ../target/tools/bin/helm template adit adit --namespace adit-system \
+        --kube-version 1.34.0 --show-only templates/uninstall.yaml >uninstall.yaml.new && mv uninstall.yaml.new uninstall.yaml
 
 _helm:
     [ -x target/tools/bin/helm ] || GOBIN=$PWD/target/tools/bin CGO_ENABLED=0 \

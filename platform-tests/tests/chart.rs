@@ -9,6 +9,7 @@ use adit_platform_tests::Finished;
 use serde_json::{Value, json};
 
 const MANIFEST: &str = include_str!("../../deploy/adit.yaml");
+const UNINSTALL: &str = include_str!("../../deploy/uninstall.yaml");
 const LIMIT: Duration = Duration::from_secs(60);
 
 fn deploy() -> PathBuf {
@@ -27,6 +28,20 @@ fn objects() -> Vec<Value> {
     serde_saphyr::from_multiple(MANIFEST).expect("deploy/adit.yaml is YAML")
 }
 
+/// What takes adit off the nodes.
+fn farewell() -> Value {
+    serde_saphyr::from_str(UNINSTALL).expect("deploy/uninstall.yaml is one YAML document")
+}
+
+#[track_caller]
+fn container(workload: &Value) -> &Value {
+    let containers = workload["spec"]["template"]["spec"]["containers"].as_array();
+    match containers.map(Vec::as_slice) {
+        Some([container]) => container,
+        other => panic!("expected one container, got {other:?}"),
+    }
+}
+
 #[track_caller]
 fn object(kind: &str, name: &str) -> Value {
     let found = objects()
@@ -35,10 +50,9 @@ fn object(kind: &str, name: &str) -> Value {
     found.unwrap_or_else(|| panic!("deploy/adit.yaml has no {kind} {name}"))
 }
 
-#[test]
-#[ignore = "needs helm: `just chart` builds and runs it"]
-fn the_manifest_is_what_the_chart_renders() {
-    let rendered = helm(&[
+/// The chart with its defaults, as `just manifest` renders it.
+fn render(more: &[&str]) -> Finished {
+    let words = [
         "template",
         "adit",
         "adit",
@@ -46,7 +60,19 @@ fn the_manifest_is_what_the_chart_renders() {
         "adit-system",
         "--kube-version",
         "1.34.0",
-    ]);
+    ];
+    helm(&[&words, more].concat())
+}
+
+#[test]
+#[ignore = "needs helm: `just chart` builds and runs it"]
+fn the_manifest_is_what_the_chart_renders() {
+    let rendered = render(&["--no-hooks"]);
+    let uninstall = render(&["--show-only", "templates/uninstall.yaml"]);
+    assert!(
+        uninstall.stdout() == UNINSTALL,
+        "deploy/uninstall.yaml isn't what the chart renders; `just manifest` writes it"
+    );
     let namespace =
         std::fs::read_to_string(deploy().join("namespace.yaml")).expect("deploy/namespace.yaml exists");
     assert!(
@@ -144,6 +170,110 @@ fn agent_and_ca_are_restricted_and_only_the_helper_is_privileged() {
         helper["automountServiceAccountToken"], false,
         "the helper has no business with the API"
     );
+}
+
+/// Whatever asks for a port asks for one that the container has, and the program is told of the same.
+#[test]
+fn every_workload_is_probed_and_metrics_are_where_they_are_said_to_be() {
+    for (kind, name) in [("DaemonSet", "adit-agent"), ("Deployment", "adit-ca")] {
+        let workload = object(kind, name);
+        let container = container(&workload);
+        for (probe, path) in [
+            ("livenessProbe", "/healthz/live"),
+            ("readinessProbe", "/healthz/ready"),
+        ] {
+            let asked = &container[probe]["httpGet"];
+            assert_eq!(asked, &json!({"path": path, "port": "metrics"}), "{name}");
+        }
+        let ports = container["ports"].as_array().into_iter().flatten();
+        let port = ports.clone().find(|port| port["name"] == "metrics");
+        let port = port.expect("the port has a name")["containerPort"].to_string();
+        let told = format!("--metrics=0.0.0.0:{port}");
+        let args = container["args"].as_array().into_iter().flatten();
+        assert!(args.clone().any(|arg| *arg == told), "{name}: {told}");
+        let annotations = &workload["spec"]["template"]["metadata"]["annotations"];
+        assert_eq!(annotations["prometheus.io/port"], port, "{name}");
+        assert_eq!(annotations["prometheus.io/path"], "/metrics", "{name}");
+    }
+    let helper = object("DaemonSet", "adit-helper");
+    for (probe, question) in [("livenessProbe", "live"), ("readinessProbe", "ready")] {
+        let command = &container(&helper)[probe]["exec"]["command"];
+        assert_eq!(
+            command,
+            &json!([
+                "/adit",
+                "node-helper",
+                "--state=/run/adit",
+                format!("--probe={question}")
+            ])
+        );
+    }
+}
+
+/// An installation or an upgrade must never take adit off a node.
+#[test]
+fn what_takes_adit_off_the_nodes_is_made_before_a_deletion_alone() {
+    assert!(!MANIFEST.contains("--uninstall") && !MANIFEST.contains("helm.sh/hook"));
+    let farewell = farewell();
+    let annotations = &farewell["metadata"]["annotations"];
+    assert_eq!(annotations["helm.sh/hook"], "pre-delete");
+    let helper = object("DaemonSet", "adit-helper");
+    let (ours, helpers) = (container(&farewell), container(&helper));
+    for same in ["image", "securityContext", "volumeMounts"] {
+        assert_eq!(ours[same], helpers[same], "{same}");
+    }
+    let pod = |workload: &Value| workload["spec"]["template"]["spec"].clone();
+    for same in ["volumes", "tolerations", "nodeSelector", "serviceAccountName"] {
+        assert_eq!(pod(&farewell)[same], pod(&helper)[same], "{same}");
+    }
+    // It is done where the same paths say so.
+    let paths = |words: &Value| -> Vec<String> {
+        let words = words.as_array().into_iter().flatten().filter_map(Value::as_str);
+        let mut paths: Vec<_> = words
+            .filter(|word| word.starts_with("--cni-") || word.starts_with("--state"))
+            .map(str::to_owned)
+            .collect();
+        paths.sort();
+        paths
+    };
+    let asked = paths(&ours["readinessProbe"]["exec"]["command"]);
+    assert_eq!((paths(&ours["args"]), asked.len()), (asked, 3));
+}
+
+#[test]
+#[ignore = "needs helm: `just chart` builds and runs it"]
+fn whoever_waits_for_the_nodes_may_look_at_one_object_and_no_more() {
+    let rendered = render(&["--show-only", "templates/uninstall-wait.yaml"]).stdout();
+    let all: Vec<Value> = serde_saphyr::from_multiple(&rendered).expect("it is YAML");
+    let weight = |object: &Value| -> i32 {
+        let annotations = &object["metadata"]["annotations"];
+        assert_eq!(annotations["helm.sh/hook"], "pre-delete", "{object}");
+        let weight = annotations["helm.sh/hook-weight"].as_str();
+        weight
+            .and_then(|weight| weight.parse().ok())
+            .expect("it has a weight")
+    };
+    let made_first = weight(&farewell());
+    for object in &all {
+        match object["kind"].as_str() {
+            Some("Role") => assert_eq!(
+                object["rules"],
+                json!([{"apiGroups": ["apps"], "resources": ["daemonsets"], "resourceNames": ["adit-uninstall"],
+                    "verbs": ["get"]}])
+            ),
+            Some("Job") => {
+                assert!(weight(object) > made_first);
+                let expected = json!({
+                    "allowPrivilegeEscalation": false,
+                    "readOnlyRootFilesystem": true,
+                    "capabilities": {"drop": ["ALL"]},
+                });
+                assert_eq!(container(object)["securityContext"], expected);
+            }
+            _ => assert!(weight(object) < made_first),
+        }
+    }
+    assert_eq!(all.len(), 4, "{rendered}");
 }
 
 #[test]

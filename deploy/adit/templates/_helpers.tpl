@@ -39,3 +39,50 @@ tolerations:
 priorityClassName: {{ . }}
 {{- end }}
 {{- end }}
+
+{{- /* Annotations of a pod that Prometheus finds. */ -}}
+{{- define "adit.scraped" -}}
+{{- if .Values.metrics.annotations -}}
+annotations:
+  prometheus.io/scrape: "true"
+  prometheus.io/port: {{ .Values.metrics.port | quote }}
+  prometheus.io/path: /metrics
+{{- end }}
+{{- end }}
+
+{{- /* The helper's container, from its rights on: the one that takes adit off a node has the same. */ -}}
+{{- define "adit.helper" -}}
+securityContext:
+  # Kubernetes grants Bidirectional mount propagation to privileged containers alone. The helper itself keeps
+  # SYS_ADMIN and NET_ADMIN of all the capabilities that this gives, and uses /dev/net/tun.
+  privileged: true
+  readOnlyRootFilesystem: true
+  runAsUser: 0
+  {{- with .Values.helper.seLinuxOptions }}
+  seLinuxOptions: {{- toYaml . | nindent 4 }}
+  {{- end }}
+resources: {{- toYaml .Values.helper.resources | nindent 2 }}
+volumeMounts:
+# Sockets, and the outer namespaces that are bind-mounted here: they must outlive this container.
+- {name: state, mountPath: /run/adit, mountPropagation: Bidirectional}
+# Namespaces of pods that start later appear here too.
+- {name: netns, mountPath: /var/run/netns, mountPropagation: HostToContainer}
+- {name: cni-bin, mountPath: /opt/cni/bin}
+- {name: cni-conf, mountPath: /etc/cni/net.d}
+{{- end }}
+
+{{- define "adit.helper.volumes" -}}
+{{- $cni := include "adit.cni" . | fromYaml -}}
+- {name: state, hostPath: {path: /run/adit, type: DirectoryOrCreate}}
+- {name: netns, hostPath: {path: {{ $cni.netnsDir }}, type: DirectoryOrCreate}}
+- {name: cni-bin, hostPath: {path: {{ $cni.binDir }}, type: DirectoryOrCreate}}
+- {name: cni-conf, hostPath: {path: {{ $cni.confDir }}, type: DirectoryOrCreate}}
+{{- end }}
+
+{{- /* Made when the release is uninstalled, in order of weight, and deleted once all is done. One that a failed try left is
+replaced. */ -}}
+{{- define "adit.farewell" -}}
+helm.sh/hook: pre-delete
+helm.sh/hook-weight: {{ . | quote }}
+helm.sh/hook-delete-policy: before-hook-creation,hook-succeeded
+{{- end }}
