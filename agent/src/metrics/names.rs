@@ -35,6 +35,10 @@ pub(crate) const NAMES: &[Name] = &[
     ("flows_refused_total", "Flows that were refused, by reason"),
     ("flows_relayed", "Open flows that end in the agent"),
     (
+        "hellos_awaited",
+        "Connections from other nodes whose first bytes are awaited",
+    ),
+    (
         "helper_admissions_expired_total",
         "New pods that waited for the agent in vain",
     ),
@@ -81,10 +85,6 @@ pub(crate) const NAMES: &[Name] = &[
         "Requests that the helper refused",
     ),
     ("helper_silence_seconds", "Since the node helper last answered"),
-    (
-        "hellos_awaited",
-        "Connections from other nodes whose first bytes are awaited",
-    ),
     (
         "http_connections_evicted_total",
         "Connections to this endpoint closed because newer ones came",
