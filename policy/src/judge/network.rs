@@ -93,7 +93,7 @@ fn matches(context: &Context<'_>, gate: &Gate) -> bool {
             .is_none_or(|rest| miss(context, context.set.shared().rest(rest)).is_none())
 }
 
-/// As [`matches`], by the rule itself: a trace wants to know what of it the flow misses.
+/// As [`matches()`], by the rule itself: a trace wants to know what of it the flow misses.
 fn matches_as_written(
     context: &Context<'_>,
     origin: LinkOrigin,
