@@ -8,6 +8,7 @@
 mod address;
 mod link;
 mod message;
+mod namespace;
 mod neighbour;
 mod route;
 mod rule;
@@ -19,7 +20,7 @@ use rustix::net::netlink::SocketAddrNetlink;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
 
 pub(crate) use address::Address;
-pub(crate) use link::Link;
+pub(crate) use link::{Link, Lower};
 pub(crate) use message::IpFamily;
 use message::{Messages, NLMSG_DONE, NLMSG_ERROR, Request, verdict};
 pub(crate) use neighbour::{MAX_LINK_ADDRESS, Neighbour};
@@ -28,6 +29,10 @@ pub(crate) use rule::Rule;
 
 /// Bytes of one read of a dump; the kernel fills at most 32 KiB at a time.
 const READ: usize = 64 * 1024;
+
+/// Entries of a dump, at most. Who may configure a pod's network chooses how many interfaces, addresses and routes it has:
+/// more than this are not read, let alone kept.
+const MAX_ENTRIES: usize = 8192;
 
 /// Times that a dump is begun again because what it lists changed meanwhile.
 const DUMP_ATTEMPTS: usize = 8;
@@ -62,12 +67,21 @@ impl Rtnetlink {
 
     /// Sends one request and waits for the kernel's verdict, which it gives before `send` returns.
     fn call(&mut self, request: &Request) -> io::Result<()> {
+        self.call_with(request, |_, _| {})
+    }
+
+    /// [`call`](Self::call) for what has an answer besides: `take` is given its kind and body before the verdict.
+    fn call_with(&mut self, request: &Request, mut take: impl FnMut(u16, &[u8])) -> io::Result<()> {
         self.send(request)?;
         loop {
             let len = self.receive()?;
             for message in Messages::new(&self.buffer[..len]) {
-                if message.sequence == self.sequence && message.kind == NLMSG_ERROR {
-                    return verdict(message.body);
+                if message.sequence != self.sequence {
+                    continue;
+                }
+                match message.kind {
+                    NLMSG_ERROR => return verdict(message.body),
+                    kind => take(kind, message.body),
                 }
             }
         }
@@ -101,7 +115,7 @@ impl Rtnetlink {
         take: &mut impl FnMut(&[u8]) -> Option<T>,
     ) -> io::Result<Option<Vec<T>>> {
         self.send(request)?;
-        let (mut list, mut consistent) = (Vec::new(), true);
+        let (mut list, mut consistent, mut entries) = (Vec::new(), true, 0);
         loop {
             let len = self.receive()?;
             for message in Messages::new(&self.buffer[..len]) {
@@ -112,7 +126,13 @@ impl Rtnetlink {
                 match message.kind {
                     NLMSG_DONE => return Ok(consistent.then_some(list)),
                     NLMSG_ERROR => return verdict(message.body).map(|()| consistent.then_some(list)),
-                    _ => list.extend(take(message.body)),
+                    _ if entries == MAX_ENTRIES => {
+                        return Err(io::Error::other(format!("it has more than {MAX_ENTRIES}")));
+                    }
+                    _ => {
+                        entries += 1;
+                        list.extend(take(message.body));
+                    }
                 }
             }
         }

@@ -12,7 +12,7 @@ use super::interface::Interface;
 use super::namespace::{self, Identity};
 use super::task::{self, Output};
 use crate::codes::Code;
-use crate::netlink::{Link, Rtnetlink};
+use crate::netlink::{Link, Lower, Rtnetlink};
 use crate::protocol::codec::{Reader, Writer};
 use crate::protocol::{InvalidMessage, MAX_PATH};
 
@@ -53,10 +53,11 @@ pub(super) fn run(place: Place<'_>) -> Result<Found, Failure> {
 }
 
 fn look(place: Place<'_>) -> Result<Found, Failure> {
+    let home = namespace::identity_at(Path::new("/proc/self/ns/net"));
     match place {
         Place::At { path, interface } => {
             let wanted = |link: &Link, _: &[IpAddr]| link.name == interface;
-            look_at(path, wanted)?.ok_or_else(|| {
+            look_at(path, home, wanted)?.ok_or_else(|| {
                 Failure::new(
                     Code::POD_NAMESPACE,
                     format!("{} has no interface {interface}", path.display()),
@@ -67,7 +68,7 @@ fn look(place: Place<'_>) -> Result<Found, Failure> {
             folder,
             addresses,
             known,
-        } => search(folder, addresses, known),
+        } => search(folder, home, addresses, known),
     }
 }
 
@@ -75,7 +76,12 @@ fn look(place: Place<'_>) -> Result<Found, Failure> {
 ///
 /// A pod that may configure its own network can give itself another's address. So it is found twice then, and neither is
 /// taken for the other. One that is behind the agent already can't even get in the way.
-fn search(folder: &Path, addresses: &[IpAddr], known: &[Identity]) -> Result<Found, Failure> {
+fn search(
+    folder: &Path,
+    home: Option<Identity>,
+    addresses: &[IpAddr],
+    known: &[Identity],
+) -> Result<Found, Failure> {
     let failed = || refused::<io::Error>(Code::POD_NAMESPACE, format!("listing {}", folder.display()));
     let list = addresses.iter().map(IpAddr::to_string).collect::<Vec<_>>();
     let wanted =
@@ -86,7 +92,7 @@ fn search(folder: &Path, addresses: &[IpAddr], known: &[Identity]) -> Result<Fou
         if namespace::identity_at(&path).is_some_and(|identity| known.contains(&identity)) {
             continue;
         }
-        match (look_at(&path, wanted), &found) {
+        match (look_at(&path, home, wanted), &found) {
             // One namespace may be mounted twice.
             (Ok(Some(another)), Some(first)) if another.identity != first.identity => {
                 let (first, another) = (first.namespace.display(), another.namespace.display());
@@ -109,7 +115,11 @@ fn search(folder: &Path, addresses: &[IpAddr], known: &[Identity]) -> Result<Fou
     })
 }
 
-fn look_at(path: &Path, wanted: impl Fn(&Link, &[IpAddr]) -> bool) -> Result<Option<Found>, Failure> {
+fn look_at(
+    path: &Path,
+    home: Option<Identity>,
+    wanted: impl Fn(&Link, &[IpAddr]) -> bool,
+) -> Result<Option<Found>, Failure> {
     let failed = |what: &str| refused::<io::Error>(Code::POD_NAMESPACE, format!("{what} {}", path.display()));
     let Some((file, identity)) = namespace::at(path).map_err(failed("opening"))? else {
         return Err(Failure::new(
@@ -117,11 +127,19 @@ fn look_at(path: &Path, wanted: impl Fn(&Link, &[IpAddr]) -> bool) -> Result<Opt
             format!("{} is no namespace", path.display()),
         ));
     };
+    // Some runtimes name namespaces by processes, whose numbers are others' in the helper's container; and whoever asks
+    // for an address may ask for the node's. The node's own interface is nobody's to move.
+    if home == Some(identity) {
+        return Err(Failure::new(
+            Code::POD_NAMESPACE,
+            format!("{} is the node's own network namespace", path.display()),
+        ));
+    }
     namespace::enter(&file).map_err(failed("entering"))?;
     let mut netlink = Rtnetlink::open().map_err(failed("opening an rtnetlink socket in"))?;
     let links = netlink.links().map_err(failed("listing the interfaces of"))?;
     let addresses = netlink.addresses().map_err(failed("listing the addresses of"))?;
-    let chosen = links.into_iter().find(|link| {
+    let chosen = links.iter().find(|link| {
         let its = addresses.iter().filter(|(index, _)| *index == link.index);
         let its = its.map(|(_, address)| address.ip).collect::<Vec<_>>();
         wanted(link, &its)
@@ -139,7 +157,14 @@ fn look_at(path: &Path, wanted: impl Fn(&Link, &[IpAddr]) -> bool) -> Result<Opt
             ),
         ));
     }
-    let interface = Interface::of(&link, &mut netlink).map_err(refused(
+    let lower = Lower {
+        index: link.index,
+        namespace: None,
+    };
+    if let Some(upper) = links.iter().find(|other| other.lower == Some(lower)) {
+        return Err(stands_on(&upper.name, &link.name));
+    }
+    let interface = Interface::of(link, &mut netlink).map_err(refused(
         Code::POD_INTERFACE,
         format!("reading {} of {}", link.name, path.display()),
     ))?;
@@ -154,6 +179,16 @@ fn look_at(path: &Path, wanted: impl Fn(&Link, &[IpAddr]) -> bool) -> Result<Opt
         identity,
         interface,
     }))
+}
+
+/// An interface that goes round the one that is to be taken away: what it sends doesn't pass the routes of its namespace.
+pub(super) fn stands_on(upper: &str, lower: &str) -> Failure {
+    Failure::new(
+        Code::POD_INTERFACE,
+        format!(
+            "{upper} stands on {lower} and would go round the agent; a pod with other interfaces on its own can't join"
+        ),
+    )
 }
 
 impl Found {

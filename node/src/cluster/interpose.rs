@@ -10,7 +10,7 @@ mod inner;
 mod outer;
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use adit_link::{TunConfig, TunError, create_tun};
@@ -70,6 +70,20 @@ impl Side {
             .into_iter()
             .find(|link| link.name == name && link.is_tun() == tun))
     }
+
+    /// The pod's real interface, if it is on this side.
+    fn real(&mut self, entry: &Entry) -> Result<Option<Link>, Failure> {
+        self.find(&entry.interface.name, false)
+            .map_err(step("listing interfaces"))
+    }
+
+    /// The same where it must be, after it was moved.
+    fn real_here(&mut self, entry: &Entry) -> Result<Link, Failure> {
+        self.real(entry)?.ok_or_else(|| {
+            let nowhere = io::Error::other("it is neither in the pod nor in its outer namespace");
+            step(format!("looking for {}", entry.interface.name))(nowhere)
+        })
+    }
 }
 
 /// Moves the pod's interface to O and puts a TUN device in its stead.
@@ -88,16 +102,13 @@ pub(super) fn join(entry: &Entry, tools: Tools<'_>) -> Result<Interposed, Failur
     let mut pod = Side::enter(pod_namespace).map_err(step("entering the pod's namespace"))?;
     let inner = inner::substitute(&mut pod, entry, tools)?;
     (tools.on_step)("move-out");
-    if let Some(real) = pod
-        .find(name, false)
-        .map_err(step("listing the pod's interfaces"))?
-    {
-        use std::os::fd::AsFd;
+    if let Some(real) = pod.real(entry)? {
         pod.netlink
             .move_link(real.index, outer.namespace.as_fd())
             .map_err(step(format!("moving {name} out of the pod")))?;
     }
-    outer::receive(&mut outer, entry, tools)?;
+    let real = outer::receive(&mut outer, entry, tools)?;
+    inner::refuse_uppers(&mut pod, &outer, &real)?;
     inner::take_name(&mut pod, entry, tools)?;
     (tools.on_step)("joined");
     Ok(Interposed {

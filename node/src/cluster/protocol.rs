@@ -12,6 +12,7 @@ use crate::protocol::codec::{Reader, Writer};
 use crate::protocol::{InvalidMessage, MAX_NAME, MAX_TEXT, cut, require};
 
 pub use crate::protocol::PodAddress;
+pub(super) use pod::is_uid;
 pub use pod::{MAX_UID, Member, PodRef};
 
 /// Sockets in one answer to [`Request::Sockets`], at most: as many descriptors as a message carries.

@@ -4,7 +4,7 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 use super::Rtnetlink;
-use super::message::{Request, attributes, read_text, read_u32, zero_terminated};
+use super::message::{Request, attributes, read_bytes, read_text, read_u32, zero_terminated};
 
 const RTM_NEWLINK: u16 = 16;
 const RTM_DELLINK: u16 = 17;
@@ -12,8 +12,10 @@ const RTM_GETLINK: u16 = 18;
 
 const IFLA_IFNAME: u16 = 3;
 const IFLA_MTU: u16 = 4;
+const IFLA_LINK: u16 = 5;
 const IFLA_LINKINFO: u16 = 18;
 const IFLA_NET_NS_FD: u16 = 28;
+const IFLA_LINK_NETNSID: u16 = 37;
 const IFLA_INFO_KIND: u16 = 1;
 
 const IFF_UP: u32 = 1;
@@ -32,6 +34,16 @@ pub(crate) struct Link {
     /// Bytes of the largest packet.
     pub(crate) mtu: u32,
     pub(crate) loopback: bool,
+    /// The interface that it stands on, as a macvlan does; a veth's other end.
+    pub(crate) lower: Option<Lower>,
+}
+
+/// An interface as another one names it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Lower {
+    pub(crate) index: u32,
+    /// The number of its network namespace, if that is another one.
+    pub(crate) namespace: Option<u32>,
 }
 
 impl Link {
@@ -47,10 +59,15 @@ impl Link {
             kind: String::new(),
             mtu: 0,
             loopback: read_u32(body, 8)? & IFF_LOOPBACK != 0,
+            lower: None,
         };
+        let (mut lower, mut namespace) = (None, None);
         for (attribute, payload) in attributes(body.get(BODY..)?) {
             match attribute {
-                IFLA_IFNAME => read_text(payload)?.clone_into(&mut link.name),
+                // A pod may name its links as it likes; one of bytes that are no text is there all the same.
+                IFLA_IFNAME => link.name = String::from_utf8_lossy(read_bytes(payload)).into_owned(),
+                IFLA_LINK => lower = read_u32(payload, 0),
+                IFLA_LINK_NETNSID => namespace = read_u32(payload, 0),
                 IFLA_MTU => link.mtu = read_u32(payload, 0)?,
                 IFLA_LINKINFO => {
                     let kind = attributes(payload).find(|(nested, _)| *nested == IFLA_INFO_KIND);
@@ -61,6 +78,7 @@ impl Link {
                 _ => {}
             }
         }
+        link.lower = lower.map(|index| Lower { index, namespace });
         (!link.name.is_empty()).then_some(link)
     }
 }
@@ -138,6 +156,8 @@ mod tests {
             .attribute(IFLA_IFNAME, b"eth0\0")
             .attribute(IFLA_MTU, &1500_u32.to_ne_bytes())
             .attribute(IFLA_LINKINFO, &nested)
+            .attribute(IFLA_LINK, &2_u32.to_ne_bytes())
+            .attribute(IFLA_LINK_NETNSID, &5_u32.to_ne_bytes())
             .finish(1);
         let link = Link::parse(&bytes[16..]).unwrap();
         assert_eq!(
@@ -148,9 +168,27 @@ mod tests {
                 kind: "tun".into(),
                 mtu: 1500,
                 loopback: true,
+                lower: Some(Lower {
+                    index: 2,
+                    namespace: Some(5),
+                }),
             }
         );
         assert!(link.is_tun());
         assert_eq!(Link::parse(&bytes[16..24]), None);
+    }
+
+    #[test]
+    fn a_link_whose_name_is_no_text_is_not_overlooked() {
+        let bytes = Request::change(RTM_NEWLINK, &body(7, 0, 0))
+            .attribute(IFLA_IFNAME, b"m\xff\0")
+            .attribute(IFLA_LINK, &2_u32.to_ne_bytes())
+            .finish(1);
+        let link = Link::parse(&bytes[16..]).unwrap();
+        let here = Lower {
+            index: 2,
+            namespace: None,
+        };
+        assert_eq!((link.name.as_str(), link.lower), ("m\u{fffd}", Some(here)));
     }
 }

@@ -159,9 +159,14 @@ pub(super) fn read_u32(bytes: &[u8], at: usize) -> Option<u32> {
     Some(u32::from_ne_bytes(*bytes.get(at..)?.first_chunk()?))
 }
 
+/// What is before the zero that ends a text.
+pub(super) fn read_bytes(bytes: &[u8]) -> &[u8] {
+    bytes.split(|byte| *byte == 0).next().unwrap_or_default()
+}
+
 /// A text that ends with a zero.
 pub(super) fn read_text(bytes: &[u8]) -> Option<&str> {
-    str::from_utf8(bytes.split(|byte| *byte == 0).next()?).ok()
+    str::from_utf8(read_bytes(bytes)).ok()
 }
 
 pub(super) fn read_ip(bytes: &[u8]) -> Option<IpAddr> {

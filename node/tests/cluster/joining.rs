@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use adit_link::{TunQueue, VnetHeader};
-use adit_node::cluster::{Family, Kind};
+use adit_node::cluster::{Admissions, Decision, Family, Kind};
 use adit_node::codes::Code;
 use rustix::net::sockopt;
 
@@ -31,6 +31,10 @@ pub(crate) const ALL: &[Case] = &[
     ("a_join_that_fails_is_undone", failed_join),
     ("requests_for_what_is_not_there_are_refused_by_name", refusals),
     ("a_pod_that_takes_anothers_address_is_not_taken_for_it", impostor),
+    ("a_pod_with_another_way_out_is_refused", another_way_out),
+    ("a_way_out_that_is_made_at_the_last_moment_is_found", last_moment),
+    ("the_nodes_own_namespace_is_nobodys_pod", nodes_own),
+    ("a_pod_with_very_many_addresses_delays_nobody", many_addresses),
     ("another_user_gets_nothing", strangers),
 ];
 
@@ -241,6 +245,79 @@ fn impostor(world: &World) -> Outcome {
     for address in [format!("{}/32", pod.v4), format!("{}/128", pod.v6)] {
         ip_in(&impostor.path, &format!("addr del {address} dev eth0"));
     }
+    let (member, _queues) = client.join(&pod.reference()).unwrap();
+    assert_eq!(member.addresses[0].ip, pod.v4);
+    Outcome::Passed
+}
+
+/// A macvlan sends through the interface below it wherever that is moved, and past every route of the pod.
+pub(crate) const MACVLAN: &str = "link add link eth0 name round0 type macvlan mode bridge";
+
+fn another_way_out(world: &World) -> Outcome {
+    world.start(&[]);
+    let pod = Pod::new(world, "shop");
+    let mut client = world.client();
+    ip_in(&pod.path, MACVLAN);
+    let before = pod.state();
+    let error = client.join(&pod.reference()).unwrap_err();
+    assert_eq!(error.code(), Code::POD_INTERFACE, "{error}");
+    assert!(error.to_string().contains("round0 stands on eth0"), "{error}");
+    pod.assert_state(&before, "in the end");
+    assert_eq!(world.remembered(), Vec::<String>::new());
+    ip_in(&pod.path, "link del round0");
+    let (_, _queues) = client.join(&pod.reference()).unwrap();
+    Outcome::Passed
+}
+
+fn last_moment(world: &World) -> Outcome {
+    world.start(&["--macvlan-at", "move-out"]);
+    let pod = Pod::new(world, "shop");
+    let mut client = world.client();
+    let error = client.join(&pod.reference()).unwrap_err();
+    assert_eq!(error.code(), Code::POD_INTERFACE, "{error}");
+    assert!(error.to_string().contains("round0 stands on eth0"), "{error}");
+    ip_in(&pod.path, "link del round0");
+    let links = ip_in(&pod.path, "-o -d link show");
+    assert!(links.contains(" eth0@") && !links.contains(" tun "), "{links}");
+    assert_eq!(client.members().unwrap(), []);
+    Outcome::Passed
+}
+
+fn nodes_own(world: &World) -> Outcome {
+    world.start(&[]);
+    let pod = Pod::new(world, "shop");
+    let own = world.folder.join("netns/node");
+    std::fs::write(&own, []).unwrap();
+    rustix::mount::mount_bind("/proc/self/ns/net", &own).unwrap();
+    let before = ip_in(&own, "-o link show");
+    let mut node = pod.reference();
+    node.addresses = vec![crate::pod::GATEWAY.parse().unwrap()];
+    let error = world.client().join(&node).unwrap_err();
+    assert_eq!(error.code(), Code::POD_NAMESPACE, "{error}");
+
+    let admissions = Admissions::connect(&world.agent_socket()).unwrap();
+    let answering = crate::plugin::answer_next(admissions, Decision::Join);
+    let configuration = crate::plugin::configuration(world, &pod);
+    let refused = world.plugin_for("ADD", &pod, &own, &configuration);
+    let told = String::from_utf8_lossy(&refused.stdout);
+    assert!(told.contains("the node's own network namespace"), "{told}");
+    assert_eq!(ip_in(&own, "-o link show"), before);
+    answering.join().unwrap();
+    rustix::mount::unmount(&own, rustix::mount::UnmountFlags::DETACH).unwrap();
+    Outcome::Passed
+}
+
+fn many_addresses(world: &World) -> Outcome {
+    world.start(&[]);
+    let (pod, greedy) = (Pod::new(world, "shop"), Pod::new(world, "shop"));
+    let lines = (0..9000).map(|n| format!("addr add 172.16.{}.{}/32 dev eth0\n", n / 250, n % 250 + 1));
+    let batch = world.folder.join("batch");
+    std::fs::write(&batch, lines.collect::<String>()).unwrap();
+    ip_in(&greedy.path, &format!("-batch {}", batch.display()));
+    let mut client = world.client();
+    // What it has isn't read to the end, so nothing of it is believed.
+    let error = client.join(&greedy.reference()).unwrap_err();
+    assert_eq!(error.code(), Code::POD_NAMESPACE, "{error}");
     let (member, _queues) = client.join(&pod.reference()).unwrap();
     assert_eq!(member.addresses[0].ip, pod.v4);
     Outcome::Passed

@@ -39,7 +39,7 @@ pub(crate) const ALL: &[Case] = &[
 ];
 
 /// What the plugin's entry and the previous plugin's result look like.
-fn configuration(world: &World, pod: &Pod) -> String {
+pub(crate) fn configuration(world: &World, pod: &Pod) -> String {
     format!(
         r#"{{"cniVersion":"1.0.0","name":"pods","type":"adit-cni","state":{state:?},
             "exemptNamespaces":["adit-system"],"prevResult":{result}}}"#,
@@ -72,7 +72,10 @@ pub(crate) fn passes(output: &Output, pod: &Pod) -> bool {
 }
 
 /// Answers one question in a thread of its own.
-fn answer_next(mut admissions: Admissions, decision: Decision) -> std::thread::JoinHandle<Admissions> {
+pub(crate) fn answer_next(
+    mut admissions: Admissions,
+    decision: Decision,
+) -> std::thread::JoinHandle<Admissions> {
     std::thread::spawn(move || {
         let Notice::Admission(admission) = admissions.next().unwrap() else {
             panic!("expected a question");

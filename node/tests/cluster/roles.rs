@@ -4,7 +4,7 @@ use std::fs::OpenOptions;
 use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 use std::sync::OnceLock;
 use std::time::Duration;
 
@@ -16,6 +16,9 @@ static STEPS: OnceLock<PathBuf> = OnceLock::new();
 
 /// The step that kills the helper.
 static DIE_AT: OnceLock<String> = OnceLock::new();
+
+/// The step at which a pod's program puts a macvlan on its interface.
+static MACVLAN_AT: OnceLock<String> = OnceLock::new();
 
 /// Plays the role that the first argument names, if it names one.
 pub(crate) fn play(arguments: &[String]) -> Option<ExitCode> {
@@ -63,6 +66,9 @@ fn node(arguments: &[String]) -> ExitCode {
     if let Some(step) = option(arguments, "--die-at") {
         DIE_AT.set(step.to_owned()).unwrap();
     }
+    if let Some(step) = option(arguments, "--macvlan-at") {
+        MACVLAN_AT.set(step.to_owned()).unwrap();
+    }
     let ready = io::stdout().as_fd().try_clone_to_owned().unwrap();
     report(cluster::serve(options(arguments), Some(ready)))
 }
@@ -102,6 +108,13 @@ fn on_step(step: &'static str) {
     if let Some(path) = STEPS.get() {
         let mut file = OpenOptions::new().create(true).append(true).open(path).unwrap();
         writeln!(file, "{step}").unwrap();
+    }
+    // The process is in the pod's namespace then.
+    if MACVLAN_AT.get().is_some_and(|chosen| chosen == step) {
+        let made = Command::new("ip")
+            .args(crate::joining::MACVLAN.split(' '))
+            .status();
+        assert!(made.unwrap().success());
     }
     if DIE_AT.get().is_some_and(|chosen| chosen == step) {
         kill_process(getppid().unwrap(), Signal::KILL).unwrap();

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use serde_json::Value;
 
 use super::CniError;
-use crate::cluster::protocol::PodRef;
+use crate::cluster::protocol::{MAX_UID, PodRef, is_uid};
 
 /// The variables that the runtime sets.
 #[derive(Debug, Clone, Default)]
@@ -98,6 +98,10 @@ impl Call {
         let find = |name: &str| arguments.get(name).filter(|value| !value.is_empty());
         let [uid, namespace, name] = ["K8S_POD_UID", "K8S_POD_NAMESPACE", "K8S_POD_NAME"].map(find);
         match (uid, namespace, name) {
+            // It becomes the name of a file.
+            (Some(uid), _, _) if !is_uid(uid) => Err(CniError::environment(format!(
+                "CNI_ARGS has K8S_POD_UID={uid:?}, expected 1 to {MAX_UID} letters, digits, '-' and '_'"
+            ))),
             (Some(uid), Some(namespace), Some(name)) => Ok(Some(Identity {
                 uid: (*uid).to_owned(),
                 namespace: (*namespace).to_owned(),

@@ -218,3 +218,21 @@ fn what_is_missing_or_wrong_is_named_with_the_number_of_the_specification() {
         4
     );
 }
+
+#[test]
+fn a_uid_that_would_be_a_path_reaches_neither_the_helper_nor_the_journal() {
+    for uid in ["../../etc/shadow", "/etc/shadow", "..", "a b", &"u".repeat(64)] {
+        let environment = Environment {
+            arguments: format!("K8S_POD_UID={uid};K8S_POD_NAME=web-0;K8S_POD_NAMESPACE=shop"),
+            ..environment("DEL")
+        };
+        let fake = Fake::new(None);
+        let text = configuration().to_string();
+        let error = run(&environment, text.as_bytes(), &fake).unwrap_err();
+        assert_eq!(error.number, 4, "{uid}");
+        assert!(
+            fake.asked.borrow().is_empty() && fake.discarded.borrow().is_empty(),
+            "{uid}"
+        );
+    }
+}

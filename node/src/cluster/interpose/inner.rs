@@ -1,12 +1,14 @@
 //! What happens in P: a TUN device that takes the real interface's place, and gives it up again.
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 
 use super::{POD_TUN, Side, Tools, attach, has_ipv6, settings, step};
 use crate::cluster::failure::Failure;
+use crate::cluster::inspect;
 use crate::cluster::interface::Interface;
 use crate::cluster::journal::Entry;
+use crate::netlink::{Link, Lower};
 
 /// Metric of the default routes through the TUN device: while the real interface's are there too, they win.
 const LAST_RESORT: u32 = 4096;
@@ -44,6 +46,29 @@ pub(super) fn substitute(
     Ok(queue)
 }
 
+/// Refuses a pod that has put another interface on its own after it was inspected. Now that the real one is elsewhere, no
+/// other can be: so this look is the last.
+pub(super) fn refuse_uppers(pod: &mut Side, outer: &Side, real: &Link) -> Result<(), Failure> {
+    let listing = || step::<io::Error>("listing the pod's interfaces");
+    // In this order: the kernel numbers a namespace when it lists a link that leads there.
+    let links = pod.netlink.links().map_err(listing())?;
+    let Some(namespace) = pod
+        .netlink
+        .number_of(outer.namespace.as_fd())
+        .map_err(listing())?
+    else {
+        return Ok(());
+    };
+    let lower = Lower {
+        index: real.index,
+        namespace: Some(namespace),
+    };
+    match links.iter().find(|link| link.lower == Some(lower)) {
+        Some(upper) => Err(inspect::stands_on(&upper.name, &real.name)),
+        None => Ok(()),
+    }
+}
+
 /// Gives the TUN device the name that the real interface had, which is elsewhere now.
 pub(super) fn take_name(pod: &mut Side, entry: &Entry, tools: Tools<'_>) -> Result<(), Failure> {
     (tools.on_step)("pod-rename");
@@ -59,19 +84,11 @@ pub(super) fn give_up_name(pod: &mut Side, entry: &Entry, tools: Tools<'_>) -> R
 /// Gives the real interface, which has come back, all that it had, and then takes the TUN device away.
 pub(super) fn restore(pod: &mut Side, entry: &Entry, tools: Tools<'_>) -> Result<(), Failure> {
     (tools.on_step)("pod-interface");
-    let name = &entry.interface.name;
-    let real = pod
-        .find(name, false)
-        .map_err(step("listing the pod's interfaces"))?;
-    let real = real.ok_or_else(|| {
-        step(format!("looking for {name}"))(io::Error::other(
-            "it is neither in the pod nor in its outer namespace",
-        ))
-    })?;
+    let real = pod.real_here(entry)?;
     entry
         .interface
         .apply(&mut pod.netlink, real.index, true)
-        .map_err(step(format!("configuring {name} in the pod")))?;
+        .map_err(step(format!("configuring {} in the pod", real.name)))?;
     (tools.on_step)("delete-pod-tun");
     match pod
         .find(POD_TUN, true)

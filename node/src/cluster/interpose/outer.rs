@@ -8,7 +8,7 @@ use super::{Side, Tools, WIRE_TUN, attach, has_ipv6, settings, step};
 use crate::cluster::failure::Failure;
 use crate::cluster::journal::Entry;
 use crate::cluster::namespace;
-use crate::netlink::{IpFamily, LOCAL_TABLE, Rtnetlink, Rule};
+use crate::netlink::{IpFamily, LOCAL_TABLE, Link, Rtnetlink, Rule};
 
 /// The table that sends what is for the pod to the agent.
 const POD_TABLE: u8 = 101;
@@ -186,53 +186,34 @@ fn families(ipv6: bool) -> impl Iterator<Item = IpFamily> {
 }
 
 /// Gives the interface, which has come, all that it had in the pod.
-pub(super) fn receive(outer: &mut Side, entry: &Entry, tools: Tools<'_>) -> Result<(), Failure> {
+pub(super) fn receive(outer: &mut Side, entry: &Entry, tools: Tools<'_>) -> Result<Link, Failure> {
     (tools.on_step)("outer-interface");
-    let name = &entry.interface.name;
-    let real = outer
-        .find(name, false)
-        .map_err(step("listing the interfaces of O"))?;
-    let real = real.ok_or_else(|| {
-        step(format!("looking for {name}"))(io::Error::other(
-            "it is neither in the pod nor in its outer namespace",
-        ))
-    })?;
+    let real = outer.real_here(entry)?;
     // The main table only: no rule of O leads to another.
-    entry
-        .interface
-        .apply(&mut outer.netlink, real.index, false)
-        .map_err(step(format!("configuring {name} in the outer namespace")))
+    let applied = entry.interface.apply(&mut outer.netlink, real.index, false);
+    applied.map_err(step(format!("configuring {} in the outer namespace", real.name)))?;
+    Ok(real)
 }
 
 /// Moves the interface back to the pod, if it is here.
 pub(super) fn send_back(outer: &mut Side, entry: &Entry, pod: &OwnedFd) -> Result<(), Failure> {
-    let name = &entry.interface.name;
-    match outer
-        .find(name, false)
-        .map_err(step("listing the interfaces of O"))?
-    {
-        Some(real) => outer
-            .netlink
-            .move_link(real.index, pod.as_fd())
-            .map_err(step(format!("moving {name} back to the pod"))),
-        None => Ok(()),
-    }
+    let Some(real) = outer.real(entry)? else {
+        return Ok(());
+    };
+    let moved = outer.netlink.move_link(real.index, pod.as_fd());
+    moved.map_err(step(format!("moving {} back to the pod", real.name)))
 }
 
 /// Deletes the pod's interface, if it is here and software made it: hardware goes back by itself when O ends.
 pub(super) fn delete_interface(outer: &mut Side, entry: &Entry) -> Result<(), Failure> {
-    let name = &entry.interface.name;
-    match outer
-        .find(name, false)
-        .map_err(step("listing the interfaces of O"))?
-    {
-        Some(real) => match outer.netlink.delete_link(real.index) {
-            Err(error) if error.kind() != io::ErrorKind::Unsupported => {
-                Err(step(format!("deleting {name}"))(error))
-            }
-            _ => Ok(()),
-        },
-        None => Ok(()),
+    let Some(real) = outer.real(entry)? else {
+        return Ok(());
+    };
+    match outer.netlink.delete_link(real.index) {
+        Err(error) if error.kind() != io::ErrorKind::Unsupported => {
+            Err(step(format!("deleting {}", real.name))(error))
+        }
+        _ => Ok(()),
     }
 }
 

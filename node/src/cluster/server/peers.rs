@@ -29,9 +29,17 @@ impl Peers {
         }
     }
 
-    /// Takes a connection, unless the table is full; it is closed then.
+    /// Takes a connection, unless the table is full, or half full of agents: an agent gone wrong must not keep plugins
+    /// away. It is closed then.
     pub(super) fn add(&mut self, role: Role, socket: SeqPacket) -> bool {
-        if self.table.len() >= self.limit {
+        let agents = self
+            .table
+            .values()
+            .filter(|(role, _)| *role == Role::Agent)
+            .count();
+        let full =
+            self.table.len() >= self.limit || (role == Role::Agent && agents >= self.limit.div_ceil(2));
+        if full {
             return false;
         }
         self.next += 1;
@@ -54,5 +62,20 @@ impl Peers {
 
     pub(super) fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
         self.table.values().map(|(_, socket)| socket.as_fd())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn agents_leave_half_of_the_table_to_plugins() {
+        let mut peers = Peers::new(4);
+        let mut add = |role| peers.add(role, SeqPacket::pair().unwrap().0);
+        let agents: Vec<_> = (0..3).map(|_| add(Role::Agent)).collect();
+        assert_eq!(agents, [true, true, false]);
+        let plugins: Vec<_> = (0..3).map(|_| add(Role::Plugin)).collect();
+        assert_eq!(plugins, [true, true, false]);
     }
 }
