@@ -14,6 +14,7 @@ mod plugin;
 mod pod;
 mod restarts;
 mod roles;
+#[path = "../common/runner.rs"]
 mod runner;
 mod stream;
 mod uninstall;
@@ -32,7 +33,7 @@ fn main() -> std::process::ExitCode {
                 uninstall::ALL,
             ]
             .concat();
-            runner::run(&all, &arguments)
+            runner::run(&all, &arguments, world::become_node)
         }
     }
 }

@@ -9,6 +9,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use adit_node::cluster::Client;
+use nix::sched::CloneFlags;
+use rustix::mount::{MountPropagationFlags, mount_change};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::pod::Pod;
@@ -18,6 +20,24 @@ pub(crate) const TUN_VARIABLE: &str = "ADIT_TUN";
 
 /// Turns of a bounded wait, 20 ms each.
 const PATIENCE: u32 = 500;
+
+/// Goes to namespaces of our own, as root of them. What is mounted there is seen nowhere else.
+pub(crate) fn become_node() {
+    let (uid, gid) = (rustix::process::geteuid(), rustix::process::getegid());
+    let mut wanted = CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS;
+    if !uid.is_root() {
+        wanted |= CloneFlags::CLONE_NEWUSER;
+    }
+    nix::sched::unshare(wanted).expect("namespaces are allowed; `adit check` says more");
+    if !uid.is_root() {
+        fs::write("/proc/self/setgroups", "deny").unwrap();
+        fs::write("/proc/self/uid_map", format!("0 {} 1", uid.as_raw())).unwrap();
+        fs::write("/proc/self/gid_map", format!("0 {} 1", gid.as_raw())).unwrap();
+    }
+    mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC).unwrap();
+    crate::pod::skip_duplicate_detection();
+    command_output("ip", &["link", "set", "lo", "up"]);
+}
 
 /// One case's node.
 pub(crate) struct World {

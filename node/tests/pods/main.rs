@@ -11,6 +11,7 @@ mod cases;
 mod expect;
 mod lifetime;
 mod roles;
+#[path = "../common/runner.rs"]
 mod runner;
 mod terminal;
 mod world;
@@ -21,7 +22,7 @@ fn main() -> std::process::ExitCode {
         Some(code) => code,
         None => {
             let all = [cases::ALL, lifetime::ALL, terminal::ALL].concat();
-            runner::run(&all, &arguments)
+            runner::run(&all, &arguments, || ())
         }
     }
 }

@@ -1,4 +1,6 @@
-//! Runs the cases and says how they went, in the format of the standard test harness.
+//! Runs cases that need a world of their own, and says how they went, in the format of the standard test harness.
+//!
+//! Started by root it runs each case twice, as uid 1000 and as root; otherwise once, as whoever runs it.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -24,18 +26,28 @@ pub(crate) enum Outcome {
 /// The unprivileged user that root plays as well.
 const UNPRIVILEGED: u32 = 1000;
 
-/// Runs the cases that `arguments` choose: as this user, and started by root as uid 1000 too.
-pub(crate) fn run(cases: &[Case], arguments: &[String]) -> ExitCode {
-    if !rustix::process::geteuid().is_root() || arguments.iter().any(|argument| argument == "--list") {
-        return run_here(cases, arguments);
+/// Runs the cases that `arguments` choose, as this user after `prepare`.
+pub(crate) fn run(cases: &[Case], arguments: &[String], prepare: fn()) -> ExitCode {
+    let is_root = rustix::process::geteuid().is_root();
+    let who = if is_root { "root" } else { "unprivileged" };
+    if arguments.iter().any(|argument| argument == "--list") {
+        cases.iter().for_each(|(name, _)| println!("{name}::{who}: test"));
+        return ExitCode::SUCCESS;
     }
-    let folder = std::env::temp_dir().join(format!("adit-node-{}", std::process::id()));
+    // Before this process is changed.
+    let theirs = !is_root || run_unprivileged(arguments);
+    prepare();
+    let mine = run_here(cases, arguments, who);
+    ExitCode::from(u8::from(!(theirs && mine)))
+}
+
+fn run_unprivileged(arguments: &[String]) -> bool {
+    let folder = std::env::temp_dir().join(format!("adit-runner-{}", std::process::id()));
     fs::create_dir(&folder).unwrap();
     fs::set_permissions(&folder, fs::Permissions::from_mode(0o755)).unwrap();
     let device = folder.join("tun");
     make_tun_node(&device);
-    let mine = run_here(cases, arguments);
-    let theirs = Command::new(std::env::current_exe().unwrap())
+    let status = Command::new(std::env::current_exe().unwrap())
         .args(arguments)
         .env(TUN_VARIABLE, &device)
         .uid(UNPRIVILEGED)
@@ -43,7 +55,7 @@ pub(crate) fn run(cases: &[Case], arguments: &[String]) -> ExitCode {
         .status()
         .unwrap();
     fs::remove_dir_all(&folder).unwrap();
-    if theirs.success() { mine } else { ExitCode::FAILURE }
+    status.success()
 }
 
 /// A node as distributions ship it, for machines whose own is closed to all but root.
@@ -53,21 +65,15 @@ fn make_tun_node(path: &Path) {
     fs::set_permissions(path, fs::Permissions::from_mode(0o666)).unwrap();
 }
 
-fn run_here(cases: &[Case], arguments: &[String]) -> ExitCode {
-    let uid = rustix::process::geteuid().as_raw();
-    let list = arguments.iter().any(|argument| argument == "--list");
+fn run_here(cases: &[Case], arguments: &[String], who: &str) -> bool {
     let filters = arguments
         .iter()
         .filter(|argument| !argument.starts_with('-'))
         .collect::<Vec<_>>();
     let (mut passed, mut failed, mut ignored) = (0, Vec::new(), 0);
     for (name, case) in cases {
-        let name = format!("{name}::uid_{uid}");
+        let name = format!("{name}::{who}");
         if !filters.is_empty() && !filters.iter().any(|filter| name.contains(filter.as_str())) {
-            continue;
-        }
-        if list {
-            println!("{name}: test");
             continue;
         }
         match catch_unwind(AssertUnwindSafe(|| case(&World::new()))) {
@@ -85,15 +91,13 @@ fn run_here(cases: &[Case], arguments: &[String]) -> ExitCode {
             }
         }
     }
-    if !list {
-        let verdict = if failed.is_empty() { "ok" } else { "FAILED" };
-        println!(
-            "\ntest result: {verdict}. {passed} passed; {} failed; {ignored} ignored",
-            failed.len()
-        );
-    }
+    let verdict = if failed.is_empty() { "ok" } else { "FAILED" };
+    println!(
+        "\ntest result: {verdict}. {passed} passed; {} failed; {ignored} ignored",
+        failed.len()
+    );
     for name in &failed {
         println!("    {name}");
     }
-    ExitCode::from(u8::from(!failed.is_empty()))
+    failed.is_empty()
 }
