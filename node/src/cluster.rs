@@ -42,6 +42,15 @@ pub use protocol::{Admission, Counters, Decision, Family, Kind, Member, PodRef};
 pub use serve::{Error, Limits, Options, PluginFolders, serve};
 pub use uninstall::{stay_uninstalled, uninstall};
 
+/// Entries for `fuzz/`, each of which panics if its parser doesn't keep its word.
+#[cfg(fuzzing)]
+pub mod fuzzing {
+    pub use super::cni::fuzz as plugin_call;
+    pub use super::conflist::fuzz as plugin_list;
+    pub use super::journal::fuzz as journal_entry;
+    pub use super::protocol::plugin::fuzz as plugin_message;
+}
+
 /// How long one step of the helper's own work may take: a join, a leave, sockets, a rule. One that hangs is killed.
 pub const STEP_TIMEOUT: Duration = Duration::from_secs(10);
 

@@ -219,5 +219,48 @@ impl World for Node {
     }
 }
 
+/// Entry for `fuzz/`: a call by these five variables and this standard input, to a helper that has a word for everybody
+/// (`Some`), or to none. Whatever they are, it's answered or refused, and nobody is asked about what isn't a pod.
+///
+/// # Panics
+/// When that doesn't hold.
+#[cfg(fuzzing)]
+pub fn fuzz([command, container, namespace, interface, arguments]: [String; 5], text: &[u8], is_up: bool) {
+    struct Any(bool);
+    impl World for Any {
+        fn ask(&self, state: &Path, request: &PluginRequest) -> Result<PluginReply, ClientError> {
+            if !self.0 {
+                return Err(ClientError::Connect {
+                    path: plugin_socket(state),
+                    source: io::ErrorKind::NotFound.into(),
+                });
+            }
+            let bytes = request.encode().map_err(ClientError::Request)?;
+            assert_eq!(PluginRequest::decode(&bytes).as_ref(), Ok(request));
+            Ok(PluginReply::Joined)
+        }
+
+        fn discard(&self, _: &Path, uid: &str) -> Result<(), CniError> {
+            assert!(super::protocol::is_uid(uid), "it becomes a path: {uid:?}");
+            Ok(())
+        }
+    }
+    let environment = Environment {
+        command,
+        container,
+        namespace,
+        interface,
+        arguments,
+    };
+    match run(&environment, text, &Any(is_up)) {
+        Ok(Some(result)) if environment.command == "ADD" => {
+            let configuration: Value = serde_json::from_slice(text).expect("it was read");
+            assert_eq!(result, configuration["prevResult"], "the result is handed on");
+        }
+        Ok(_) => {}
+        Err(error) => drop(error.to_json(&version_of(text)).to_string()),
+    }
+}
+
 #[cfg(test)]
 mod tests;

@@ -4,7 +4,7 @@
 //! like, so ours looks again and again and puts its entry back, last in the chain: by then the interface exists.
 
 use std::fs;
-use std::io::{self, Read as _};
+use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
@@ -39,7 +39,8 @@ impl Conflist {
     pub(super) fn install_binary(&self) -> Result<(), Failure> {
         let path = self.folders.binaries.join(PLUGIN);
         let unfinished = unfinished(&path);
-        fs::copy("/proc/self/exe", &unfinished)
+        fs::File::open("/proc/self/exe")
+            .and_then(|mut own| io::copy(&mut own, &mut create(&unfinished)?))
             .and_then(|_| fs::set_permissions(&unfinished, fs::Permissions::from_mode(0o755)))
             .and_then(|()| fs::rename(&unfinished, &path))
             .map_err(refused(Code::CONFLIST, format!("installing {}", path.display())))
@@ -51,10 +52,7 @@ impl Conflist {
         let Some(path) = self.lists()?.into_iter().next() else {
             return Ok(false);
         };
-        self.rewrite(&path, |plugins| {
-            plugins.retain(|plugin| !is_ours(plugin));
-            plugins.push(self.entry.clone());
-        })
+        self.rewrite(&path, |plugins| put(plugins, &self.entry))
     }
 
     /// Whether the entry is where [`tend`](Self::tend) puts it; a node without a list has none.
@@ -82,10 +80,9 @@ impl Conflist {
     /// is in them.
     pub(super) fn uninstall(&self) -> Result<(), Failure> {
         for path in self.lists()? {
-            if !mentions_us(&path)? {
-                continue;
+            if mentions_us(&path)? {
+                self.rewrite(&path, take_out)?;
             }
-            self.rewrite(&path, |plugins| plugins.retain(|plugin| !is_ours(plugin)))?;
         }
         let binary = self.folders.binaries.join(PLUGIN);
         match fs::remove_file(&binary) {
@@ -129,22 +126,14 @@ impl Conflist {
             return Err(failed("reading")(io::Error::other(message)));
         }
         let text = fs::read(&path).map_err(failed("reading"))?;
-        let mut list =
-            serde_json::from_slice::<Value>(&text).map_err(|error| failed("reading")(error.into()))?;
-        let Some(Value::Array(plugins)) = list.get_mut("plugins") else {
-            let message = "it is no list of plugins; only lists (.conflist) can be chained to";
-            return Err(failed("reading")(io::Error::other(message)));
-        };
-        let before = plugins.clone();
-        change(plugins);
-        if *plugins == before {
+        let Some(text) = edit(&text, change).map_err(failed("reading"))? else {
             return Ok(false);
-        }
-        let text = serde_json::to_vec_pretty(&list).map_err(|error| failed("writing")(error.into()))?;
+        };
         // In the same folder, since runtimes don't notice a file that is moved in from another; and with a name that is
         // no list's.
         let unfinished = unfinished(&path);
-        fs::write(&unfinished, text)
+        create(&unfinished)
+            .and_then(|mut file| file.write_all(&text))
             .and_then(|()| fs::set_permissions(&unfinished, metadata.permissions()))
             .and_then(|()| fs::rename(&unfinished, &path))
             .map_err(failed("writing"))?;
@@ -162,6 +151,40 @@ fn mentions_us(path: &Path) -> Result<bool, Failure> {
     Ok(text.windows(name.len()).any(|window| window == name.as_bytes()))
 }
 
+/// A list with other plugins; `None` when they are the same.
+fn edit(text: &[u8], change: impl FnOnce(&mut Vec<Value>)) -> io::Result<Option<Vec<u8>>> {
+    let mut list = serde_json::from_slice::<Value>(text)?;
+    let Some(Value::Array(plugins)) = list.get_mut("plugins") else {
+        let message = "it is no list of plugins; only lists (.conflist) can be chained to";
+        return Err(io::Error::other(message));
+    };
+    let before = plugins.clone();
+    change(plugins);
+    if *plugins == before {
+        return Ok(None);
+    }
+    Ok(Some(serde_json::to_vec_pretty(&list)?))
+}
+
+/// Our entry at the end, and nowhere else.
+fn put(plugins: &mut Vec<Value>, entry: &Value) {
+    take_out(plugins);
+    plugins.push(entry.clone());
+}
+
+fn take_out(plugins: &mut Vec<Value>) {
+    plugins.retain(|plugin| !is_ours(plugin));
+}
+
+/// A new file. What an earlier writer left goes; what somebody put there to be written through, a link, isn't followed.
+fn create(path: &Path) -> io::Result<fs::File> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    fs::File::create_new(path)
+}
+
 fn is_ours(plugin: &Value) -> bool {
     plugin.get("type").and_then(Value::as_str) == Some(PLUGIN)
 }
@@ -170,6 +193,36 @@ fn is_ours(plugin: &Value) -> bool {
 fn unfinished(path: &Path) -> PathBuf {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     path.with_file_name(format!(".{name}.adit-new"))
+}
+
+/// Entry for `fuzz/`: whatever the list, putting our entry in twice is putting it in once, and taking it out again leaves
+/// all that others wrote.
+///
+/// # Panics
+/// When that doesn't hold.
+#[cfg(fuzzing)]
+pub fn fuzz(text: &[u8]) {
+    let entry = json!({ "type": PLUGIN, "state": "/run/adit" });
+    let read =
+        |text: &[u8]| serde_json::from_slice::<Value>(text).expect("it was written by us, or read before");
+    let Ok(added) = edit(text, |plugins| put(plugins, &entry)) else {
+        return;
+    };
+    let mut without_ours = read(text);
+    take_out(without_ours["plugins"].as_array_mut().expect("it was edited"));
+    let added = added.unwrap_or_else(|| text.to_owned());
+    assert!(
+        matches!(edit(&added, |plugins| put(plugins, &entry)), Ok(None)),
+        "once is enough"
+    );
+    let last = read(&added)["plugins"]
+        .as_array()
+        .and_then(|plugins| plugins.last().cloned());
+    assert_eq!(last, Some(entry));
+    let removed = edit(&added, take_out)
+        .expect("it's a list")
+        .expect("our entry was there");
+    assert_eq!(read(&removed), without_ours, "what others wrote stays");
 }
 
 #[cfg(test)]
@@ -312,6 +365,22 @@ mod tests {
             node.read("10-pods.conflist")["plugins"].as_array().unwrap().len(),
             3
         );
+    }
+
+    #[test]
+    fn what_stands_at_the_name_of_an_unfinished_file_is_not_written_through() {
+        let node = Node::new("through");
+        node.write("10-pods.conflist", &list());
+        let precious = node.folder.join("precious");
+        fs::write(&precious, "kept").unwrap();
+        for name in ["net.d/.10-pods.conflist.adit-new", "bin/.adit-cni.adit-new"] {
+            std::os::unix::fs::symlink(&precious, node.folder.join(name)).unwrap();
+        }
+        node.conflist.install_binary().unwrap();
+        assert_eq!(node.conflist.tend(), Ok(true));
+        assert_eq!(fs::read(&precious).unwrap(), b"kept");
+        let list = fs::symlink_metadata(node.folder.join("net.d/10-pods.conflist")).unwrap();
+        assert!(list.is_file());
     }
 
     #[test]

@@ -189,6 +189,20 @@ impl PluginReply {
     }
 }
 
+/// Entry for `fuzz/`: what is read of the plugin's requests and of the replies to it is written back the same.
+///
+/// # Panics
+/// When that doesn't hold.
+#[cfg(fuzzing)]
+pub fn fuzz(bytes: &[u8]) {
+    if let Ok(request) = PluginRequest::decode(bytes) {
+        assert_eq!(request.encode().as_deref(), Ok(bytes));
+    }
+    if let Ok(reply) = PluginReply::decode(bytes) {
+        assert_eq!(reply.encode(), bytes);
+    }
+}
+
 fn read_container(reader: &mut Reader<'_>) -> Result<String, InvalidMessage> {
     reader.plain("container id", MAX_CONTAINER, "1 to 128 printable ASCII bytes")
 }
