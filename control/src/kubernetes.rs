@@ -13,6 +13,8 @@ mod annotate;
 mod api;
 pub mod ca;
 mod discovery;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod health;
 mod kind;
 mod list_watch;
