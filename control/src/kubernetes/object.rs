@@ -121,6 +121,8 @@ pub(super) enum Malformed {
 pub const REDIRECTION_ANNOTATION: &str = "ambient.istio.io/redirection";
 /// The annotation by which adit's peers know on which other ports a pod takes HBONE: `original`.
 pub const HBONE_PORT_ANNOTATION: &str = "adit.dev/hbone-port";
+/// What the kubelet writes on pods that it has of its own files.
+const MIRROR_ANNOTATION: &str = "kubernetes.io/config.mirror";
 const SIDECAR_ANNOTATION: &str = "sidecar.istio.io/status";
 pub(super) const REDIRECTION_ENABLED: &str = "enabled";
 pub(super) const HBONE_PORT_ORIGINAL: &str = "original";
@@ -263,23 +265,26 @@ fn pod(pod: wire::Pod, trust_domain: &TrustDomain) -> Result<Option<Pod>, Malfor
     }))
 }
 
-/// Reads a pod that has a node and hasn't ended, and isn't on its host's network: such pods are never in the mesh.
+/// Reads a pod that has a node and hasn't ended, and for whose account somebody may ask. Pods on their host's network are
+/// never in the mesh. Nor does a pod without an account count: the API server gives each one, but for mirror pods, which a
+/// kubelet may make in every namespace; a node could have the SVIDs of every namespace's default account by them.
 ///
 /// # Errors
 /// Something in it that matters can't be understood.
 pub(super) fn placed(json: &str, trust_domain: &TrustDomain) -> Result<Option<Placed>, Malformed> {
     let pod: wire::Pod = serde_json::from_str(json)?;
     let has_ended = matches!(pod.status.phase.as_str(), "Failed" | "Succeeded");
-    let Some(node) = pod
-        .spec
-        .node_name
-        .filter(|_| !has_ended && !pod.spec.host_network)
-    else {
+    let is_mirror = pod.metadata.annotation(MIRROR_ANNOTATION).is_some();
+    let account = pod.spec.service_account_name.filter(|name| !name.is_empty());
+    let (Some(node), Some(account), false) = (
+        pod.spec.node_name,
+        account,
+        has_ended || is_mirror || pod.spec.host_network,
+    ) else {
         return Ok(None);
     };
-    let account = pod.spec.service_account_name;
     Ok(Some(Placed {
-        identity: identity(trust_domain, &pod.metadata.namespace, account.as_deref())?,
+        identity: identity(trust_domain, &pod.metadata.namespace, Some(&account))?,
         uid: pod.metadata.uid.into(),
         node: node.into(),
     }))
@@ -352,5 +357,40 @@ fn protocol(field: &'static str, text: Option<&str>) -> Result<Protocol, Malform
             field,
             reason: format!("expected TCP, UDP or SCTP, got {other:?}"),
         }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn is_placed(change: impl FnOnce(&mut Value)) -> bool {
+        let mut pod = json!({
+            "metadata": {"namespace": "shop", "name": "web-1", "uid": "uid-1"},
+            "spec": {"nodeName": "one", "serviceAccountName": "web", "containers": []},
+            "status": {"phase": "Pending"},
+        });
+        change(&mut pod);
+        let domain = "demo.local".parse().unwrap();
+        placed(&pod.to_string(), &domain).unwrap().is_some()
+    }
+
+    #[test]
+    fn a_node_has_the_identities_of_pods_that_the_api_server_gave_an_account() {
+        assert!(is_placed(|_| {}));
+        assert!(!is_placed(|pod| pod["spec"]["hostNetwork"] = true.into()));
+        assert!(!is_placed(|pod| pod["status"]["phase"] = "Succeeded".into()));
+        assert!(!is_placed(|pod| pod["spec"]["nodeName"] = Value::Null));
+    }
+
+    #[test]
+    fn mirror_pods_which_a_kubelet_makes_in_any_namespace_give_it_no_identity() {
+        assert!(!is_placed(|pod| pod["spec"]["serviceAccountName"] = Value::Null));
+        assert!(!is_placed(|pod| pod["spec"]["serviceAccountName"] = "".into()));
+        assert!(!is_placed(|pod| {
+            pod["metadata"]["annotations"] = json!({MIRROR_ANNOTATION: "hash"});
+        }));
     }
 }

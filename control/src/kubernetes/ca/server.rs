@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 
@@ -13,6 +14,7 @@ use hyper::server::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use kube::Client;
 use rustls::ServerConfig;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::time::{sleep, timeout};
@@ -33,6 +35,11 @@ const MAX_CONNECTIONS: usize = 1024;
 const MAX_STREAMS: u32 = 32;
 /// How long a TLS handshake may take.
 const HANDSHAKE: Duration = Duration::from_secs(10);
+/// How long a connection may go without a certificate given on it. Agents are asked for nothing before the handshake, so
+/// this is what keeps strangers from holding all places; an agent connects anew when it needs the next.
+const IDLE: Duration = Duration::from_secs(30);
+/// How long requests that are under way may take when a connection is closed.
+const LAST_ANSWERS: Duration = Duration::from_secs(10);
 /// The life of the server's own certificate; it's replaced at half of it.
 const OWN_TTL: Duration = Duration::from_secs(24 * 3600);
 /// How often it's looked whether a root or the server's certificate is due.
@@ -291,31 +298,108 @@ async fn accept(listener: TcpListener, acceptor: watch::Receiver<TlsAcceptor>, s
 async fn connection(stream: TcpStream, acceptor: TlsAcceptor, service: Arc<Service>) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let stream = timeout(HANDSHAKE, acceptor.accept(stream)).await??;
+    attend(stream, service, Arc::default()).await
+}
+
+/// Answers requests until the peer ends the connection, or nothing was `given` on it for [`IDLE`].
+async fn attend(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    service: Arc<Service>,
+    given: Arc<AtomicBool>,
+) -> io::Result<()> {
+    let on_request = Arc::clone(&given);
     let answer = hyper::service::service_fn(move |request: http::Request<Incoming>| {
-        let service = Arc::clone(&service);
-        async move { Ok::<_, Infallible>(route(request, service).await) }
+        let (service, given) = (Arc::clone(&service), Arc::clone(&on_request));
+        async move { Ok::<_, Infallible>(route(request, service, given).await) }
     });
-    http2::Builder::new(TokioExecutor::new())
+    let serving = http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
         .keep_alive_interval(Duration::from_secs(30))
         .max_concurrent_streams(MAX_STREAMS)
-        .serve_connection(TokioIo::new(stream), answer)
-        .await
-        .map_err(io::Error::other)
+        .serve_connection(TokioIo::new(stream), answer);
+    let mut serving = std::pin::pin!(serving);
+    loop {
+        tokio::select! {
+            ended = &mut serving => return ended.map_err(io::Error::other),
+            () = sleep(IDLE) => {}
+        }
+        if !given.swap(false, Ordering::Relaxed) {
+            break;
+        }
+    }
+    serving.as_mut().graceful_shutdown();
+    timeout(LAST_ANSWERS, serving).await?.map_err(io::Error::other)
 }
 
-async fn route(request: http::Request<Incoming>, service: Arc<Service>) -> Response<tonic::body::Body> {
+async fn route(
+    request: http::Request<Incoming>,
+    service: Arc<Service>,
+    given: Arc<AtomicBool>,
+) -> Response<tonic::body::Body> {
     if request.uri().path() != CREATE_CERTIFICATE {
         return Status::unimplemented("there is CreateCertificate of istio.v1.auth.IstioCertificateService")
             .into_http();
     }
     let codec: ProstCodec<CertificateResponse, CertificateRequest> = ProstCodec::new();
     let call = tower::service_fn(move |request: tonic::Request<CertificateRequest>| {
-        let service = Arc::clone(&service);
-        async move { service.create(request).await }
+        let (service, given) = (Arc::clone(&service), Arc::clone(&given));
+        async move {
+            let created = service.create(request).await;
+            given.fetch_or(created.is_ok(), Ordering::Relaxed);
+            created
+        }
     });
     tonic::server::Grpc::new(codec)
         .max_decoding_message_size(MAX_MESSAGE)
         .unary(call, request)
         .await
+}
+
+#[cfg(test)]
+mod tests {
+    use http::Request;
+    use kube::client::Body;
+    use tokio::time::Instant;
+
+    use super::*;
+
+    /// A signer whose API server is away.
+    fn service() -> Arc<Service> {
+        let away = tower::service_fn(|_: Request<Body>| async {
+            Err::<http::Response<Body>, _>(io::Error::other("away"))
+        });
+        let trust_domain: TrustDomain = "demo.local".parse().unwrap();
+        let roots = Roots::new(trust_domain.clone(), RootPolicy::default(), SystemTime::now());
+        Arc::new(Service {
+            client: Client::new(away, "default"),
+            trust_domain,
+            audience: "adit-ca".to_owned(),
+            agents: std::collections::BTreeSet::new(),
+            max_ttl: LONGEST_TTL,
+            placement: watch::channel(Placement::default()).1,
+            roots: Arc::new(RwLock::new(roots.unwrap())),
+            places: Service::places(),
+        })
+    }
+
+    /// How long somebody may stay who says nothing (but answers pings).
+    async fn stay(given: bool) -> Duration {
+        let (ours, theirs) = tokio::io::duplex(1 << 16);
+        let begun = Instant::now();
+        let served = tokio::spawn(attend(ours, service(), Arc::new(AtomicBool::new(given))));
+        let client =
+            hyper::client::conn::http2::handshake::<_, _, Body>(TokioExecutor::new(), TokioIo::new(theirs));
+        let (_requests, connection) = client.await.unwrap();
+        let ended = tokio::spawn(connection);
+        served.await.unwrap().unwrap();
+        let _ = ended.await.unwrap();
+        begun.elapsed()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_without_certificates_does_not_keep_its_place() {
+        let (stranger, agent) = (stay(false).await, stay(true).await);
+        assert!(stranger >= IDLE && stranger < IDLE + LAST_ANSWERS, "{stranger:?}");
+        assert!(agent >= IDLE * 2 && agent < IDLE * 2 + LAST_ANSWERS, "{agent:?}");
+    }
 }
