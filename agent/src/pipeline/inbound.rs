@@ -284,3 +284,18 @@ fn answer(reason: RefuseReason) -> Refusal {
 
 /// Where Linux's ephemeral ports begin.
 const EPHEMERAL_FLOOR: u16 = 32_768;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_original_port_takes_streams_for_itself_alone() {
+        let takes = |door| {
+            let authority = SocketAddr::from(([10, 0, 0, 1], 5432));
+            verify_port(door, authority).is_ok()
+        };
+        assert!(takes(Door::Original(5432)) && takes(Door::Any(15008)) && takes(Door::Memory));
+        assert!(!takes(Door::Original(8080)));
+    }
+}
