@@ -14,7 +14,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use adit_control::kubernetes::{self, Source, SourceOptions, State};
+use adit_control::kubernetes::{self, Capability, Source, SourceOptions, State};
 use adit_control::{PolicyDocument, kubernetes::KubeClient};
 use adit_identity::TrustDomain;
 use tokio::net::TcpListener;
@@ -48,6 +48,8 @@ pub struct ClusterOptions {
     pub trust_domain: TrustDomain,
     /// The node helper's socket.
     pub helper_socket: PathBuf,
+    /// Where captured pods say that they take HBONE; never [`Capability::None`].
+    pub capability: Capability,
     /// Where the control socket is bound.
     pub socket: PathBuf,
     /// Where metrics and health are to be had over HTTP; nowhere without it.
@@ -154,6 +156,7 @@ pub fn run(options: ClusterOptions) -> Result<(), ClusterError> {
             source,
             client,
             helper_socket: options.helper_socket,
+            capability: options.capability,
         };
         tokio::select! {
             ended = follower.run() => ended?,
@@ -172,6 +175,7 @@ struct Follower {
     source: Arc<Source>,
     client: KubeClient,
     helper_socket: PathBuf,
+    capability: Capability,
 }
 
 impl Follower {
@@ -227,6 +231,7 @@ impl Follower {
             self.broker.clone(),
             self.client.clone(),
             Arc::clone(&self.source),
+            self.capability,
         );
         members.adopt(state).await?;
         admissions::start(self.helper_socket.clone(), self.client.clone(), dismissed)

@@ -133,6 +133,35 @@ fn every_platform_renders_with_its_paths_and_others_are_refused() {
 }
 
 #[test]
+#[ignore = "needs helm: `just chart` builds and runs it"]
+fn the_wire_port_is_the_original_one_or_istios() {
+    let agent = |port: &str| -> Finished {
+        let set = format!("agent.wirePort={port}");
+        helm(&[
+            "template",
+            "adit",
+            "adit",
+            "--kube-version",
+            "1.34.0",
+            "-s",
+            "templates/agent.yaml",
+            "--set",
+            &set,
+        ])
+    };
+    for port in ["original", "15008"] {
+        let argument = format!("- --wire-port={port}\n");
+        assert!(agent(port).stdout().contains(&argument), "{port}");
+    }
+    let refused = agent("8080");
+    let expected = r#"agent.wirePort is "8080"; expected original or 15008"#;
+    assert!(
+        refused.code() != 0 && refused.stderr().contains(expected),
+        "{refused}"
+    );
+}
+
+#[test]
 fn agent_and_ca_are_restricted_and_only_the_helper_is_privileged() {
     for (kind, name, host_paths) in [
         ("DaemonSet", "adit-agent", vec!["/run/adit/agent"]),

@@ -296,6 +296,9 @@ pub(super) struct NodeAgent {
     /// The node helper's socket
     #[arg(long, value_name = "PATH", default_value = "/run/adit/agent/agent.sock")]
     pub(super) helper_socket: PathBuf,
+    /// Where other nodes' agents are told to reach this node's pods
+    #[arg(long, value_name = "PORT", value_enum, default_value_t = WirePort::Original)]
+    pub(super) wire_port: WirePort,
     /// Who signs certificates: adit-ca.adit-system.svc:443, or istiod; a CA in this process without it
     #[arg(long, value_name = "HOST:PORT", conflicts_with = "state_dir")]
     pub(super) signer: Option<String>,
@@ -327,6 +330,15 @@ pub(super) struct NodeAgent {
     /// How long live flows may go on after SIGTERM
     #[arg(long, value_name = "TIME", value_parser = duration::parse, default_value = "20s")]
     pub(super) drain: Duration,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum WirePort {
+    /// The port that the flow is for, and 15008 for agents that know no other
+    Original,
+    /// 15008 alone, as Istio's
+    #[value(name = "15008")]
+    Hbone,
 }
 
 #[derive(Debug, Args)]
@@ -486,6 +498,32 @@ mod tests {
     #[test]
     fn the_definitions_are_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_wire_port_is_the_original_one_or_istios() {
+        let wire_port = |line: &str| match parse(line).map(|cli| cli.command) {
+            Ok(Command::NodeAgent(args)) => Ok(args.wire_port),
+            Ok(other) => panic!("{other:?}"),
+            Err(error) => Err(error.to_string()),
+        };
+        let agent = "adit node-agent --node-name kn1";
+        assert_eq!(wire_port(agent), Ok(WirePort::Original));
+        assert_eq!(
+            wire_port(&format!("{agent} --wire-port original")),
+            Ok(WirePort::Original)
+        );
+        assert_eq!(
+            wire_port(&format!("{agent} --wire-port=15008")),
+            Ok(WirePort::Hbone)
+        );
+        for nonsense in ["8080", "15008,original", "hbone"] {
+            let refused = wire_port(&format!("{agent} --wire-port {nonsense}")).unwrap_err();
+            assert!(
+                refused.contains("[possible values: original, 15008]"),
+                "{refused}"
+            );
+        }
     }
 
     #[test]

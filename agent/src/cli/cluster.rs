@@ -1,8 +1,9 @@
 //! `adit node-agent`: the agent of a Kubernetes node.
 
+use adit_control::kubernetes::Capability;
 use adit_control::signing::SignerOptions;
 
-use super::args::NodeAgent;
+use super::args::{NodeAgent, WirePort};
 use super::{CliError, logging};
 use crate::agent::AgentSettings;
 use crate::cluster::{self, ClusterOptions};
@@ -28,6 +29,7 @@ pub(super) fn node_agent(args: NodeAgent) -> Result<u8, CliError> {
         node_name: args.node_name,
         trust_domain: args.trust_domain,
         helper_socket: args.helper_socket,
+        capability: capability(args.wire_port),
         socket: run_dir.paths().agent_socket(),
         metrics: args.metrics,
         drain: args.drain,
@@ -41,4 +43,25 @@ pub(super) fn node_agent(args: NodeAgent) -> Result<u8, CliError> {
     })?;
     run_dir.remove()?;
     Ok(0)
+}
+
+/// What pods are made to say of themselves. Listeners don't depend on it: an agent that hasn't heard of a change yet is served.
+fn capability(wire_port: WirePort) -> Capability {
+    match wire_port {
+        WirePort::Original => Capability::HboneOnOriginalPort,
+        WirePort::Hbone => Capability::Hbone,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pods_say_what_the_flag_says() {
+        assert_eq!(
+            [WirePort::Original, WirePort::Hbone].map(capability),
+            [Capability::HboneOnOriginalPort, Capability::Hbone]
+        );
+    }
 }

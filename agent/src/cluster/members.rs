@@ -42,6 +42,8 @@ struct Context {
     broker: Broker,
     client: KubeClient,
     source: Arc<Source>,
+    /// What a captured pod says of itself.
+    capability: Capability,
     /// Those whose flows the agent may expect in HBONE: the source says so in its next state.
     captured: Mutex<BTreeSet<Arc<str>>>,
 }
@@ -81,6 +83,7 @@ impl Members {
         broker: Broker,
         client: KubeClient,
         source: Arc<Source>,
+        capability: Capability,
     ) -> Self {
         Self {
             context: Arc::new(Context {
@@ -88,6 +91,7 @@ impl Members {
                 broker,
                 client,
                 source,
+                capability,
                 captured: Mutex::default(),
             }),
             tasks: HashMap::new(),
@@ -181,7 +185,7 @@ impl Context {
             self.set_captured(pod, true);
             // Peers come with tunnels once they are told, and want to see whose they are.
             self.identified(pod, wishes).await;
-            self.annotate(pod, Capability::HboneOnOriginalPort, wishes).await;
+            self.annotate(pod, self.capability, wishes).await;
             if next_wish(wishes, Wish::Join).await == Wish::Gone {
                 return;
             }

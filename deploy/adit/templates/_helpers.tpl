@@ -86,3 +86,12 @@ helm.sh/hook: pre-delete
 helm.sh/hook-weight: {{ . | quote }}
 helm.sh/hook-delete-policy: before-hook-creation,hook-succeeded
 {{- end }}
+
+{{/* Checked here: the agent would refuse it too, but only once it's rolled out. */}}
+{{- define "adit.wirePort" -}}
+{{- $port := toString .Values.agent.wirePort -}}
+{{- if not (has $port (list "original" "15008")) -}}
+{{- fail (printf "agent.wirePort is %q; expected original or 15008" $port) -}}
+{{- end -}}
+{{- $port -}}
+{{- end -}}
