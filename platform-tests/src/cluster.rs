@@ -24,6 +24,7 @@ mod privileges;
 pub mod scenario;
 mod suite;
 mod wire;
+mod wire_port;
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -41,6 +42,7 @@ pub use pcap::{InvalidCapture, Packet, Transport, packets};
 pub use privileges::{InvalidStatus, Privileges};
 pub use suite::{Cyclonus, SuiteReport};
 pub use wire::Wire;
+pub use wire_port::WirePort;
 
 /// How long one command may take.
 const COMMAND_LIMIT: Duration = Duration::from_secs(120);

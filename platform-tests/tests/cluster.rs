@@ -6,11 +6,12 @@ use std::time::{Duration, Instant};
 
 use adit_platform_tests::cluster::objects::{pod, shell};
 use adit_platform_tests::cluster::scenario::{self, Churn, Ends, Streams};
-use adit_platform_tests::cluster::{AGENT, Adit, Cluster, Cyclonus, HELPER, Membership, Namespace};
+use adit_platform_tests::cluster::{AGENT, Adit, Cluster, Cyclonus, HELPER, Membership, Namespace, WirePort};
 use adit_platform_tests::configured;
 use serde_json::{Value, json};
 
 const WEB_PORT: u16 = 8080;
+const HBONE_PORT: u16 = 15008;
 
 /// Resident KiB of agent and helper on both nodes.
 fn resident(cluster: &Cluster) -> [u64; 4] {
@@ -31,6 +32,24 @@ fn the_original_port_is_on_the_wire_and_nobody_can_read_it() {
     let identities = adit.agent(cluster.node(1), ["identity"]).stdout();
     let own = format!("spiffe://cluster.local/ns/{}/sa/default", namespace.name());
     assert!(identities.contains(&own), "{identities}");
+}
+
+#[test]
+#[ignore = "needs the cluster of `just cluster-up`"]
+fn istios_port_is_on_the_wire_where_the_agents_are_told_so() {
+    let cluster = Cluster::running();
+    let adit = Adit::install(&cluster);
+    let namespace = Namespace::new(&cluster, "hbone", Membership::Mesh);
+    // Made with agents that say the original port: those that come after them say otherwise.
+    assert_eq!(scenario::wire(&namespace).fault(WEB_PORT), None);
+    let hbone = WirePort::set(adit, "15008");
+    namespace.wait_hbone_port("server", "");
+    adit.wait_identified(namespace.name());
+    assert_eq!(scenario::wire(&namespace).fault(HBONE_PORT), None);
+    drop(hbone);
+    namespace.wait_hbone_port("server", "original");
+    adit.wait_identified(namespace.name());
+    assert_eq!(scenario::wire(&namespace).fault(WEB_PORT), None);
 }
 
 #[test]

@@ -10,7 +10,7 @@ use super::{COMMAND_LIMIT, Cluster, Node, Privileges};
 use crate::process::{Finished, Running, wait_until};
 
 /// The namespace that the manifest makes.
-const NAMESPACE: &str = "adit-system";
+pub(super) const NAMESPACE: &str = "adit-system";
 const LIMIT: Duration = Duration::from_secs(180);
 
 /// Command lines by which the processes of a node are found.
@@ -46,8 +46,13 @@ impl<'c> Adit<'c> {
         adit
     }
 
+    /// Where it's installed.
+    pub(super) fn cluster(self) -> &'c Cluster {
+        self.cluster
+    }
+
     #[track_caller]
-    fn wait_rolled_out(self, part: &str) {
+    pub(super) fn wait_rolled_out(self, part: &str) {
         let timeout = format!("--timeout={}s", LIMIT.as_secs());
         let words = ["kubectl", "-n", NAMESPACE, "rollout", "status", part, &timeout];
         let done = Running::spawn(self.cluster.command(words)).finish(LIMIT + Duration::from_secs(30));
@@ -112,6 +117,27 @@ impl<'c> Adit<'c> {
             .command(["kubectl", "-n", NAMESPACE, "exec", &pod, "--", "/adit"]);
         command.args(words);
         Finished::of(command, COMMAND_LIMIT)
+    }
+
+    /// Waits until the agents of both nodes have the SVID of a namespace's pods: an agent that has just started lets their
+    /// flows pass plain until then.
+    ///
+    /// # Panics
+    /// After three minutes.
+    #[track_caller]
+    pub fn wait_identified(self, namespace: &str) {
+        let own = format!("spiffe://cluster.local/ns/{namespace}/sa/default");
+        for node in [1, 2].map(|number| self.cluster.node(number)) {
+            wait_until(
+                &format!("the agent on {} to have {own}", node.name()),
+                LIMIT,
+                || {
+                    let identities = self.agent(node, ["identity"]).raw_stdout();
+                    identities.contains(&own).then_some(())
+                },
+                || self.said(),
+            );
+        }
     }
 
     /// What the API server answers to a PATCH that an agent sends with its own token: the HTTP status.

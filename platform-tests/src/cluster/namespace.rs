@@ -14,6 +14,9 @@ const MEMBERSHIP: &str = "istio.io/dataplane-mode";
 /// The annotation of a pod whose traffic the agent has.
 const CAPTURED: &str = r"{.metadata.annotations.ambient\.istio\.io/redirection}";
 
+/// The annotation that says on which ports besides 15008 a captured pod takes HBONE.
+const HBONE_PORT: &str = r"{.metadata.annotations.adit\.dev/hbone-port}";
+
 /// Whether a namespace's pods are in the mesh.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Membership {
@@ -145,6 +148,20 @@ impl<'c> Namespace<'c> {
             &format!("the annotation ambient.istio.io/redirection of {pod} to be {expected:?}"),
             READY_LIMIT,
             || (self.pod(pod, CAPTURED) == expected).then_some(()),
+            || self.kubectl(["describe", "pod", pod]).raw_stdout(),
+        );
+    }
+
+    /// Waits until a captured pod says on which ports besides 15008 it takes HBONE: `original`, or none.
+    ///
+    /// # Panics
+    /// After two minutes.
+    #[track_caller]
+    pub fn wait_hbone_port(&self, pod: &str, expected: &str) {
+        wait_until(
+            &format!("the annotation adit.dev/hbone-port of {pod} to be {expected:?}"),
+            READY_LIMIT,
+            || (self.pod(pod, HBONE_PORT) == expected).then_some(()),
             || self.kubectl(["describe", "pod", pod]).raw_stdout(),
         );
     }
