@@ -231,7 +231,7 @@ pub fn fuzz([command, container, namespace, interface, arguments]: [String; 5], 
         fn ask(&self, state: &Path, request: &PluginRequest) -> Result<PluginReply, ClientError> {
             if !self.0 {
                 return Err(ClientError::Connect {
-                    path: plugin_socket(state),
+                    path: serve::plugin_socket(state),
                     source: io::ErrorKind::NotFound.into(),
                 });
             }

@@ -366,7 +366,7 @@ mod tests {
     /// A signer whose API server is away.
     fn service() -> Arc<Service> {
         let away = tower::service_fn(|_: Request<Body>| async {
-            Err::<http::Response<Body>, _>(io::Error::other("away"))
+            Err::<Response<Body>, _>(io::Error::other("away"))
         });
         let trust_domain: TrustDomain = "demo.local".parse().unwrap();
         let roots = Roots::new(trust_domain.clone(), RootPolicy::default(), SystemTime::now());
@@ -376,9 +376,10 @@ mod tests {
             audience: "adit-ca".to_owned(),
             agents: std::collections::BTreeSet::new(),
             max_ttl: LONGEST_TTL,
-            placement: watch::channel(Placement::default()).1,
+            placement: watch::channel(placement::Placement::default()).1,
             roots: Arc::new(RwLock::new(roots.unwrap())),
             places: Service::places(),
+            status: Arc::default(),
         })
     }
 

@@ -1,5 +1,6 @@
 use std::cell::RefCell;
 
+use super::super::serve::plugin_socket;
 use super::*;
 
 /// A node with a helper that says what it was told to, or without one.
