@@ -95,8 +95,9 @@ fn every_capability_is_in_the_document_and_no_other() {
     let section = section("### Capabilities");
     assert_eq!(first_cells(section), words(kept, "CapabilitySet::"));
     // The chart's own list, where it gives one: the container has what the document says that it has.
-    let helper = source("deploy/adit/templates/helper.yaml");
-    let context = between(&helper, "securityContext:", "resources:");
+    let templates = source("deploy/adit/templates/_helpers.tpl");
+    let helper = between(&templates, "define \"adit.helper\"", "end }}");
+    let context = between(helper, "securityContext:", "resources:");
     assert_eq!(
         quoted(section).contains("privileged: true"),
         context.contains("privileged: true")
