@@ -5,7 +5,8 @@
 //! everything that comes for it, passes the agent, which holds one TUN queue of each side ([`PodQueues`]) and makes its
 //! own connections from sockets of O. `docs/node.md` of the repository has it step by step.
 //!
-//! * [`serve()`]: the helper itself; [`uninstall()`] takes adit off the node, and [`probe()`] says how it is there.
+//! * [`serve()`]: the helper itself; [`uninstall()`] takes adit off the node, and [`probe()`] says how it is there;
+//!   [`check()`] tries beforehand what it will need.
 //! * [`cni::main`]: the CNI plugin, which the container runtime runs for each pod and which asks the helper.
 //! * [`Client`] and [`Admissions`]: the agent's side of the helper's socket. What is said there is [`protocol`].
 //!
@@ -18,6 +19,7 @@
 use std::time::Duration;
 
 mod admissions;
+mod check;
 mod client;
 pub mod cni;
 mod conflist;
@@ -36,6 +38,7 @@ mod task;
 mod uninstall;
 
 pub use admissions::{Admissions, Notice};
+pub use check::check;
 pub use client::{Client, PodQueues};
 pub use probe::{Probe, probe};
 pub use protocol::{Admission, Counters, Decision, Family, Kind, Member, PodRef};

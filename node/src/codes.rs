@@ -274,6 +274,46 @@ codes! {
         "check: the trial itself",
         "the process that tries things out could not be started or was killed",
         "run adit check again";
+    CHECK_NODE_ROOT = 120:
+        "check: root of the node, with CAP_SYS_ADMIN and CAP_NET_ADMIN",
+        "the node helper goes to pods' network namespaces, which takes the first, and moves their interfaces, which takes the second",
+        "run adit check --node as the helper will run: as root on the node, or in a privileged container";
+    CHECK_NODE_NAMESPACES = 121:
+        "check: network namespaces, pinned in the state folder",
+        "a pod's interface waits in a second network namespace, which is bind-mounted so that it outlives the helper",
+        "the reason names the step and the kernel's answer: SYS_ADMIN is missing, or --state is on a file system that can't be written";
+    CHECK_NODE_TUN = 122:
+        "check: the TUN devices of a pod",
+        "a pod's packets pass the agent through one TUN device on each side, with virtio-net headers and one queue each",
+        "as ADIT-N004 and ADIT-N005";
+    CHECK_NODE_JOIN = 123:
+        "check: a pod goes behind the agent and comes back",
+        "adit check --node makes a pod of its own, has it join and leave as the node helper does, and throws it away",
+        "the reason names the step that the kernel refused, and its answer";
+    CHECK_NODE_IPV6 = 124:
+        "check: the same for a pod with IPv6",
+        "the kernel has no IPv6, or not all of it (CONFIG_IPV6_MULTIPLE_TABLES for routing rules)",
+        "nothing is needed where pods have IPv4 only; elsewhere use a kernel with all of IPv6";
+    CHECK_CNI_FOLDER = 125:
+        "check: the runtime's CNI configuration folder",
+        "the node helper puts its plugin into the list there, by a new file that is renamed over it",
+        "name the runtime's folder with --cni-conf-dir, and mount it writable";
+    CHECK_CNI_LIST = 126:
+        "check: the runtime's list of CNI plugins",
+        "the node helper's plugin is chained to the list whose file comes first in order of names",
+        "install the cluster's network first, as a list (.conflist) of CNI 0.3.0 to 1.1.0";
+    CHECK_CNI_OTHERS = 127:
+        "check: another mesh's CNI plugin on the node",
+        "two meshes that capture the same pod break its network",
+        "label the namespaces of one mesh only, or uninstall the other one";
+    CHECK_CNI_BINARIES = 128:
+        "check: the runtime's folder of CNI plugins",
+        "the node helper copies itself there, and the runtime executes the copy for every pod",
+        "name the runtime's folder with --cni-bin-dir, on a file system that is writable and mounted without noexec";
+    CHECK_NODE_HELPER = 129:
+        "check: the node helper",
+        "adit check --node asks the helper of this node, if there is one, as the kubelet's probes do",
+        "look at the log of the helper's pod; where adit was deleted, run adit node-helper --uninstall on the node";
 }
 
 #[cfg(test)]

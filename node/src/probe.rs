@@ -14,6 +14,7 @@ use crate::codes::Code;
 use crate::sys;
 
 pub use judge::{Machine, judge};
+pub(crate) use judge::{finding, tun_fix};
 pub use trial::{Outcome, PodTrial, Trials};
 
 /// What to try.

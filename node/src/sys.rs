@@ -88,6 +88,19 @@ pub(crate) fn keep_capabilities(kept: CapabilitySet) -> io::Result<()> {
     Ok(rustix::thread::set_capabilities(None, sets)?)
 }
 
+/// Does something with no capability in force but those of `allowed` that the process has, which it all has again after.
+pub(crate) fn with_capabilities<T>(allowed: CapabilitySet, body: impl FnOnce() -> T) -> io::Result<T> {
+    let held = rustix::thread::capabilities(None)?;
+    let fewer = CapabilitySets {
+        effective: held.effective & allowed,
+        ..held
+    };
+    rustix::thread::set_capabilities(None, fewer)?;
+    let outcome = body();
+    rustix::thread::set_capabilities(None, held)?;
+    Ok(outcome)
+}
+
 /// Blocks signals in this thread, so that a `signalfd` or nobody gets them, and returns them as a set.
 pub(crate) fn block_signals(signals: &[Signal]) -> io::Result<SigSet> {
     let set = signals.iter().copied().collect::<SigSet>();

@@ -35,7 +35,7 @@ pub use super::conflist::PLUGIN;
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Versions of the specification.
-const VERSIONS: [&str; 5] = ["0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"];
+pub(super) const VERSIONS: [&str; 5] = ["0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"];
 
 /// Bytes of the configuration, at most.
 const MAX_CONFIGURATION: u64 = 4 * 1024 * 1024;

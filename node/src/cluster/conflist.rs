@@ -27,6 +27,16 @@ pub(super) struct Conflist {
     entry: Value,
 }
 
+/// The list that the runtime reads.
+#[derive(Debug)]
+pub(super) struct Preview {
+    /// Its place in the runtime's folder.
+    pub(super) path: PathBuf,
+    /// The file that would be replaced, where that is a link.
+    pub(super) target: PathBuf,
+    pub(super) list: Value,
+}
+
 impl Conflist {
     pub(super) fn new(folders: &PluginFolders, state: &Path, exempt: &[String]) -> Self {
         Self {
@@ -39,9 +49,7 @@ impl Conflist {
     pub(super) fn install_binary(&self) -> Result<(), Failure> {
         let path = self.folders.binaries.join(PLUGIN);
         let unfinished = unfinished(&path);
-        fs::File::open("/proc/self/exe")
-            .and_then(|mut own| io::copy(&mut own, &mut create(&unfinished)?))
-            .and_then(|_| fs::set_permissions(&unfinished, fs::Permissions::from_mode(0o755)))
+        copy_executable(&unfinished)
             .and_then(|()| fs::rename(&unfinished, &path))
             .map_err(refused(Code::CONFLIST, format!("installing {}", path.display())))
     }
@@ -61,6 +69,21 @@ impl Conflist {
             Some(path) => Ok(mentions_us(path)?),
             None => Ok(false),
         }
+    }
+
+    /// Reads the list that the runtime reads, as [`tend`](Self::tend) would before it writes; `None` on a node without
+    /// one.
+    pub(super) fn preview(&self) -> Result<Option<Preview>, Failure> {
+        let Some(path) = self.lists()?.into_iter().next() else {
+            return Ok(None);
+        };
+        let (target, _, text) = read(&path)?;
+        let failed = || refused::<io::Error>(Code::CONFLIST, format!("reading {}", path.display()));
+        edit(&text, |plugins| put(plugins, &self.entry)).map_err(failed())?;
+        let list = serde_json::from_slice(&text)
+            .map_err(io::Error::from)
+            .map_err(failed())?;
+        Ok(Some(Preview { path, target, list }))
     }
 
     /// What of ours is on the node: lists that have our entry, and our file.
@@ -118,14 +141,7 @@ impl Conflist {
     /// Changes the plugins of a list, whole or not at all; a list that is right already is not touched.
     fn rewrite(&self, path: &Path, change: impl FnOnce(&mut Vec<Value>)) -> Result<bool, Failure> {
         let failed = |what: &str| refused::<io::Error>(Code::CONFLIST, format!("{what} {}", path.display()));
-        // The file that is meant, where the runtime's folder holds a link to it.
-        let path = fs::canonicalize(path).map_err(failed("finding"))?;
-        let metadata = fs::metadata(&path).map_err(failed("reading"))?;
-        if metadata.len() > MAX_LIST {
-            let message = format!("has {} bytes, expected at most {MAX_LIST}", metadata.len());
-            return Err(failed("reading")(io::Error::other(message)));
-        }
-        let text = fs::read(&path).map_err(failed("reading"))?;
+        let (path, metadata, text) = read(path)?;
         let Some(text) = edit(&text, change).map_err(failed("reading"))? else {
             return Ok(false);
         };
@@ -139,6 +155,19 @@ impl Conflist {
             .map_err(failed("writing"))?;
         Ok(true)
     }
+}
+
+/// A list, its permissions and its text, from the file that is meant where the runtime's folder holds a link to it.
+fn read(path: &Path) -> Result<(PathBuf, fs::Metadata, Vec<u8>), Failure> {
+    let failed = |what: &str| refused::<io::Error>(Code::CONFLIST, format!("{what} {}", path.display()));
+    let path = fs::canonicalize(path).map_err(failed("finding"))?;
+    let metadata = fs::metadata(&path).map_err(failed("reading"))?;
+    if metadata.len() > MAX_LIST {
+        let message = format!("has {} bytes, expected at most {MAX_LIST}", metadata.len());
+        return Err(failed("reading")(io::Error::other(message)));
+    }
+    let text = fs::read(&path).map_err(failed("reading"))?;
+    Ok((path, metadata, text))
 }
 
 /// Whether our plugin's name is in a file. A look at the bytes: a configuration may be no list, or no JSON.
@@ -176,8 +205,15 @@ fn take_out(plugins: &mut Vec<Value>) {
     plugins.retain(|plugin| !is_ours(plugin));
 }
 
+/// Copies this executable to a new file.
+pub(super) fn copy_executable(path: &Path) -> io::Result<()> {
+    let mut own = fs::File::open("/proc/self/exe")?;
+    io::copy(&mut own, &mut create(path)?)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o755))
+}
+
 /// A new file. What an earlier writer left goes; what somebody put there to be written through, a link, isn't followed.
-fn create(path: &Path) -> io::Result<fs::File> {
+pub(super) fn create(path: &Path) -> io::Result<fs::File> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}

@@ -1,4 +1,4 @@
-//! Interfaces: find them, bring them up, rename, move and remove them.
+//! Interfaces: make pairs, find them, bring them up, rename, move and remove them.
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -17,6 +17,8 @@ const IFLA_LINKINFO: u16 = 18;
 const IFLA_NET_NS_FD: u16 = 28;
 const IFLA_LINK_NETNSID: u16 = 37;
 const IFLA_INFO_KIND: u16 = 1;
+const IFLA_INFO_DATA: u16 = 2;
+const VETH_INFO_PEER: u16 = 1;
 
 const IFF_UP: u32 = 1;
 const IFF_LOOPBACK: u32 = 8;
@@ -89,6 +91,11 @@ impl Rtnetlink {
         self.dump(&Request::list(RTM_GETLINK, &[0; BODY]), Link::parse)
     }
 
+    /// Makes two links that are each other's wire, both down. Neither name may be taken.
+    pub(crate) fn create_veth(&mut self, name: &str, peer: &str) -> io::Result<()> {
+        self.call(&veth(name, peer))
+    }
+
     /// Brings a link up, with another MTU if given.
     pub(crate) fn set_up(&mut self, index: u32, mtu: Option<u16>) -> io::Result<()> {
         self.call(&set_flags(index, IFF_UP, mtu))
@@ -124,6 +131,18 @@ fn body(index: u32, flags: u32, mask: u32) -> [u8; BODY] {
     body
 }
 
+fn veth(name: &str, peer: &str) -> Request {
+    // The peer is a message of its own: `ifinfomsg`, and attributes after it.
+    let peer = Request::nested(&body(0, 0, 0)).attribute(IFLA_IFNAME, &zero_terminated(peer));
+    let data = Request::nested(&[]).attribute(VETH_INFO_PEER, peer.payload());
+    let info = Request::nested(&[])
+        .attribute(IFLA_INFO_KIND, b"veth")
+        .attribute(IFLA_INFO_DATA, data.payload());
+    Request::create(RTM_NEWLINK, &body(0, 0, 0))
+        .attribute(IFLA_IFNAME, &zero_terminated(name))
+        .attribute(IFLA_LINKINFO, info.payload())
+}
+
 fn set_flags(index: u32, up: u32, mtu: Option<u16>) -> Request {
     let request = Request::change(RTM_NEWLINK, &body(index, up, IFF_UP));
     match mtu {
@@ -145,6 +164,24 @@ mod tests {
                 40, 0, 0, 0, 16, 0, 5, 0, 7, 0, 0, 0, 0, 0, 0, 0, // header
                 0, 0, 0, 0, 2, 0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0, // ifinfomsg
                 8, 0, 4, 0, 0xf0, 0xff, 0, 0, // IFLA_MTU
+            ]
+        );
+    }
+
+    #[test]
+    fn a_veth_is_asked_for_with_its_peer_inside() {
+        assert_eq!(
+            veth("eth0", "p0").finish(1),
+            [
+                88, 0, 0, 0, 16, 0, 5, 6, 1, 0, 0, 0, 0, 0, 0, 0, // header, create and excl
+                0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, // ifinfomsg
+                9, 0, 3, 0, b'e', b't', b'h', b'0', 0, 0, 0, 0, // IFLA_IFNAME
+                44, 0, 18, 0, // IFLA_LINKINFO
+                8, 0, 1, 0, b'v', b'e', b't', b'h', // IFLA_INFO_KIND
+                32, 0, 2, 0, // IFLA_INFO_DATA
+                28, 0, 1, 0, // VETH_INFO_PEER
+                0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, // its ifinfomsg
+                7, 0, 3, 0, b'p', b'0', 0, 0, // its IFLA_IFNAME
             ]
         );
     }

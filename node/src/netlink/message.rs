@@ -60,6 +60,16 @@ impl Request {
         Self::new(kind, NLM_F_DUMP, body)
     }
 
+    /// What goes into an attribute of another request by its [`payload`](Self::payload).
+    pub(super) fn nested(body: &[u8]) -> Self {
+        Self::new(0, 0, body)
+    }
+
+    /// All but the header.
+    pub(super) fn payload(&self) -> &[u8] {
+        &self.bytes[HEADER..]
+    }
+
     fn new(kind: u16, flags: u16, body: &[u8]) -> Self {
         let mut bytes = Vec::with_capacity(128);
         bytes.extend_from_slice(&[0; 4]);

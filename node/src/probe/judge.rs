@@ -1,5 +1,6 @@
 //! From what happened, and what the kernel says of itself, to findings with a fix. Pure, but for [`Machine::read`].
 
+use std::path::Path;
 use std::{fs, io};
 
 use rustix::process::Resource;
@@ -72,7 +73,7 @@ pub fn judge(machine: &Machine, trials: &Trials, options: &Options) -> Vec<Findi
     findings
 }
 
-fn finding(code: Code, status: Status, what: &'static str, reason: impl Into<String>) -> Finding {
+pub(crate) fn finding(code: Code, status: Status, what: &'static str, reason: impl Into<String>) -> Finding {
     Finding {
         code,
         status,
@@ -83,7 +84,7 @@ fn finding(code: Code, status: Status, what: &'static str, reason: impl Into<Str
 }
 
 impl Finding {
-    fn with_fix(self, fix: impl Into<String>) -> Self {
+    pub(crate) fn with_fix(self, fix: impl Into<String>) -> Self {
         Self {
             fix: Some(fix.into()),
             ..self
@@ -144,15 +145,9 @@ fn pod(machine: &Machine, trials: &Trials, options: &Options) -> Vec<Finding> {
                 "TUN device",
                 format!("{message} ({code})"),
             );
-            let fix = match *code {
-                Code::TUN_OPEN if !machine.tun_driver => "sudo modprobe tun".to_owned(),
-                Code::TUN_OPEN if !machine.tun_node => format!("sudo mknod -m 0666 {device} c 10 200"),
-                Code::TUN_OPEN => format!("sudo chmod 0666 {device}, as distributions ship it"),
-                _ => format!("check that {device} is character device 10:200"),
-            };
             vec![
                 finding(Code::CHECK_POD, Status::Ok, WHAT, "can be made"),
-                refused.with_fix(fix),
+                refused.with_fix(tun_fix(*code, machine, &options.tun_device)),
             ]
         }
         Some(PodTrial::Refused { code, message }) => {
@@ -183,6 +178,17 @@ fn pod(machine: &Machine, trials: &Trials, options: &Options) -> Vec<Finding> {
             findings.push(has(*ipv6, Code::CHECK_IPV6, "IPv6 in pods"));
             findings
         }
+    }
+}
+
+/// What to do when a TUN device was refused with `code`.
+pub(crate) fn tun_fix(code: Code, machine: &Machine, device: &Path) -> String {
+    let device = device.display();
+    match code {
+        Code::TUN_OPEN if !machine.tun_driver => "sudo modprobe tun".to_owned(),
+        Code::TUN_OPEN if !machine.tun_node => format!("sudo mknod -m 0666 {device} c 10 200"),
+        Code::TUN_OPEN => format!("sudo chmod 0666 {device}, as distributions ship it"),
+        _ => format!("check that {device} is character device 10:200"),
     }
 }
 

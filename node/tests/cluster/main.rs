@@ -8,6 +8,7 @@
 //! What a case needs and the machine lacks is a failure, except where the case says `ignored`, with the reason.
 
 mod agent;
+mod check;
 mod crashes;
 mod joining;
 mod plugin;
@@ -31,6 +32,7 @@ fn main() -> std::process::ExitCode {
                 crashes::ALL,
                 plugin::ALL,
                 uninstall::ALL,
+                check::ALL,
             ]
             .concat();
             runner::run(&all, &arguments, world::become_node)

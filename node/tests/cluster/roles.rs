@@ -9,13 +9,18 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use adit_node::cluster::{self, Options, PluginFolders, Probe, cni};
-use rustix::process::{Signal, getpid, getppid, kill_process};
+use adit_node::probe::Finding;
+use rustix::process::{Pid, Signal, getpid, getppid, kill_process};
+use rustix::thread::{CapabilitySet, CapabilitySets};
 
 /// Where the names of steps are written, one a line.
 static STEPS: OnceLock<PathBuf> = OnceLock::new();
 
 /// The step that kills the helper.
 static DIE_AT: OnceLock<String> = OnceLock::new();
+
+/// The step at which a check's process, by this number, is told to end.
+static TERM_AT: OnceLock<(String, Pid)> = OnceLock::new();
 
 /// The step at which a pod's program puts a macvlan on its interface.
 static MACVLAN_AT: OnceLock<String> = OnceLock::new();
@@ -27,6 +32,7 @@ pub(crate) fn play(arguments: &[String]) -> Option<ExitCode> {
         "as-node" => node(rest),
         "as-uninstall" => uninstall(rest),
         "as-probe" => probe(rest),
+        "as-check" => check(rest),
         "as-cni" => cni::main(),
         "as-stranger" => stranger(rest),
         _ => return None,
@@ -93,6 +99,40 @@ fn probe(arguments: &[String]) -> ExitCode {
     report(cluster::probe(&options(arguments), question))
 }
 
+/// One finding a line: code, status, reason. With `--without`, a capability is given up first, for good.
+fn check(arguments: &[String]) -> ExitCode {
+    let lacking = match option(arguments, "--without") {
+        Some("net-admin") => CapabilitySet::NET_ADMIN,
+        Some("sys-admin") => CapabilitySet::SYS_ADMIN,
+        Some(other) => panic!("{other:?}"),
+        None => CapabilitySet::empty(),
+    };
+    if let Some(step) = option(arguments, "--term-at") {
+        TERM_AT.set((step.to_owned(), getpid())).unwrap();
+    }
+    let held = rustix::thread::capabilities(None).unwrap();
+    let fewer = CapabilitySets {
+        effective: held.effective - lacking,
+        permitted: held.permitted - lacking,
+        inheritable: CapabilitySet::empty(),
+    };
+    rustix::thread::set_capabilities(None, fewer).unwrap();
+    let mut options = options(arguments);
+    if let Some(state) = option(arguments, "--state") {
+        options.state = state.into();
+    }
+    let findings = cluster::check(&options).unwrap();
+    for Finding {
+        code, status, reason, ..
+    } in findings
+    {
+        println!("{code} {status:?} {reason}");
+    }
+    let now = rustix::thread::capabilities(None).unwrap();
+    assert_eq!(now.effective, fewer.effective, "the caller has what it had");
+    ExitCode::SUCCESS
+}
+
 fn report(outcome: Result<(), cluster::Error>) -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -115,6 +155,11 @@ fn on_step(step: &'static str) {
             .args(crate::joining::MACVLAN.split(' '))
             .status();
         assert!(made.unwrap().success());
+    }
+    if let Some((chosen, check)) = TERM_AT.get()
+        && chosen == step
+    {
+        kill_process(*check, Signal::TERM).unwrap();
     }
     if DIE_AT.get().is_some_and(|chosen| chosen == step) {
         kill_process(getppid().unwrap(), Signal::KILL).unwrap();

@@ -1,0 +1,240 @@
+//! Can this host be a node? Tried out, not guessed.
+//!
+//! A pod that nobody else knows joins and leaves, by the same code as the helper's, in namespaces of a process that takes
+//! them with it ([`trial`]); the runtime's folders are written to as the helper writes, under names that are nobody's
+//! ([`folders`]); the helper, if there is one, is asked. What comes of it is judged apart from all this ([`judge`]).
+
+mod folders;
+mod judge;
+mod trial;
+
+use std::fs::{self, DirBuilder};
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
+use rustix::thread::CapabilitySet;
+
+use super::failure::{Failure, refused};
+use super::probe::say;
+use super::protocol::plugin::{PluginReply, PluginRequest};
+use super::serve::Options;
+use crate::client::ClientError;
+use crate::codes::Code;
+use crate::probe::{self, Error, Finding, Machine};
+use crate::sys;
+use folders::{Binaries, Configuration};
+
+/// What the helper keeps when it serves, by name.
+const KEPT: [(&str, CapabilitySet); 2] = [
+    ("CAP_SYS_ADMIN", CapabilitySet::SYS_ADMIN),
+    ("CAP_NET_ADMIN", CapabilitySet::NET_ADMIN),
+];
+
+/// How long a helper may take to answer: it may be at a step of its own.
+const PATIENCE: Duration = Duration::from_secs(25);
+
+/// All that was seen of this host.
+#[derive(Debug)]
+struct Host {
+    root: bool,
+    /// Names of capabilities that aren't there.
+    lacking: Vec<&'static str>,
+    /// Root of the machine, not of a user namespace below it.
+    initial_user_namespace: bool,
+    machine: Machine,
+    /// How a pod with IPv4 fared.
+    pod: Result<(), Failure>,
+    /// How one with both fared; `None` when the kernel has no IPv6.
+    dual_stack_pod: Option<Result<(), Failure>>,
+    /// `None` where the helper is to install no plugin.
+    plugin: Option<Plugin>,
+    helper: Helper,
+}
+
+/// What the helper's plugin would find.
+#[derive(Debug)]
+struct Plugin {
+    configuration: Configuration,
+    binaries: Binaries,
+    /// What of ours is there already: lists with our entry, and our file.
+    remains: Vec<PathBuf>,
+}
+
+/// What became of a question to the helper.
+#[derive(Debug)]
+enum Helper {
+    /// Nobody listens.
+    Absent,
+    Ready,
+    /// It answers, and says why it isn't ready.
+    NotReady {
+        code: Code,
+        message: String,
+    },
+    /// There is a socket, and no answer.
+    Silent {
+        code: Code,
+        message: String,
+    },
+}
+
+/// Tries out what a helper with these options would need of this host: one finding for each thing, in the order in which
+/// they build on each other. Nothing that is made is left behind, and no list of the runtime's is touched.
+///
+/// The calling process must have one thread: call this before any runtime starts. It takes 20 s and the time that a stuck
+/// helper is waited for (25 s) at most; signals that end the process wait as long.
+///
+/// # Errors
+/// [`Error`]; what the host lacks is a [`Finding`] and never an error.
+pub fn check(options: &Options) -> Result<Vec<Finding>, Error> {
+    if !sys::single_threaded().map_err(Error::Process)? {
+        return Err(Error::Threads);
+    }
+    let _undisturbed = Undisturbed::begin().map_err(Error::Process)?;
+    let host = Host::look(options).map_err(Error::Process)?;
+    Ok(judge::judge(&host, options))
+}
+
+impl Host {
+    fn look(options: &Options) -> io::Result<Self> {
+        let held = rustix::thread::capabilities(None)?.permitted;
+        let lacking = KEPT
+            .into_iter()
+            .filter(|(_, capability)| !held.contains(*capability));
+        let pod = in_scratch(&options.state, |folder| trial::run(options, folder, false));
+        let dual_stack_pod =
+            trial::has_ipv6().then(|| in_scratch(&options.state, |folder| trial::run(options, folder, true)));
+        let plugin = match &options.plugin {
+            Some(folders) => Some(Plugin {
+                configuration: sys::with_capabilities(kept(), || folders::configuration(folders, options))?,
+                binaries: folders::binaries(&folders.binaries),
+                remains: folders::remains(folders, options),
+            }),
+            None => None,
+        };
+        Ok(Self {
+            root: rustix::process::geteuid().is_root(),
+            lacking: lacking.map(|(name, _)| name).collect(),
+            initial_user_namespace: maps_all_users(&fs::read_to_string("/proc/self/uid_map")?),
+            machine: Machine::read(&probe::Options {
+                tun_device: options.tun_device.clone(),
+            }),
+            pod,
+            dual_stack_pod,
+            plugin,
+            helper: ask(&options.state),
+        })
+    }
+}
+
+fn kept() -> CapabilitySet {
+    KEPT.into_iter().map(|(_, capability)| capability).collect()
+}
+
+/// Whether this is the `uid_map` of the user namespace that the machine starts with: each user is itself.
+fn maps_all_users(map: &str) -> bool {
+    map.split_whitespace().eq(["0", "0", "4294967295"])
+}
+
+fn ask(state: &Path) -> Helper {
+    match say(state, &PluginRequest::Probe, PATIENCE) {
+        Ok(PluginReply::Refused { code, message }) => Helper::NotReady { code, message },
+        Ok(_) => Helper::Ready,
+        Err(ClientError::Connect { source, .. })
+            if [io::ErrorKind::NotFound, io::ErrorKind::ConnectionRefused].contains(&source.kind()) =>
+        {
+            Helper::Absent
+        }
+        Err(error) => Helper::Silent {
+            code: error.code(),
+            message: error.to_string(),
+        },
+    }
+}
+
+/// Gives a folder in the state folder to `body`, and takes it away again with those above it that weren't there.
+fn in_scratch(state: &Path, body: impl FnOnce(&Path) -> Result<(), Failure>) -> Result<(), Failure> {
+    let folder = state.join(format!("check-{}", rustix::process::getpid()));
+    let mut made = Vec::new();
+    let path = folder.display();
+    let outcome = make_folders(&folder, &mut made)
+        .map_err(refused(Code::NAMESPACES, format!("making {path}")))
+        .and_then(|()| body(&folder));
+    // What was mounted in it was mounted for a process that has ended.
+    let removed = match made.pop() {
+        Some(ours) => fs::remove_dir_all(&ours),
+        None => Ok(()),
+    };
+    while let Some(folder) = made.pop() {
+        // Somebody else may use it by now.
+        let _ = fs::remove_dir(folder);
+    }
+    let removed = removed.map_err(refused(Code::NAMESPACES, format!("removing {path}")));
+    outcome.and(removed)
+}
+
+/// Makes a folder and those above it, and notes which, from the top.
+fn make_folders(folder: &Path, made: &mut Vec<PathBuf>) -> io::Result<()> {
+    if let Some(parent) = folder.parent()
+        && !parent.as_os_str().is_empty()
+        && !fs::exists(parent)?
+    {
+        make_folders(parent, made)?;
+    }
+    DirBuilder::new().mode(0o700).create(folder)?;
+    made.push(folder.to_owned());
+    Ok(())
+}
+
+/// Keeps signals that would end this process from ending it before it has taken away what it made.
+struct Undisturbed(SigSet);
+
+impl Undisturbed {
+    fn begin() -> io::Result<Self> {
+        let before = SigSet::thread_get_mask()?;
+        sys::block_signals(&[Signal::SIGHUP, Signal::SIGINT, Signal::SIGPIPE, Signal::SIGTERM])?;
+        Ok(Self(before))
+    }
+}
+
+impl Drop for Undisturbed {
+    fn drop(&mut self) {
+        // It can only fail for a mask that is none.
+        let _ = sigprocmask(SigmaskHow::SIG_SETMASK, Some(&self.0), None);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_user_namespace_of_the_machine_is_told_from_others() {
+        assert!(maps_all_users("         0          0 4294967295\n"));
+        for other in ["0 1000 1\n", "0 100000 65536\n", "0 0 1\n1 1 5\n", ""] {
+            assert!(!maps_all_users(other), "{other}");
+        }
+    }
+
+    #[test]
+    fn folders_that_were_not_there_are_taken_away_again() {
+        let top = std::env::temp_dir().join(format!("adit-check-{}", std::process::id()));
+        let state = top.join("a/b");
+        let seen = in_scratch(&state, |folder| {
+            assert!(folder.starts_with(&state));
+            fs::write(folder.join("file"), []).unwrap();
+            Err(Failure::new(Code::INTERPOSE, "no"))
+        });
+        assert_eq!(seen, Err(Failure::new(Code::INTERPOSE, "no")));
+        assert!(!top.exists());
+
+        fs::create_dir_all(&state).unwrap();
+        fs::write(state.join("others"), []).unwrap();
+        in_scratch(&state, |_| Ok(())).unwrap();
+        assert_eq!(fs::read_dir(&state).unwrap().count(), 1);
+        fs::remove_dir_all(&top).unwrap();
+    }
+}
