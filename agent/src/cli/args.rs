@@ -8,6 +8,7 @@ use adit_flow::{VerdictKind, WorkloadName};
 use adit_identity::TrustDomain;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use super::check::NodeCheck;
 use super::duration;
 use super::policy::Policy;
 use crate::admin::EndpointPattern;
@@ -84,6 +85,8 @@ pub(super) struct Check {
     pub(super) json: bool,
     #[command(flatten)]
     pub(super) tun: TunDevice,
+    #[command(flatten)]
+    pub(super) node: NodeCheck,
 }
 
 #[derive(Debug, Args)]
@@ -564,6 +567,7 @@ mod tests {
             "adit up x.yaml --listen 127.0.0.1:1",
             "adit flows --from a/b/c",
             "adit flows --verdict maybe",
+            "adit check --cni-conf-dir /x",
             "adit node-helper --stay",
             "adit node-helper --probe maybe",
             "adit node-helper --uninstall --probe live",
