@@ -13,6 +13,7 @@ mod annotate;
 mod api;
 pub mod ca;
 mod discovery;
+mod enrolment;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 mod health;
@@ -22,16 +23,19 @@ mod membership;
 mod model;
 mod object;
 mod rollout;
+mod roster;
 mod source;
 mod state;
 
 pub(crate) use api::with_causes;
 
 pub use annotate::{AnnotateError, Annotated, annotate};
+pub use enrolment::{EnrolmentError, await_settled, enrol, roster};
 pub use health::{Health, KindHealth, Rejected};
 pub use kube::{Client as KubeClient, Config as KubeConfig};
 pub use membership::{MembershipError, belongs};
 pub use object::{Capability, HBONE_PORT_ANNOTATION, REDIRECTION_ANNOTATION};
 pub use rollout::{Rollout, await_daemon_set};
-pub use source::{Source, SourceOptions, connect};
+pub use roster::{Captured, Outside, Roster, Standing, WirePort};
+pub use source::{ConnectError, Source, SourceOptions, connect, connect_as};
 pub use state::{Account, State, WantedPod};

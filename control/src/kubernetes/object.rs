@@ -123,7 +123,7 @@ pub const REDIRECTION_ANNOTATION: &str = "ambient.istio.io/redirection";
 pub const HBONE_PORT_ANNOTATION: &str = "adit.dev/hbone-port";
 /// What the kubelet writes on pods that it has of its own files.
 const MIRROR_ANNOTATION: &str = "kubernetes.io/config.mirror";
-const SIDECAR_ANNOTATION: &str = "sidecar.istio.io/status";
+pub(super) const SIDECAR_ANNOTATION: &str = "sidecar.istio.io/status";
 pub(super) const REDIRECTION_ENABLED: &str = "enabled";
 pub(super) const HBONE_PORT_ORIGINAL: &str = "original";
 

@@ -1,15 +1,18 @@
 //! The tasks of the source, and what they share.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use adit_identity::TrustDomain;
+use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
 use tokio::sync::{mpsc, watch};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, interval, sleep_until};
 
+use super::api::with_causes;
 use super::discovery::{self, Served};
 use super::health::{Health, Record};
 use super::kind::{BUILT_IN, FAMILIES, Kind, Role};
@@ -54,7 +57,43 @@ pub struct Source {
 /// # Errors
 /// There is neither, or it makes no sense.
 pub async fn connect() -> Result<Client, kube::Error> {
-    let mut config = Config::infer().await.map_err(kube::Error::InferConfig)?;
+    client_of(Config::infer().await.map_err(kube::Error::InferConfig)?)
+}
+
+/// Why there is no client for people's commands.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConnectError {
+    /// The client can't be made.
+    #[error("{}", with_causes(.0))]
+    Client(#[from] kube::Error),
+    /// The kubeconfig can't be read, or has no such context.
+    #[error("{}", with_causes(.0))]
+    Kubeconfig(#[from] kube::config::KubeconfigError),
+}
+
+/// A client by the kubeconfig at `path`, or kubectl's own, and a context of it by name. Without either, as [`connect`].
+///
+/// # Errors
+/// The file can't be read, has no such context, or what it says of the server or the user makes no sense.
+pub async fn connect_as(path: Option<&Path>, context: Option<&str>) -> Result<Client, ConnectError> {
+    if path.is_none() && context.is_none() {
+        return Ok(connect().await?);
+    }
+    let kubeconfig = match path {
+        Some(path) => Kubeconfig::read_from(path)?,
+        None => Kubeconfig::read()?,
+    };
+    let options = KubeConfigOptions {
+        context: context.map(str::to_owned),
+        ..KubeConfigOptions::default()
+    };
+    Ok(client_of(
+        Config::from_custom_kubeconfig(kubeconfig, &options).await?,
+    )?)
+}
+
+fn client_of(mut config: Config) -> Result<Client, kube::Error> {
     // Watches are silent for as long as nothing happens, and this crate has its own idea of too long.
     config.read_timeout = None;
     // Retries are this crate's too: it counts and shows them.

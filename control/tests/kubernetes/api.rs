@@ -55,7 +55,7 @@ struct Inner {
     singles: BTreeMap<String, Value>,
     /// What is said of a token.
     reviews: BTreeMap<String, Value>,
-    /// Answers to what is no list and no watch, one each.
+    /// Answers to requests with a body, one each, before anything else is looked at.
     answers: VecDeque<(StatusCode, Value)>,
 }
 
@@ -92,8 +92,25 @@ fn is_single(path: &str) -> bool {
     let parts: Vec<&str> = path.split('/').collect();
     matches!(
         parts[..],
-        ["", "api", "v1", "namespaces", _, "secrets" | "configmaps", _]
+        ["", "api", "v1", "namespaces", _] | ["", "api", "v1", "namespaces", _, "secrets" | "configmaps", _]
     )
+}
+
+/// Merges a patch into an object (RFC 7396 section 2).
+fn merge(object: &mut Value, patch: &Value) {
+    let Value::Object(fields) = patch else {
+        *object = patch.clone();
+        return;
+    };
+    if !object.is_object() {
+        *object = json!({});
+    }
+    for (name, value) in fields {
+        match value {
+            Value::Null => drop(object.as_object_mut().unwrap().remove(name)),
+            value => merge(&mut object[name], value),
+        }
+    }
 }
 
 fn key(object: &Value) -> String {
@@ -234,7 +251,7 @@ impl Api {
         })
     }
 
-    /// The answer to the next request that is no list and no watch.
+    /// The answer to the next request that has a body.
     pub(crate) fn answer_next(&self, status: StatusCode, body: Value) {
         self.with(|inner| inner.answers.push_back((status, body)));
     }
@@ -274,15 +291,12 @@ impl Api {
                 inner
                     .bodies
                     .push((content, serde_json::from_slice(&body).unwrap()));
-                let sent = &inner.bodies.last().unwrap().1.clone();
-                if let Some(answer) = inner.write(&path, sent) {
-                    return Ok(answer);
+                if let Some((status, answer)) = inner.answers.pop_front() {
+                    return Ok(whole(status, &answer));
                 }
-                let (status, answer) = inner
-                    .answers
-                    .pop_front()
-                    .unwrap_or_else(|| (StatusCode::OK, json!({})));
-                return Ok(whole(status, &answer));
+                let sent = &inner.bodies.last().unwrap().1.clone();
+                let answer = inner.write(&path, sent);
+                return Ok(answer.unwrap_or_else(|| whole(StatusCode::OK, &json!({}))));
             }
             inner.get(&path, &query)
         })
@@ -339,9 +353,7 @@ impl Inner {
         if !expected.is_null() && *expected != version {
             return Some(failure(StatusCode::CONFLICT, "the object has been modified"));
         }
-        for (key, value) in sent["data"].as_object().into_iter().flatten() {
-            object["data"][key] = value.clone();
-        }
+        merge(object, sent);
         let next: u64 = version.as_str().unwrap().parse().unwrap();
         object["metadata"]["resourceVersion"] = json!((next + 1).to_string());
         Some(whole(StatusCode::OK, object))

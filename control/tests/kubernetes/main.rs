@@ -5,6 +5,7 @@ mod api;
 mod ca;
 mod kinds;
 mod outages;
+mod roster;
 
 use std::sync::Arc;
 use std::time::Duration;
