@@ -11,6 +11,7 @@ mod flows;
 mod generate;
 mod inner;
 mod logging;
+mod mesh;
 mod node_helper;
 mod policy;
 mod rollout;
@@ -24,6 +25,7 @@ use std::io::{self, IsTerminal as _, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use adit_control::kubernetes::{ConnectError, EnrolmentError};
 use clap::Parser as _;
 
 use crate::admin::ClientError;
@@ -61,6 +63,7 @@ fn dispatch(command: Command) -> Result<u8, CliError> {
         Command::Flows(args) => flows::flows(args),
         Command::Identity(args) => show::identity(&args),
         Command::Man(args) => generate::man(&args),
+        Command::Mesh(command) => mesh::mesh(command),
         Command::Node(args) => inner::node(args),
         Command::NodeAgent(args) => cluster::node_agent(args),
         Command::NodeHelper(args) => node_helper::node_helper(args),
@@ -94,6 +97,9 @@ enum CliError {
         #[from]
         source: adit_node::probe::Error,
     },
+    /// No Kubernetes API to ask.
+    #[error("[ADIT-A070] choosing a Kubernetes cluster: {0}")]
+    Connect(#[from] ConnectError),
     /// What was to go on in the background ended.
     #[error("[ADIT-A012] mesh {mesh} ended with {how} before it was ready; {} says why", log.display())]
     EndedEarly {
@@ -103,6 +109,13 @@ enum CliError {
         how: String,
         /// Where its output is.
         log: PathBuf,
+    },
+    /// The Kubernetes API was no help.
+    #[error("[{}] {source}", mesh::code(source))]
+    Enrolment {
+        /// Why.
+        #[from]
+        source: EnrolmentError,
     },
     /// The mesh file is wrong.
     #[error("{0}")]
@@ -161,6 +174,9 @@ enum CliError {
         /// What was asked for.
         got: String,
     },
+    /// Pods aren't yet what their labels say.
+    #[error(transparent)]
+    Unsettled(#[from] mesh::Unsettled),
     /// The mesh could not be run.
     #[error(transparent)]
     Up(#[from] UpError),
@@ -173,11 +189,15 @@ enum CliError {
 }
 
 impl CliError {
-    /// 2 for what the user wrote, 1 for everything else.
+    /// 2 for what the user wrote, 3 for pods that take longer, 1 for everything else.
     fn exit_code(&self) -> u8 {
         match self {
             Self::Mesh(_) | Self::NodeChoice(_) | Self::UnknownCode { .. } | Self::Usage { .. } => 2,
             Self::Up(UpError::UnknownOnce { .. }) => 2,
+            Self::Enrolment {
+                source: EnrolmentError::BadName { .. } | EnrolmentError::NoNamespace { .. },
+            } => 2,
+            Self::Unsettled(_) => mesh::UNSETTLED,
             _ => 1,
         }
     }

@@ -54,7 +54,7 @@ macro_rules! codes {
 }
 
 /// The codes of the binary itself: A001 the commands and the supervisor, A020 the agent's start, A030 the control
-/// sockets, A040 the CA's state, A050 what the agent is asked.
+/// sockets, A040 the CA's state, A050 what the agent is asked, A060 a cluster's processes, A070 `adit mesh`.
 const AGENT: &[Code] = codes! {
     "ADIT-A001":
         "a mesh of this name is running already",
@@ -248,6 +248,30 @@ const AGENT: &[Code] = codes! {
         "metrics and health can't be offered",
         "the address is in use, or isn't one of this machine's",
         "choose another with --metrics; in a cluster with IPv6 alone [::]:15020";
+    "ADIT-A070":
+        "there is no Kubernetes cluster to ask",
+        "the kubeconfig can't be read, has no such context, or there is none and this is no pod",
+        "`kubectl config get-contexts` lists the contexts; name the file with --kubeconfig, one of them with --context";
+    "ADIT-A071":
+        "the Kubernetes API doesn't allow it",
+        "the user of the kubeconfig isn't known there, or lacks a permission: get and patch of the namespace, list of pods in it and where adit is installed",
+        "`kubectl auth can-i patch namespaces` says whether it's that; ask the cluster's administrator for what the message names";
+    "ADIT-A072":
+        "there is no such Kubernetes namespace",
+        "its name is misspelt, or the context is another cluster's",
+        "`kubectl get namespaces` lists them; --context chooses the cluster";
+    "ADIT-A073":
+        "no agent is ready on a node with pods that are to join or leave the mesh",
+        "the DaemonSet adit-agent has no ready pod there, or adit is installed in another namespace than --adit-namespace says",
+        "`kubectl -n adit-system get pods -o wide` shows the agents; `kubectl -n adit-system describe pod` of the missing one says why. Pods join or leave once it's ready";
+    "ADIT-A074":
+        "pods have neither joined nor left the mesh yet",
+        "the label was just changed, the agent on their node is busy, can't capture them, or has no certificate for them yet",
+        "`kubectl -n adit-system logs` of the agent on their node says why; `adit mesh status NAMESPACE` shows how it goes on";
+    "ADIT-A075":
+        "the Kubernetes API didn't do what it was asked for",
+        "it can't be reached, or its answer is not the expected one",
+        "the message has its answer; `kubectl version` shows whether it can be reached";
 };
 
 #[cfg(test)]

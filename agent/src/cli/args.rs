@@ -40,6 +40,9 @@ pub(super) enum Command {
     Identity(Show),
     /// Write the manual pages into a folder
     Man(Man),
+    /// Put the pods of a Kubernetes namespace into the mesh, take them out, show how far they are
+    #[command(subcommand, after_help = MESH_EXAMPLES)]
+    Mesh(MeshCommand),
     /// What policies say of flows, without running anything
     #[command(subcommand)]
     Policy(Policy),
@@ -121,6 +124,59 @@ pub(super) struct Show {
     /// Print JSON
     #[arg(long)]
     pub(super) json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum MeshCommand {
+    /// Put a namespace into the mesh by its label: pods that run join as they are
+    Add(MeshChange),
+    /// Take a namespace's label away: its pods leave, but for those that a label of their own puts in
+    Remove(MeshChange),
+    /// Show each pod: whether it belongs in the mesh, why not, and since when it's captured
+    Status(MeshStatus),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct MeshChange {
+    #[command(flatten)]
+    pub(super) of: MeshNamespace,
+    /// Wait until every running pod has joined or left, at most this long, and show them
+    #[arg(
+        long,
+        value_name = "TIME",
+        value_parser = duration::parse,
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "2m"
+    )]
+    pub(super) wait: Option<Duration>,
+    /// Show them as JSON
+    #[arg(long, requires = "wait")]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct MeshStatus {
+    #[command(flatten)]
+    pub(super) of: MeshNamespace,
+    /// Print JSON
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct MeshNamespace {
+    /// The Kubernetes namespace
+    pub(super) namespace: String,
+    /// The kubeconfig file; without it kubectl's own, or the account of the pod that this runs in
+    #[arg(long, value_name = "FILE")]
+    pub(super) kubeconfig: Option<PathBuf>,
+    /// A context of the kubeconfig; the current one without it
+    #[arg(long, value_name = "NAME")]
+    pub(super) context: Option<String>,
+    /// The namespace in which adit is installed
+    #[arg(long = "adit-namespace", value_name = "NAME", default_value = "adit-system")]
+    pub(super) agents: String,
 }
 
 #[derive(Debug, Args)]
@@ -473,6 +529,13 @@ const FLOWS_EXAMPLES: &str = "Examples:
   adit flows shop -f --from shop/web            flows that web opens, as they end
   adit flows --verdict deny --json | jq .       what policy denied";
 
+const MESH_EXAMPLES: &str = "Examples:
+  adit mesh add shop --wait                     label it, and wait until its running pods have joined
+  adit mesh status shop                         each pod: does it belong, is it captured, why not?
+  adit mesh remove shop --wait=30s              and out of it again
+
+The exit code is 3 if a pod isn't yet what the labels say, 2 if there is no such namespace, 1 for everything else.";
+
 const RUN_EXAMPLES: &str = "Examples:
   adit run -- curl -sS http://example.com/      in a mesh of its own
   adit run --mesh shop --as shop/debug -- bash  as another workload of mesh shop
@@ -568,6 +631,11 @@ mod tests {
             "adit flows --from a/b/c",
             "adit flows --verdict maybe",
             "adit check --cni-conf-dir /x",
+            "adit mesh",
+            "adit mesh add",
+            "adit mesh add shop --json",
+            "adit mesh add shop --wait=10",
+            "adit mesh status shop --wait",
             "adit node-helper --stay",
             "adit node-helper --probe maybe",
             "adit node-helper --uninstall --probe live",
@@ -588,6 +656,22 @@ mod tests {
                 panic!()
             };
             assert_eq!((helper.uninstall, helper.probe.is_some()), expected, "{line}");
+        }
+    }
+
+    #[test]
+    fn waiting_has_a_time_of_its_own_or_another() {
+        for (line, expected) in [
+            ("adit mesh add shop", None),
+            ("adit mesh add --wait shop", Some(120)),
+            ("adit mesh add shop --wait --json", Some(120)),
+            ("adit mesh add shop --wait=30s", Some(30)),
+        ] {
+            let Command::Mesh(MeshCommand::Add(add)) = parse(line).unwrap().command else {
+                panic!()
+            };
+            assert_eq!(add.of.namespace, "shop", "{line}");
+            assert_eq!(add.wait.map(|time| time.as_secs()), expected, "{line}");
         }
     }
 
