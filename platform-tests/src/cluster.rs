@@ -28,7 +28,7 @@ mod wire_port;
 
 use std::path::PathBuf;
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use serde_json::Value;
 
@@ -101,6 +101,17 @@ impl Cluster {
         Finished::of(self.command(std::iter::once("api").chain(words)), COMMAND_LIMIT)
     }
 
+    /// adit's commands for the cluster's administrator, outside every node.
+    ///
+    /// # Panics
+    /// If it takes longer than two minutes, or adit wasn't built.
+    #[track_caller]
+    pub fn adit<'a>(&self, words: impl IntoIterator<Item = &'a str>) -> Finished {
+        let mut command = self.command(["api"]);
+        command.arg(image_program()).args(words);
+        Finished::of(command, COMMAND_LIMIT)
+    }
+
     /// Applies objects.
     ///
     /// # Panics
@@ -162,4 +173,25 @@ impl Cluster {
     pub fn node(&self, number: u8) -> Node<'_> {
         Node::new(self, number)
     }
+}
+
+/// `ADIT_BIN`, or the program that was made last for an image, with whichever profile.
+#[track_caller]
+fn image_program() -> PathBuf {
+    if let Some(set) = std::env::var_os("ADIT_BIN") {
+        return set.into();
+    }
+    let target = concat!(env!("CARGO_MANIFEST_DIR"), "/../target");
+    let folders = std::fs::read_dir(target).unwrap_or_else(|error| panic!("{target}: {error}"));
+    let programs = folders
+        .flatten()
+        .flat_map(|folder| ["release", "tools"].map(|profile| folder.path().join(profile).join("adit")));
+    let made = |program: &PathBuf| program.metadata().and_then(|metadata| metadata.modified()).ok();
+    let newest: Option<(SystemTime, PathBuf)> = programs
+        .filter_map(|program| Some((made(&program)?, program)))
+        .max();
+    let (_, program) = newest.unwrap_or_else(|| {
+        panic!("no adit was built for an image: run `just cluster-image`, or set ADIT_BIN")
+    });
+    program
 }

@@ -76,6 +76,48 @@ fn pods_that_run_are_put_into_the_mesh_by_the_label() {
 
 #[test]
 #[ignore = "needs the cluster of `just cluster-up`"]
+fn mesh_add_waits_for_pods_that_run_and_remove_takes_them_out() {
+    const CAPTURED: &str = r"{.metadata.annotations.ambient\.istio\.io/redirection}";
+    let cluster = Cluster::running();
+    Adit::install(&cluster);
+    let namespace = Namespace::new(&cluster, "enrolled", Membership::Outside);
+    namespace.up([pod("one", 1, [shell()]), pod("two", 2, [shell()])]);
+    let name = namespace.name();
+    let status = || {
+        let text = cluster.adit(["mesh", "status", name, "--json"]).stdout();
+        serde_json::from_str::<Value>(&text).unwrap_or_else(|error| panic!("{error}: {text}"))
+    };
+    let check = |report: &Value, in_mesh: bool| {
+        assert_eq!(report["in_mesh"], in_mesh, "{report:#}");
+        let pods = report["pods"].as_array().expect("pods are a list");
+        for (pod, (name, node)) in pods.iter().zip([("one", "kn1"), ("two", "kn2")]) {
+            assert_eq!((&pod["pod"], &pod["node"]), (&json!(name), &json!(node)));
+            assert_eq!(pod["has_agent"], true, "{report:#}");
+            let outside = if in_mesh { Value::Null } else { json!("not_asked") };
+            assert_eq!(pod["outside"], outside, "{report:#}");
+            let captured = &pod["captured"];
+            assert_eq!(captured.is_object(), in_mesh, "{report:#}");
+            assert_eq!(captured["since"].is_string(), in_mesh, "{report:#}");
+            let expected = if in_mesh { "enabled" } else { "" };
+            assert_eq!(namespace.pod(name, CAPTURED), expected);
+        }
+        assert_eq!(pods.len(), 2, "{report:#}");
+    };
+    check(&status(), false);
+    let added = cluster.adit(["mesh", "add", name, "--wait=100s", "--json"]);
+    check(&serde_json::from_str(&added.stdout()).unwrap(), true);
+    check(&status(), true);
+    assert_eq!(status()["pods"][0]["captured"]["wire_port"], "original");
+    let removed = cluster.adit(["mesh", "remove", name, "--wait=100s"]).stdout();
+    assert!(removed.contains("is outside the mesh by its label"), "{removed}");
+    check(&status(), false);
+    let missing = cluster.adit(["mesh", "add", "no-such-namespace"]);
+    assert_eq!(missing.code(), 2, "{missing}");
+    assert!(missing.stderr().contains("ADIT-A072"), "{missing}");
+}
+
+#[test]
+#[ignore = "needs the cluster of `just cluster-up`"]
 fn exec_logs_and_port_forward_work() {
     let cluster = Cluster::running();
     Adit::install(&cluster);
