@@ -58,9 +58,7 @@ pub fn run(plan: &Plan) -> Report {
 /// As [`run`].
 pub fn run_pods(plan: &Plan, pods: &Pods<'_>) -> Report {
     let mut paths = pods.paths();
-    paths.retain(|path| {
-        path.name == "direct" || plan.only.is_empty() || plan.only.iter().any(|only| *only == path.name)
-    });
+    paths.retain(|path| path.name == "direct" || plan.only.is_empty() || plan.only.contains(&path.name));
     compare(&paths, plan)
 }
 

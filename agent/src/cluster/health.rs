@@ -257,11 +257,15 @@ mod tests {
         let (failed, _) = identity("db", None, Some("the signer is away"));
         let helper = Some(Duration::from_secs(29));
         assert_eq!(ready(helper, &[], now), Ok(()), "nobody needs an SVID");
-        assert_eq!(ready(helper, &[waiting.clone()], now), Ok(()), "asked just now");
+        assert_eq!(
+            ready(helper, std::slice::from_ref(&waiting), now),
+            Ok(()),
+            "asked just now"
+        );
         // One pod that the signer has no certificate for is that pod's trouble, and a signer that goes away later no
         // reason to send pods elsewhere.
         assert_eq!(ready(helper, &[good.clone(), failed.clone()], now), Ok(()));
-        let unready = ready(helper, &[waiting, failed.clone()], now).unwrap_err();
+        let unready = ready(helper, &[waiting, failed], now).unwrap_err();
         assert_eq!(unready, "no SVID could be had: the signer is away");
         let later = now + Duration::from_secs(7200);
         assert!(
@@ -326,7 +330,6 @@ mod tests {
             unknown.is_empty(),
             "without a row in metrics/names.rs: {unknown:?}"
         );
-        let missing: Vec<_> = known.difference(&found).copied().collect();
         // Of pods that are captured, of outages, of the endpoint and of the signer.
         let elsewhere = |name: &str| {
             [
@@ -342,7 +345,7 @@ mod tests {
             .any(|start| name.starts_with(start))
                 || ["ready", "snapshot_age_seconds"].contains(&name)
         };
-        let missing: Vec<_> = missing.into_iter().filter(|name| !elsewhere(name)).collect();
+        let missing: Vec<_> = known.difference(&found).filter(|name| !elsewhere(name)).collect();
         assert!(missing.is_empty(), "never taken: {missing:?}");
     }
 }
