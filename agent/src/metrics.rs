@@ -4,7 +4,7 @@
 //!   Subject (the node's agent, the signer) ──samples──▶ exposition ──text──▶ http
 //! ```
 //!
-//! Whoever serves something is a [`Subject`]; [`names`](NAMES) says what each metric means, and `docs/metrics.md` the same to
+//! Whoever serves something is a [`Subject`]; [`names`] says what each metric means, and `docs/metrics.md` the same to
 //! people.
 
 mod exposition;
