@@ -344,10 +344,7 @@ fn kills_heal() {
     streams.whole();
     reach.now();
     adit.wait_whole();
-    let begun = Instant::now();
-    cluster.restart(["node", "2"]);
-    namespace.wait_ready("server");
-    eprintln!("after the power cut: {:?}", reach.again(begun));
+    reach.after_power_cut();
 }
 
 #[test]

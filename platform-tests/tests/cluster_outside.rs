@@ -136,10 +136,7 @@ fn a_node_comes_back_after_a_power_cut() {
     let cluster = Cluster::running();
     let namespace = Namespace::new(&cluster, "power", Membership::Outside);
     let reach = scenario::reach(&namespace);
-    let begun = Instant::now();
-    cluster.restart(["node", "2"]);
-    namespace.wait_ready("server");
-    eprintln!("after the power cut: {:?}", reach.again(begun));
+    reach.after_power_cut();
 }
 
 #[test]

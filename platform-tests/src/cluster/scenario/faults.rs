@@ -59,6 +59,18 @@ impl Reach<'_, '_> {
         since.elapsed()
     }
 
+    /// Cuts the power of the server's node, and waits until requests succeed again.
+    ///
+    /// # Panics
+    /// If the node, or the server on it, doesn't come back.
+    #[track_caller]
+    pub fn after_power_cut(&self) {
+        let begun = Instant::now();
+        self.namespace.cluster().restart(["node", "2"]);
+        self.namespace.wait_ready("server");
+        eprintln!("after the power cut: {:?}", self.again(begun));
+    }
+
     fn succeeds(&self) -> bool {
         let server = self.namespace.pod("server", "{.status.podIP}");
         let path = format!("/dial?host={server}&port={WEB_PORT}&protocol=http&request=hostname&tries=1");
