@@ -21,7 +21,7 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
-use crate::admin::{self, FlowHub, Handler as _, PolicyText};
+use crate::admin::{self, FlowHub, PolicyText};
 use crate::agent::AgentSettings;
 use crate::agent::handler::Agent;
 use crate::agent::running::Running;
@@ -36,6 +36,7 @@ mod broker;
 mod health;
 mod members;
 mod sockets;
+mod stop;
 
 pub(crate) use sockets::{OuterSockets, PodSockets};
 
@@ -106,7 +107,7 @@ impl From<BrokerError> for ClusterError {
     }
 }
 
-/// Serves the node until SIGTERM or SIGINT, and then drains.
+/// Serves the node until SIGTERM or SIGINT, and then for as long as its flows live, but [`ClusterOptions::drain`] at most.
 ///
 /// # Errors
 /// See [`ClusterError`].
@@ -152,19 +153,24 @@ pub fn run(options: ClusterOptions) -> Result<(), ClusterError> {
         }
         let follower = Follower {
             agent: Arc::clone(&agent),
-            broker,
+            broker: broker.clone(),
             source,
             client,
             helper_socket: options.helper_socket,
             capability: options.capability,
         };
+        let told_to_stop = async {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+            stop::hand_over(&agent, &broker, options.drain).await;
+        };
+        // Pods join and leave, and policies take effect, to the end.
         tokio::select! {
-            ended = follower.run() => ended?,
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
+            ended = follower.run() => ended,
+            () = told_to_stop => Ok(()),
         }
-        let _ = agent.drain(options.drain.as_millis() as u64).await;
-        Ok(())
     })
 }
 

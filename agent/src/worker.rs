@@ -14,7 +14,7 @@ use adit_control::Snapshot;
 use adit_flow::{Direction, DropReason, FourTuple, Protocol, WorkloadName};
 use adit_link::TunQueue;
 use adit_netstack::{FlowId, Netstack, NewFlow};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::LocalSet;
 
 use crate::pipeline::course::course;
@@ -26,6 +26,7 @@ mod crossing;
 mod datagrams;
 mod dns_end;
 mod doors;
+mod ending;
 mod flow_end;
 mod host_end;
 mod outer;
@@ -40,7 +41,8 @@ mod turn;
 
 pub(crate) use crossing::{Course, Crossed};
 pub(crate) use dns_end::DnsEnd;
-pub(crate) use doors::AGENT_PORTS;
+pub(crate) use doors::{AGENT_PORTS, HBONE_PORT};
+pub(crate) use ending::{Admission, Which};
 pub(crate) use flow_end::FlowEnd;
 pub(crate) use host_end::HostEnd;
 pub(crate) use outer::WireSide;
@@ -122,9 +124,13 @@ pub(crate) enum Command {
     },
     /// The policy or the mesh has changed: judge every live flow again.
     Judge,
-    /// Refuse new flows and let the live ones end.
-    Drain {
-        /// Told when none is left.
+    /// Take new flows, or have them wait, or refuse them.
+    Admit(Admission),
+    /// Say when flows have ended.
+    AwaitFlows {
+        /// Which.
+        which: Which,
+        /// Told then.
         done: oneshot::Sender<()>,
     },
     /// Reset what still lives.
@@ -161,7 +167,7 @@ pub(crate) struct Worker {
     pods: RefCell<HashMap<WorkloadName, Rc<Pod>>>,
     /// What pods that are gone have counted: a sum that fell would look like a new start.
     departed: RefCell<BTreeMap<String, u64>>,
-    draining: Cell<bool>,
+    admission: watch::Sender<Admission>,
     random: Cell<u64>,
 }
 
@@ -200,7 +206,7 @@ impl Worker {
             counters,
             pods: RefCell::default(),
             departed: RefCell::default(),
-            draining: Cell::new(false),
+            admission: watch::Sender::new(Admission::Open),
             random: Cell::new(seed | 1),
         }
     }
@@ -245,7 +251,8 @@ impl Worker {
                 });
             }),
             Command::Judge => self.judge(),
-            Command::Drain { done } => self.drain(done),
+            Command::Admit(admission) => self.admit(admission),
+            Command::AwaitFlows { which, done } => self.await_flows(which, done),
             Command::Stop => self.live.drain(),
             Command::Gauges(reply) => {
                 let _ = reply.send(self.gauges());
@@ -329,19 +336,6 @@ impl Worker {
         }
     }
 
-    fn drain(self: &Rc<Self>, done: oneshot::Sender<()>) {
-        self.draining.set(true);
-        self.tunnels.drain();
-        let worker = Rc::clone(self);
-        tokio::task::spawn_local(async move {
-            const POLL: std::time::Duration = std::time::Duration::from_millis(20);
-            while worker.live.len() > 0 {
-                tokio::time::sleep(POLL).await;
-            }
-            let _ = done.send(());
-        });
-    }
-
     fn gauges(&self) -> Gauges {
         let pods = self.pods.borrow();
         let mut netstack = self.departed.borrow().clone();
@@ -415,11 +409,6 @@ impl Worker {
     pub(crate) fn watch(&self, direction: Direction, permitted: Permitted) -> Live {
         let (policy, snapshot) = (self.shared.policy.load(), self.shared.snapshot.load());
         self.live.watch(direction, permitted, &policy, &snapshot)
-    }
-
-    /// Whether new flows are refused.
-    pub(crate) fn is_draining(&self) -> bool {
-        self.draining.get()
     }
 
     /// A number to spread flows by, even in distribution; not a secret (xorshift64, Marsaglia 2003).

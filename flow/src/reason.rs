@@ -104,6 +104,8 @@ reasons! {
         BadSource => "bad-source",
         /// Its flow was denied or cut.
         Denied => "denied",
+        /// It would begin a flow, and this agent is about to end: its sender repeats it, and the next agent takes it.
+        Draining => "draining",
         /// A header field makes no sense (RFC 791, RFC 8200, RFC 9293).
         Malformed => "malformed",
         /// A flow's queue was full.

@@ -5,7 +5,7 @@
 use std::time::{Duration, Instant};
 
 use adit_platform_tests::cluster::objects::{pod, shell};
-use adit_platform_tests::cluster::scenario::{self, Churn, Ends, Streams};
+use adit_platform_tests::cluster::scenario::{self, Churn, Ends, Opening, Streams};
 use adit_platform_tests::cluster::{AGENT, Adit, Cluster, Cyclonus, HELPER, Membership, Namespace, WirePort};
 use adit_platform_tests::configured;
 use serde_json::{Value, json};
@@ -307,6 +307,24 @@ fn every_network_policy_case_passes() {
     .run(&cluster);
     eprintln!("{} passed, {} failed", report.passed.len(), report.failed.len());
     assert!(report.failed.is_empty(), "failed: {:#?}", report.failed);
+}
+
+#[test]
+#[ignore = "needs the cluster of `just cluster-up`"]
+fn an_upgrade_of_the_agents_cuts_no_stream_and_refuses_no_connection() {
+    let cluster = Cluster::running();
+    let adit = Adit::install(&cluster);
+    let namespace = Namespace::new(&cluster, "upgrade", Membership::Mesh);
+    let opening = Opening::start(&namespace, 60);
+    // Shorter than the time that an agent has to drain.
+    let ends = Ends {
+        client: &namespace,
+        server: &namespace,
+    };
+    let streams = Streams::start(ends, 12);
+    adit.restart_agents();
+    streams.whole();
+    opening.all_answered();
 }
 
 #[test]

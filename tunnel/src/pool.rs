@@ -58,7 +58,7 @@ pub enum Endpoint {
 /// open ─▶ a tunnel with room? ──yes──▶ CONNECT ──200──▶ Stream
 ///             │no          ▲                │not processed, or a reused tunnel turned out to be dead
 ///             ▼            │                └──▶ again, in another tunnel (3 attempts)
-///      one being set up? ──┘ wait for it
+///      one being set up? ──┘ wait for it; again, should it break off in the handshake
 ///             │no
 ///             ▼
 ///      below the bound? set one up, or close the longest idle; else refuse: over limit
@@ -184,7 +184,14 @@ impl<D: Dial> Pool<D> {
         let mut attempts = 0;
         loop {
             attempts += 1;
-            let lease = self.lease(destination, credentials).await?;
+            let lease = match self.lease(destination, credentials).await {
+                Ok(lease) => lease,
+                Err(OpenError::Connect { source, .. }) if source.broke_off() && attempts < ATTEMPTS => {
+                    self.inner.lock().stats.retried_total += 1;
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
             let (tunnel, reused) = (lease.tunnel, lease.reused);
             let (error, again) = match lease.open(connect, patience).await {
                 Ok(stream) => return Ok(stream),

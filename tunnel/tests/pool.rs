@@ -161,6 +161,25 @@ async fn credentials_of_another_workload_are_refused() {
 }
 
 #[tokio::test]
+async fn a_connection_that_breaks_off_in_the_handshake_is_made_again_twice() {
+    let mut rig = Rig::new();
+    *rig.cut_at_once.lock().unwrap() = 2;
+    let (client, server) = rig.pair().await;
+    echo_works(client, server).await;
+    let stats = rig.pool.stats();
+    assert_eq!((stats.retried_total, stats.connect_failed_total), (2, 2));
+
+    rig.destination.server_name = Some("other.shop".into());
+    *rig.cut_at_once.lock().unwrap() = 3;
+    let error = rig.open().await.unwrap_err();
+    assert!(
+        matches!(&error, OpenError::Connect { source, .. } if matches!(**source, ConnectError::Handshake(_))),
+        "{error:?}"
+    );
+    assert_eq!(*rig.cut_at_once.lock().unwrap(), 0, "three attempts");
+}
+
+#[tokio::test]
 async fn a_tunnel_that_died_unseen_is_replaced_at_the_next_use() {
     let mut rig = Rig::new();
     drop(rig.pair().await);

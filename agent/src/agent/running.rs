@@ -14,6 +14,7 @@ use adit_link::TunQueue;
 use adit_policy::PolicySet;
 use arc_swap::ArcSwap;
 use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::AgentSettings;
 use super::store::{self, StoreError};
@@ -21,7 +22,7 @@ use crate::admin::FlowHub;
 use crate::cluster::OuterSockets;
 use crate::identities::{Answer, IdentityStatus, Issuer};
 use crate::telemetry::Counters;
-use crate::worker::{Command, Gauges, Mailbox, Places, Shared, WireSide, Worker};
+use crate::worker::{Admission, Command, Gauges, Mailbox, Places, Shared, Which, WireSide, Worker};
 
 /// A mesh being served.
 pub(crate) struct Running {
@@ -116,9 +117,7 @@ impl Running {
         self.followed.notify_one();
         self.shared.policy.store(policy);
         self.shared.snapshot.store(Arc::new(snapshot));
-        for worker in &self.shared.workers {
-            let _ = worker.send(Command::Judge).await;
-        }
+        self.tell(|| Command::Judge).await;
     }
 
     /// Serves a pod of the mesh file on the worker that has the fewest.
@@ -197,22 +196,57 @@ impl Running {
 
     /// Refuses new flows, waits for the live ones, and resets what still lives at the deadline.
     pub(super) async fn drain(&self, deadline: Duration) {
+        /// For the resets to be on their way.
+        const LAST: Duration = Duration::from_millis(200);
+        self.tell(|| Command::Admit(Admission::Refused)).await;
+        if timeout(deadline, self.without(Which::All)).await.is_err() {
+            self.tell(|| Command::Stop).await;
+            let _ = timeout(LAST, self.without(Which::All)).await;
+        }
+    }
+
+    /// Serves on until no flow ends here any more, or `deadline` has passed, for another agent to go on. New flows are served
+    /// meanwhile, and left unanswered for the last moment, so that none is refused and few are cut.
+    ///
+    /// ```text
+    ///   serve on ──those that lived have ended──▶ hold new ones ──none is left──▶ done
+    ///      ▲                                        │ 1 s
+    ///      └────────────────────────────────────────┘
+    /// ```
+    pub(crate) async fn wind_down(&self, deadline: Duration) {
+        /// How long new flows are held at a time: a SYN is repeated after a second.
+        const HOLD: Duration = Duration::from_secs(1);
+        let end = Instant::now() + deadline;
+        loop {
+            let _ = timeout_at(end.checked_sub(HOLD).unwrap_or(end), self.without(Which::Present)).await;
+            self.tell(|| Command::Admit(Admission::Held)).await;
+            let quiet = timeout(HOLD.min(deadline), self.without(Which::All))
+                .await
+                .is_ok();
+            if quiet || Instant::now() >= end {
+                return;
+            }
+            self.tell(|| Command::Admit(Admission::Open)).await;
+        }
+    }
+
+    async fn tell(&self, command: impl Fn() -> Command) {
+        for worker in &self.shared.workers {
+            let _ = worker.send(command()).await;
+        }
+    }
+
+    /// Returns once these flows have ended on every worker.
+    async fn without(&self, which: Which) {
         let mut waiting = Vec::new();
         for worker in &self.shared.workers {
-            let (done, drained) = oneshot::channel();
-            if worker.send(Command::Drain { done }).await.is_ok() {
-                waiting.push(drained);
+            let (done, ended) = oneshot::channel();
+            if worker.send(Command::AwaitFlows { which, done }).await.is_ok() {
+                waiting.push(ended);
             }
         }
-        let all = async {
-            for drained in waiting {
-                let _ = drained.await;
-            }
-        };
-        if tokio::time::timeout(deadline, all).await.is_err() {
-            for worker in &self.shared.workers {
-                let _ = worker.send(Command::Stop).await;
-            }
+        for ended in waiting {
+            let _ = ended.await;
         }
     }
 

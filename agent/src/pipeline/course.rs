@@ -5,7 +5,7 @@
 //! | from | flow | way |
 //! | --- | --- | --- |
 //! | pod | new TCP to a workload that takes HBONE, or to a service with one | the netstack ends it, [`outbound`](super::outbound) dials |
-//! | wire | new TCP from another agent's port, from a workload that speaks HBONE | a door, then [`inbound`](super::inbound) |
+//! | wire | new TCP from another agent's port, from a workload that speaks HBONE; and any to Istio's port | a door, then [`inbound`](super::inbound) |
 //! | either | everything else: plain TCP, what was open before the pod was captured, UDP, ping, SCTP | through, judged |
 
 use std::net::SocketAddr;
@@ -15,7 +15,7 @@ use adit_flow::{Direction, DropReason, FourTuple, Protocol, WorkloadName};
 use adit_netstack::{NewFlow, Side};
 use adit_policy::Icmp;
 
-use crate::worker::{AGENT_PORTS, Course, Crossed, Pod, Worker};
+use crate::worker::{AGENT_PORTS, Course, Crossed, HBONE_PORT, Pod, Worker};
 
 /// Ports below are servers', for telling which end opened a connection that is older than the capture (RFC 6056 §3.2
 /// counts these as ephemeral; Linux begins there).
@@ -32,10 +32,14 @@ pub(crate) fn course(worker: &Worker, pod: &Pod, new: &NewFlow) -> Course {
     let choice = Choice {
         snapshot: &snapshot,
         is_served: &|name| worker.shared.serves(name),
-        takes_tunnels: own.in_mesh && !worker.is_draining(),
+        takes_tunnels: own.in_mesh,
         lets_pass: pod.lets_pass() || worker.shared.identities.credentials(&own.identity).is_none(),
     };
     let (direction, tuple, judged) = match choice.way(new) {
+        Way::Stack | Way::Door if worker.is_holding() => {
+            worker.counters.dropped(DropReason::Draining);
+            return Course::Later;
+        }
         Way::Stack => return Course::Stack,
         Way::Door => return Course::Door,
         Way::Across {
@@ -82,6 +86,8 @@ impl Choice<'_> {
         if self.takes_tunnels && new.key.protocol == Protocol::Tcp && !new.established {
             match new.key.from {
                 Side::Pod if !self.lets_pass && self.leads_to_hbone(tuple.dst) => return Way::Stack,
+                // Its listener is a step away. Others than our agents have any source port.
+                Side::Wire if tuple.dst.port() == HBONE_PORT => return Way::Door,
                 Side::Wire if tuple.src.port() >= AGENT_PORTS && speaks_hbone(self.snapshot, tuple.src) => {
                     return Way::Door;
                 }
@@ -326,6 +332,19 @@ mod tests {
         assert_eq!(way(&from("10.244.1.7:61440", false), true, false), Way::Door);
         // Even while the pod leaves: its peers may not have heard of it yet.
         assert_eq!(way(&from("10.244.1.7:61440", false), true, true), Way::Door);
+        let istios = new(
+            Side::Wire,
+            Protocol::Tcp,
+            "192.0.2.1:40000",
+            "10.244.0.5:15008",
+            false,
+        );
+        assert_eq!(
+            way(&istios, true, false),
+            Way::Door,
+            "ztunnel has any source port"
+        );
+        assert_ne!(way(&istios, false, false), Way::Door, "outside the mesh");
         for (src, established) in [
             ("10.244.1.7:40000", false),
             ("10.244.1.7:61440", true),

@@ -115,7 +115,7 @@ async fn connect(
     recorder: &mut Recorder,
 ) -> Result<(FlowEnd, Permitted), Refused> {
     let authority = request.authority;
-    if worker.is_draining() {
+    if worker.is_refusing() {
         return Err(Refused::by_agent(RefuseReason::Draining));
     }
     verify_address(pod, snapshot, authority)?;

@@ -89,6 +89,20 @@ impl LiveFlows {
         self.0.borrow().flows.len()
     }
 
+    /// The number of the flow that is entered next.
+    pub(crate) fn upcoming(&self) -> u64 {
+        self.0.borrow().next
+    }
+
+    /// Whether a flow with a lower number is being relayed.
+    pub(crate) fn any_before(&self, number: u64) -> bool {
+        let table = self.0.borrow();
+        table
+            .flows
+            .first_key_value()
+            .is_some_and(|(oldest, _)| *oldest < number)
+    }
+
     /// Judges every flow again and ends those that `current` no longer allows, and those whose opener is no longer whom
     /// it proved to be.
     pub(crate) fn judge(&self, current: &PolicySet, snapshot: &Snapshot) {

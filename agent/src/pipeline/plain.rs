@@ -142,7 +142,7 @@ async fn connect(
     tuple: FourTuple,
     recorder: &mut Recorder,
 ) -> Result<(FlowEnd, Permitted), Refused> {
-    if worker.is_draining() {
+    if worker.is_refusing() {
         return Err(Refused::by_agent(RefuseReason::Draining));
     }
     verify_address(pod, snapshot, tuple.dst)?;

@@ -50,6 +50,14 @@ pub(crate) struct Doors {
     ports: RefCell<HashMap<SocketAddr, Port>>,
 }
 
+/// A port that is to have a listener.
+#[derive(Clone, Copy)]
+struct Wanted {
+    port: SocketAddr,
+    /// As whom the application is asked whether it listens; not at all for Istio's port, which is ours.
+    client: Option<SocketAddr>,
+}
+
 enum Port {
     /// Being opened; these frames wait for it.
     Opening(Vec<Vec<u8>>),
@@ -67,6 +75,23 @@ pub(crate) enum Outcome {
     Unknown,
 }
 
+impl Wanted {
+    fn hbone(address: IpAddr) -> Self {
+        Self {
+            port: SocketAddr::new(address, HBONE_PORT),
+            client: None,
+        }
+    }
+
+    /// What a SYN asks for.
+    fn by(tuple: FourTuple) -> Self {
+        Self {
+            port: tuple.dst,
+            client: (tuple.dst.port() != HBONE_PORT).then_some(tuple.src),
+        }
+    }
+}
+
 impl Doors {
     /// No listener yet.
     pub(crate) fn new(sockets: Arc<PodSockets>) -> Self {
@@ -79,38 +104,37 @@ impl Doors {
     /// Listens on Istio's port at each of the pod's addresses, as long as the pod is served.
     pub(crate) fn open_hbone(&self, worker: &Rc<Worker>, pod: &Rc<Pod>, addresses: &[IpAddr]) {
         for address in addresses {
-            let (worker, pod, sockets) = (Rc::clone(worker), Rc::clone(pod), Arc::clone(&self.sockets));
-            let address = SocketAddr::new(*address, HBONE_PORT);
-            tokio::task::spawn_local(async move {
-                match sockets.listen(address).await {
-                    Ok(listener) => {
-                        pod.until_gone(accept(&worker, &pod, &listener, Door::Any(HBONE_PORT), None))
-                            .await;
-                    }
-                    Err(error) => {
-                        worker.counters.listener_failed();
-                        tracing::error!(pod = %pod.name(), %address, %error, "[ADIT-A061] listening for HBONE");
-                    }
-                }
-            });
+            self.start(worker, pod, Wanted::hbone(*address), Vec::new());
         }
     }
 
-    /// Takes a SYN of another agent for a port without listener: `frame`, with its virtio-net header. It comes back by
+    /// Takes a SYN for a port without listener, another agent's or one for Istio's port: `frame`, with its virtio-net header. It comes back by
     /// [`Pod::answer_syns`] once it's known what to do with it.
     pub(crate) fn on_syn(&self, worker: &Rc<Worker>, pod: &Rc<Pod>, tuple: FourTuple, frame: &[u8]) {
         let mut ports = self.ports.borrow_mut();
         let full = ports.len() >= PORTS_LIMIT;
-        match ports.get_mut(&tuple.dst) {
-            Some(Port::Opening(held)) if held.len() < HELD_LIMIT => return held.push(frame.to_owned()),
-            // The rule for an open port was made before the SYN was let go, so this one only came early.
-            Some(Port::Opening(_) | Port::Open) => return worker.counters.dropped(DropReason::QueueFull),
-            None if full => return worker.counters.dropped(DropReason::TableFull),
-            None => {}
+        let wanted = Wanted::by(tuple);
+        match ports.get_mut(&wanted.port) {
+            Some(Port::Opening(held)) if held.len() < HELD_LIMIT => held.push(frame.to_owned()),
+            Some(Port::Opening(_)) => worker.counters.dropped(DropReason::QueueFull),
+            // It came early, or the helper has closed the port: it does so when it believes that the agent is gone.
+            Some(port @ Port::Open) => {
+                *port = Port::Opening(vec![frame.to_owned()]);
+                let (pod, sockets) = (Rc::clone(pod), Arc::clone(&self.sockets));
+                tokio::task::spawn_local(async move { open_again(&pod, &sockets, wanted.port).await });
+            }
+            None if full => worker.counters.dropped(DropReason::TableFull),
+            None => {
+                drop(ports);
+                self.start(worker, pod, wanted, vec![frame.to_owned()]);
+            }
         }
-        ports.insert(tuple.dst, Port::Opening(vec![frame.to_owned()]));
+    }
+
+    fn start(&self, worker: &Rc<Worker>, pod: &Rc<Pod>, wanted: Wanted, held: Vec<Vec<u8>>) {
+        self.ports.borrow_mut().insert(wanted.port, Port::Opening(held));
         let (worker, pod, sockets) = (Rc::clone(worker), Rc::clone(pod), Arc::clone(&self.sockets));
-        tokio::task::spawn_local(async move { open(&worker, &pod, &sockets, tuple).await });
+        tokio::task::spawn_local(async move { open(&worker, &pod, &sockets, wanted).await });
     }
 
     /// The SYNs that waited; the port is open from now on, or forgotten.
@@ -131,51 +155,65 @@ impl Doors {
     }
 }
 
-/// Opens the port that a SYN asks for, and serves it until it's idle or the pod is gone.
-async fn open(worker: &Rc<Worker>, pod: &Rc<Pod>, sockets: &PodSockets, tuple: FourTuple) {
-    let listener = match listen(worker, pod, sockets, tuple).await {
+/// Opens a port, and serves it until it's idle or the pod is gone.
+async fn open(worker: &Rc<Worker>, pod: &Rc<Pod>, sockets: &PodSockets, wanted: Wanted) {
+    let port = wanted.port;
+    let listener = match listen(worker, pod, sockets, wanted).await {
         Ok(Some(listener)) => listener,
-        Ok(None) => return pod.answer_syns(tuple.dst, &Outcome::Refused),
+        Ok(None) => return pod.answer_syns(port, &Outcome::Refused),
         Err(error) => {
             worker.counters.listener_failed();
-            tracing::warn!(pod = %pod.name(), port = tuple.dst.port(), %error, "[ADIT-A061] opening a port");
-            return pod.answer_syns(tuple.dst, &Outcome::Unknown);
+            tracing::error!(pod = %pod.name(), %port, %error, "[ADIT-A061] opening a port; the next SYN has it tried again");
+            return pod.answer_syns(port, &Outcome::Unknown);
         }
     };
-    pod.answer_syns(tuple.dst, &Outcome::Open);
-    let door = Door::Original(tuple.dst.port());
-    pod.until_gone(accept(worker, pod, &listener, door, Some(IDLE_LIMIT)))
-        .await;
-    if let Err(error) = sockets.broker().close_port(sockets.uid(), tuple.dst.port()).await {
+    pod.answer_syns(port, &Outcome::Open);
+    let (door, idle) = match wanted.client {
+        Some(_) => (Door::Original(port.port()), Some(IDLE_LIMIT)),
+        None => (Door::Any(port.port()), None),
+    };
+    pod.until_gone(accept(worker, pod, &listener, door, idle)).await;
+    if let Err(error) = sockets.broker().close_port(sockets.uid(), port.port()).await {
         tracing::debug!(pod = %pod.name(), %error, "closing a port");
     }
     // Only now: a SYN in between would find a rule without a listener, and is repeated.
     drop(listener);
     if let Some(outer) = pod.outer() {
-        outer.doors.forget(tuple.dst);
+        outer.doors.forget(port);
     }
 }
 
-/// A listener where the application listens too; `None` where it doesn't.
+/// Has a port that has its listener reached again. If that fails the next SYN tries it again.
+async fn open_again(pod: &Rc<Pod>, sockets: &PodSockets, port: SocketAddr) {
+    if let Err(error) = sockets.broker().open_port(sockets.uid(), port.port()).await {
+        tracing::warn!(pod = %pod.name(), %port, %error, "[ADIT-A061] opening a port again");
+    }
+    pod.answer_syns(port, &Outcome::Open);
+}
+
+/// A listener; `None` where the application doesn't listen.
 async fn listen(
     worker: &Rc<Worker>,
     pod: &Rc<Pod>,
     sockets: &PodSockets,
-    tuple: FourTuple,
+    wanted: Wanted,
 ) -> std::io::Result<Option<TcpListener>> {
-    let snapshot = worker.shared.snapshot.load_full();
-    match connect_app(worker, pod, &snapshot, tuple).await {
-        // Dropped at once: its SYN-ACK is answered by a reset.
-        Ok(app) => drop(app),
-        Err(refused) => {
-            tracing::debug!(pod = %pod.name(), %tuple, reason = ?refused.reason, "nobody listens");
-            return Ok(None);
+    if let Some(client) = wanted.client {
+        let snapshot = worker.shared.snapshot.load_full();
+        let tuple = FourTuple::new(client, wanted.port);
+        match connect_app(worker, pod, &snapshot, tuple).await {
+            // Dropped at once: its SYN-ACK is answered by a reset.
+            Ok(app) => drop(app),
+            Err(refused) => {
+                tracing::debug!(pod = %pod.name(), %tuple, reason = ?refused.reason, "nobody listens");
+                return Ok(None);
+            }
         }
     }
-    let listener = sockets.listen(tuple.dst).await?;
+    let listener = sockets.listen(wanted.port).await?;
     sockets
         .broker()
-        .open_port(sockets.uid(), tuple.dst.port())
+        .open_port(sockets.uid(), wanted.port.port())
         .await?;
     Ok(Some(listener))
 }
@@ -192,6 +230,8 @@ async fn accept(
     const PAUSE: Duration = Duration::from_millis(100);
     let connected = Rc::new(Cell::new(0_usize));
     loop {
+        // Connections wait in the kernel meanwhile. If this agent ends they are cut before their first byte, and made again.
+        worker.until_answering().await;
         let accepted = match idle {
             None => listener.accept().await,
             Some(limit) => match timeout(limit, listener.accept()).await {

@@ -1,5 +1,6 @@
 //! The tunnels of a worker: those that its pods open, and those that it serves.
 
+use std::cell::{Cell, RefCell};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
@@ -34,8 +35,9 @@ pub(crate) struct Tunnels {
     shared: Arc<Shared>,
     counters: Arc<Counters>,
     pool: Pool<Dialer>,
-    drainer: Drainer,
-    drain: Drain,
+    /// What those that are served watch.
+    drain: RefCell<(Drainer, Drain)>,
+    serving: Cell<usize>,
 }
 
 /// A stream to a workload.
@@ -51,7 +53,6 @@ pub(crate) struct Opened {
 impl Tunnels {
     /// No tunnel yet.
     pub(crate) fn new(shared: Arc<Shared>, counters: Arc<Counters>) -> Self {
-        let (drainer, drain) = Drainer::new();
         let pool = Pool::new(
             PoolConfig::default(),
             Dialer {
@@ -62,8 +63,8 @@ impl Tunnels {
             shared,
             counters,
             pool,
-            drainer,
-            drain,
+            drain: RefCell::new(Drainer::new()),
+            serving: Cell::new(0),
         }
     }
 
@@ -109,10 +110,22 @@ impl Tunnels {
     }
 
     /// Takes no new stream; tunnels say so to their peers, and end after their last.
-    pub(crate) fn drain(&self) {
-        const NO_DEADLINE: Duration = Duration::from_secs(24 * 3600); // the worker resets what is left in time
+    pub(super) fn drain(&self) {
         self.pool.drain();
-        self.drainer.start(Instant::now() + NO_DEADLINE);
+        self.retire();
+    }
+
+    /// Ends the tunnels that are served, after the streams that they carry: peers are told, and open others. Those are
+    /// served.
+    pub(super) fn retire(&self) {
+        const NO_DEADLINE: Duration = Duration::from_secs(24 * 3600); // the worker resets what is left in time
+        let (drainer, _) = self.drain.replace(Drainer::new());
+        drainer.start(Instant::now() + NO_DEADLINE);
+    }
+
+    /// Whether a tunnel is being served.
+    pub(super) fn serves(&self) -> bool {
+        self.serving.get() > 0
     }
 
     /// How many tunnels take streams.
@@ -250,8 +263,11 @@ pub(super) async fn serve_at(worker: &Rc<Worker>, pod: &Pod, socket: TcpStream, 
 
 async fn run(mut listener: Listener, io: impl AsyncRead + AsyncWrite + Unpin) {
     let worker = Rc::clone(&listener.worker);
-    let drain = worker.tunnels.drain.clone();
+    let tunnels = &worker.tunnels;
+    let drain = tunnels.drain.borrow().1.clone();
+    tunnels.serving.set(tunnels.serving.get() + 1);
     let ended = serve(io, &TunnelConfig::default(), drain, &mut listener).await;
+    tunnels.serving.set(tunnels.serving.get() - 1);
     match ended {
         Ok(()) => worker.counters.tunnel_ended("orderly"),
         Err(error) => {

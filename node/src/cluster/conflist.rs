@@ -391,9 +391,11 @@ mod tests {
     #[test]
     fn numbers_that_others_wrote_stay_to_the_last_digit() {
         let text = r#"{"name":"pods","plugins":[{"type":"ptp","rate":2.2555555555555555e85,"mtu":18446744073709551615}]}"#;
-        let added = edit(text.as_bytes(), |plugins| put(plugins, &json!({ "type": PLUGIN })))
-            .unwrap()
-            .unwrap();
+        let added = edit(text.as_bytes(), |plugins| {
+            put(plugins, &json!({ "type": PLUGIN }))
+        })
+        .unwrap()
+        .unwrap();
         let removed = edit(&added, take_out).unwrap().unwrap();
         assert_eq!(
             serde_json::from_slice::<Value>(&removed).unwrap()["plugins"][0].to_string(),

@@ -248,28 +248,58 @@ impl Members {
 
     /// Opens or closes a port of a pod.
     pub(super) fn set_port(&mut self, uid: &str, port: u16, open: bool) -> Result<(), Failure> {
-        let outer = self.outer(uid)?;
-        let held = self.held.get(uid).ok_or_else(|| not_a_member(uid))?;
-        let mut entry = held.entry.clone();
-        match (entry.ports.binary_search(&port), open) {
+        let held = self.joined(uid)?;
+        let mut ports = held.entry.ports.clone();
+        match (ports.binary_search(&port), open) {
             (Ok(_), true) | (Err(_), false) => return Ok(()),
-            (Err(_), true) if entry.ports.len() >= MAX_PORTS => {
+            (Err(_), true) if ports.len() >= MAX_PORTS => {
                 let message = format!("pod {uid} has {MAX_PORTS} ports open, the most there may be");
                 return Err(Failure::new(Code::TOO_MANY_PORTS, message));
             }
-            (Err(at), true) => entry.ports.insert(at, port),
-            (Ok(at), false) => drop(entry.ports.remove(at)),
+            (Err(at), true) => ports.insert(at, port),
+            (Ok(at), false) => drop(ports.remove(at)),
         }
+        self.change_ports(uid, ports, &[port], open)
+    }
+
+    /// Closes every port of a pod.
+    pub(super) fn close_ports(&mut self, uid: &str) -> Result<(), Failure> {
+        // What is on its way in or out has none that matters.
+        let Ok(held) = self.joined(uid) else {
+            return Ok(());
+        };
+        match held.entry.ports.clone() {
+            ports if ports.is_empty() => Ok(()),
+            ports => self.change_ports(uid, Vec::new(), &ports, false),
+        }
+    }
+
+    /// Makes or removes the rules of the `changed` ports, so that `ports` are open.
+    fn change_ports(
+        &mut self,
+        uid: &str,
+        ports: Vec<u16>,
+        changed: &[u16],
+        open: bool,
+    ) -> Result<(), Failure> {
+        let held = self.joined(uid)?;
+        let outer = held.outer.as_ref().ok_or_else(|| not_a_member(uid))?;
+        let entry = Entry {
+            ports,
+            ..held.entry.clone()
+        };
         // An opened port is written down first and a closed one last: a rule is never there without being known.
         if open {
             self.journal.write(&entry)?;
         }
         task::run(|| {
-            namespace::enter(outer)
+            let mut netlink = namespace::enter(outer)
                 .and_then(|()| Rtnetlink::open())
-                .map_err(refused(Code::INTERPOSE, "entering the outer namespace"))
-                .and_then(|mut netlink| interpose::open_port_rules(&mut netlink, &entry, port, open))
-                .map(|()| Output::default())
+                .map_err(refused(Code::INTERPOSE, "entering the outer namespace"))?;
+            for port in changed {
+                interpose::open_port_rules(&mut netlink, &entry, *port, open)?;
+            }
+            Ok(Output::default())
         })?;
         if !open {
             self.journal.write(&entry)?;
@@ -333,11 +363,13 @@ impl Members {
     }
 
     fn outer(&self, uid: &str) -> Result<&OwnedFd, Failure> {
-        let held = self
-            .held
-            .get(uid)
-            .filter(|held| held.entry.stage == Stage::Joined);
-        held.and_then(|held| held.outer.as_ref())
+        let outer = self.joined(uid)?.outer.as_ref();
+        outer.ok_or_else(|| not_a_member(uid))
+    }
+
+    fn joined(&self, uid: &str) -> Result<&Held, Failure> {
+        let held = self.held.get(uid);
+        held.filter(|held| held.entry.stage == Stage::Joined)
             .ok_or_else(|| not_a_member(uid))
     }
 }

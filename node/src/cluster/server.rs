@@ -221,13 +221,24 @@ impl Server {
 
     /// Forgets a connection, and what depended on it.
     fn close(&mut self, id: u64) {
-        self.peers.remove(id);
+        let last_agent = self.peers.remove(id);
         // Whoever asked for these pods doesn't wait any more.
         self.waiting.retain(|_, waiting| waiting.peer != id);
         if self.asked == Some(id) {
             self.asked = None;
             (self.options.log)(&"the agent is gone; new pods wait for the next");
             self.release_waiting(|_| true);
+        }
+        if last_agent {
+            self.close_ports();
+        }
+    }
+
+    /// Has no port lead to a listener that is gone, whose kernel would refuse what the next agent could take.
+    fn close_ports(&mut self) {
+        for uid in self.members.uids() {
+            let closed = self.members.close_ports(&uid);
+            self.note_trouble(&format!("the open ports of pod {uid}"), closed.err());
         }
     }
 

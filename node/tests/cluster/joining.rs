@@ -123,6 +123,8 @@ fn agents_sockets(world: &World) -> Outcome {
         let mut sockets = client.sockets(&pod.uid, family, Kind::Tcp, 64).unwrap();
         // Istio's port takes connections of everybody, for ztunnel's own have any source port.
         let hbone = listen(sockets.pop().unwrap(), SocketAddr::new(address, 15008));
+        assert!(from_port(address, 0, 15008).is_none(), "the port isn't open yet");
+        client.open_port(&pod.uid, 15008).unwrap();
         assert!(echo(&hbone, from_port(address, 0, 15008)));
         assert!(echo(&hbone, from_port(address, 61440, 15008)));
         // The application's port, below 1024, takes agents' only, and only once it is opened.
@@ -130,7 +132,7 @@ fn agents_sockets(world: &World) -> Outcome {
         assert!(from_port(address, 61441, 80).is_none(), "the port isn't open yet");
         client.open_port(&pod.uid, 80).unwrap();
         client.open_port(&pod.uid, 80).unwrap();
-        assert_eq!(client.members().unwrap()[0].open_ports, [80]);
+        assert_eq!(client.members().unwrap()[0].open_ports, [80, 15008]);
         assert!(echo(&original, from_port(address, 61442, 80)));
         assert!(
             from_port(address, 40000, 80).is_none(),
@@ -141,6 +143,7 @@ fn agents_sockets(world: &World) -> Outcome {
             from_port(address, 61443, 80).is_none(),
             "the port is closed again"
         );
+        client.close_port(&pod.uid, 15008).unwrap();
         // Connections of the agent itself come from the pod's address, and their answers come back.
         let node = if address.is_ipv4() {
             crate::pod::GATEWAY

@@ -12,6 +12,7 @@ use crate::world::{World, eventually};
 
 pub(crate) const ALL: &[Case] = &[
     ("a_new_agent_takes_the_queues_again", agent_restarts),
+    ("the_ports_of_an_agent_that_is_gone_are_closed", ports_closed),
     ("a_killed_helper_comes_back_to_what_there_is", helper_killed),
     ("both_are_killed_and_everything_goes_on", both_killed),
     (
@@ -40,6 +41,29 @@ fn agent_restarts(world: &World) -> Outcome {
     assert!(stream.flows());
     stream.finish();
     drop(forwarder);
+    Outcome::Passed
+}
+
+/// What the kernel of O would refuse, since the listener is gone, reaches the next agent.
+fn ports_closed(world: &World) -> Outcome {
+    world.start(&[]);
+    let pod = Pod::new(world, "shop");
+    let (mut first, second) = (world.client(), world.client());
+    let queues = first.join(&pod.reference()).unwrap();
+    for port in [80, 15008] {
+        first.open_port(&pod.uid, port).unwrap();
+    }
+    let mut observer = second;
+    drop(first);
+    assert_eq!(
+        observer.members().unwrap()[0].open_ports,
+        [80, 15008],
+        "an agent is there still"
+    );
+    drop(observer);
+    let closed = || world.client().members().unwrap()[0].open_ports.is_empty();
+    assert!(eventually(closed), "the ports stay open");
+    drop(queues);
     Outcome::Passed
 }
 

@@ -88,6 +88,9 @@ enum Command {
         /// Threads.
         #[arg(long, default_value_t = 1)]
         parallel: usize,
+        /// How many a second, all threads together; without it as many as there can be.
+        #[arg(long)]
+        rate: Option<u32>,
     },
     /// Open connections, print a line, leave them idle until a line comes on standard input, use them again.
     Idle {
@@ -255,6 +258,7 @@ fn run(command: Command, limit: Duration) -> Result<(), Box<dyn Error>> {
             count,
             seconds,
             parallel,
+            rate,
         } => {
             let time = seconds.map(Duration::from_secs_f64);
             print(&load::connect(
@@ -263,6 +267,7 @@ fn run(command: Command, limit: Duration) -> Result<(), Box<dyn Error>> {
                     count,
                     time,
                     parallel,
+                    rate,
                 },
             )?)
         }

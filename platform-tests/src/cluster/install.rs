@@ -59,6 +59,18 @@ impl<'c> Adit<'c> {
         assert!(done.code() == 0, "{done}\n{}", self.said());
     }
 
+    /// Starts the agents anew, one node after the other, as an upgrade does, and waits until they are ready.
+    ///
+    /// # Panics
+    /// If that takes longer than three minutes.
+    #[track_caller]
+    pub fn restart_agents(self) {
+        let agents = "daemonset/adit-agent";
+        let restart = ["-n", NAMESPACE, "rollout", "restart", agents];
+        self.cluster.kubectl(restart).stdout();
+        self.wait_rolled_out(agents);
+    }
+
     /// Waits until a kill has healed: agent and helper run on each node, and their pods are ready.
     ///
     /// # Panics

@@ -62,6 +62,8 @@ pub struct ConnectSpec {
     pub time: Option<Duration>,
     /// How many threads.
     pub parallel: usize,
+    /// How many a second, all threads together; as many as there can be if unset.
+    pub rate: Option<u32>,
 }
 
 /// What busy connections carry.
@@ -324,7 +326,12 @@ pub fn connect(target: Target, spec: ConnectSpec) -> Result<Connect, ClientError
             if spec.time.is_some_and(|time| begun.elapsed() >= time) {
                 break;
             }
-            match open_and_close(target, turn * parallel + thread) {
+            let index = turn * parallel + thread;
+            if let Some(rate) = spec.rate {
+                let due = Duration::from_secs_f64(index as f64 / f64::from(rate.max(1)));
+                thread::sleep(due.saturating_sub(begun.elapsed()));
+            }
+            match open_and_close(target, index) {
                 Ok((connect, byte)) => {
                     connects.push(nanos(connect));
                     bytes.push(nanos(byte));
@@ -342,12 +349,15 @@ pub fn connect(target: Target, spec: ConnectSpec) -> Result<Connect, ClientError
         errors.extend(error);
     }
     let (count, failed) = (connects.len() as u64, errors.len() as u64);
-    if let (0, Some(first)) = (count, errors.into_iter().next()) {
-        return Err(first);
-    }
+    let first = errors.into_iter().next();
+    let first_failure = match (count, first) {
+        (0, Some(first)) => return Err(first),
+        (_, first) => first.map(|error| format!("{error}: {}", error.source)),
+    };
     Ok(Connect {
         count,
         failed,
+        first_failure,
         per_second: count as f64 / elapsed,
         connect: Latency::of(&mut connects),
         first_byte: Latency::of(&mut bytes),

@@ -42,12 +42,14 @@ pub struct Rr {
 }
 
 /// The outcome of opening and closing connections.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Connect {
     /// How many were opened, carried a byte each way and were closed.
     pub count: u64,
     /// How many failed.
     pub failed: u64,
+    /// How the first of them did.
+    pub first_failure: Option<String>,
     /// Connections a second over the whole time, all threads together.
     pub per_second: f64,
     /// The time that `connect` took.

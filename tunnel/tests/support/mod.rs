@@ -212,6 +212,8 @@ pub struct PipeDialer {
     pub cuts: Cuts,
     pub stalls: Cuts,
     pub failures: Arc<Mutex<VecDeque<io::ErrorKind>>>,
+    /// So many of the next connections are cut before their first byte.
+    pub cut_at_once: Arc<Mutex<usize>>,
     pub pipe: usize,
 }
 
@@ -226,6 +228,12 @@ impl Dial for PipeDialer {
         let (ours, theirs) = tokio::io::duplex(self.pipe);
         let (cut, cut_watch) = watch::channel(false);
         let (stall, stall_watch) = watch::channel(false);
+        let mut left = self.cut_at_once.lock().unwrap();
+        if let Some(less) = left.checked_sub(1) {
+            *left = less;
+            cut.send_replace(true);
+        }
+        drop(left);
         self.server
             .serve_on(Cuttable::new(theirs, cut_watch.clone(), stall_watch.clone()));
         self.cuts.lock().unwrap().push(cut);
@@ -244,6 +252,7 @@ pub struct Rig {
     pub cuts: Cuts,
     pub stalls: Cuts,
     pub failures: Arc<Mutex<VecDeque<io::ErrorKind>>>,
+    pub cut_at_once: Arc<Mutex<usize>>,
     pub credentials: Arc<Credentials>,
     pub destination: Destination,
 }
@@ -272,11 +281,13 @@ impl Rig {
             sender,
         });
         let (cuts, stalls, failures) = (Cuts::default(), Cuts::default(), Arc::default());
+        let cut_at_once = Arc::default();
         let dialer = PipeDialer {
             server: Arc::clone(&server),
             cuts: Arc::clone(&cuts),
             stalls: Arc::clone(&stalls),
             failures: Arc::clone(&failures),
+            cut_at_once: Arc::clone(&cut_at_once),
             pipe: 64 << 10,
         };
         let credentials = mesh.credentials("curl");
@@ -296,6 +307,7 @@ impl Rig {
             cuts,
             stalls,
             failures,
+            cut_at_once,
             credentials,
             destination,
         }

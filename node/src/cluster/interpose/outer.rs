@@ -104,7 +104,8 @@ pub(super) fn prepare(outer: &mut Side, entry: &Entry, tools: Tools<'_>) -> Resu
     Ok(queue)
 }
 
-/// Makes or removes the rules that let agents' connections to one port of the pod through to the kernel of O.
+/// Makes or removes the rules that let connections to one port of the pod through to the kernel of O: agents' alone, but to
+/// Istio's port everybody's, for ztunnel's own have any source port.
 pub(in crate::cluster) fn open_port_rules(
     netlink: &mut Rtnetlink,
     entry: &Entry,
@@ -112,10 +113,14 @@ pub(in crate::cluster) fn open_port_rules(
     open: bool,
 ) -> Result<(), Failure> {
     for family in families(entry.interface.has_ipv6()) {
+        let (priority, source_ports) = match port {
+            HBONE_PORT => (10, None),
+            _ => (12, Some(AGENT_PORTS)),
+        };
         let rule = Rule {
-            source_ports: Some(AGENT_PORTS),
+            source_ports,
             destination_ports: Some(port..=port),
-            ..to_kernel(&entry.interface.name, family, 12)
+            ..to_kernel(&entry.interface.name, family, priority)
         };
         match open {
             true => netlink
@@ -131,10 +136,6 @@ pub(in crate::cluster) fn open_port_rules(
 
 /// What comes in through the interface is for agents' sockets, or goes to the agent as packets.
 fn make_rules(netlink: &mut Rtnetlink, interface: &str, family: IpFamily) -> io::Result<()> {
-    netlink.ensure_rule(&Rule {
-        destination_ports: Some(HBONE_PORT..=HBONE_PORT),
-        ..to_kernel(interface, family, 10)
-    })?;
     // Answers to connections that the agent made.
     netlink.ensure_rule(&Rule {
         destination_ports: Some(AGENT_PORTS),

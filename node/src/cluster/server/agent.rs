@@ -61,7 +61,7 @@ impl Server {
             && before != id
         {
             // It would wait for questions that don't come.
-            self.peers.remove(before);
+            let _ = self.peers.remove(before);
         }
         // Those that the one before didn't answer are asked again by the runtime.
         self.release_waiting(|_| true);

@@ -32,13 +32,8 @@ impl Peers {
     /// Takes a connection, unless the table is full, or half full of agents: an agent gone wrong must not keep plugins
     /// away. It is closed then.
     pub(super) fn add(&mut self, role: Role, socket: SeqPacket) -> bool {
-        let agents = self
-            .table
-            .values()
-            .filter(|(role, _)| *role == Role::Agent)
-            .count();
-        let full =
-            self.table.len() >= self.limit || (role == Role::Agent && agents >= self.limit.div_ceil(2));
+        let full = self.table.len() >= self.limit
+            || (role == Role::Agent && self.agents() >= self.limit.div_ceil(2));
         if full {
             return false;
         }
@@ -51,8 +46,15 @@ impl Peers {
         self.table.get(&id).map(|(role, socket)| (*role, socket))
     }
 
-    pub(super) fn remove(&mut self, id: u64) {
-        self.table.remove(&id);
+    /// Closes a connection. Returns whether it was the last one of agents.
+    pub(super) fn remove(&mut self, id: u64) -> bool {
+        let removed = self.table.remove(&id);
+        matches!(removed, Some((Role::Agent, _))) && self.agents() == 0
+    }
+
+    fn agents(&self) -> usize {
+        let roles = self.table.values().map(|(role, _)| role);
+        roles.filter(|role| **role == Role::Agent).count()
     }
 
     /// In the order of [`descriptors`](Self::descriptors).
@@ -77,5 +79,15 @@ mod tests {
         assert_eq!(agents, [true, true, false]);
         let plugins: Vec<_> = (0..3).map(|_| add(Role::Plugin)).collect();
         assert_eq!(plugins, [true, true, false]);
+    }
+
+    #[test]
+    fn the_last_agent_is_told_from_others() {
+        let mut peers = Peers::new(8);
+        for role in [Role::Agent, Role::Plugin, Role::Agent] {
+            assert!(peers.add(role, SeqPacket::pair().unwrap().0));
+        }
+        assert_eq!([1, 2, 3].map(|id| peers.remove(id)), [false, false, true]);
+        assert!(!peers.remove(1), "nobody was there");
     }
 }
