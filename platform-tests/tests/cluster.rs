@@ -219,25 +219,38 @@ fn the_agent_has_no_privilege() {
 
 #[test]
 #[ignore = "needs the cluster of `just cluster-up`"]
-fn the_agent_may_annotate_pods_of_its_own_node_and_change_nothing_else() {
+fn the_agent_may_say_how_pods_of_its_own_node_are_reached_and_change_nothing_else() {
     let cluster = Cluster::running();
     let adit = Adit::install(&cluster);
     let namespace = Namespace::new(&cluster, "rights", Membership::Outside);
     namespace.up([pod("target", 1, [shell()])]);
     let path = format!("/api/v1/namespaces/{}/pods/target", namespace.name());
     let status = format!("{path}/status");
-    let annotation = json!({"metadata": {"annotations": {"adit.dev/test": "true"}}});
+    let annotated = |key: &str, value: Value| json!({"metadata": {"annotations": {key: value}}});
+    let annotation = annotated("adit.dev/hbone-port", json!("original"));
+    let finalizer = json!({"metadata": {"finalizers": ["example.com/keeps"]}});
     let label = json!({"metadata": {"labels": {"app": "other"}}});
     let address = json!({"status": {"podIP": "10.9.9.9", "podIPs": [{"ip": "10.9.9.9"}]}});
     let image = json!({"spec": {"containers": [{"name": "shell", "image": "localhost/pause:1"}]}});
     let of = |node, path: &str, patch| adit.patch_as_agent(cluster.node(node), path, patch);
     assert_eq!(of(1, &status, &annotation), 200, "an annotation");
     assert_eq!(of(2, &status, &annotation), 422, "of another node's pod");
+    let others = annotated("example.com/owner", json!("somebody"));
+    assert_eq!(of(1, &status, &others), 422, "another's annotation");
+    namespace
+        .kubectl(["annotate", "pod", "target", "example.com/owner=us"])
+        .stdout();
+    assert_eq!(of(1, &status, &others), 422, "another's, changed");
+    let gone = annotated("example.com/owner", Value::Null);
+    assert_eq!(of(1, &status, &gone), 422, "another's, taken away");
+    assert_eq!(of(1, &status, &finalizer), 422, "a finalizer");
     assert_eq!(of(1, &status, &label), 422, "a label");
     assert_eq!(of(1, &status, &address), 422, "an address");
     assert_eq!(of(1, &path, &image), 403, "an image");
-    let template = r"{.metadata.annotations.adit\.dev/test}";
-    assert_eq!(namespace.pod("target", template), "true");
+    let template = r"{.metadata.annotations.adit\.dev/hbone-port}";
+    assert_eq!(namespace.pod("target", template), "original");
+    let own = annotated("adit.dev/hbone-port", Value::Null);
+    assert_eq!(of(1, &status, &own), 200, "its own, taken back");
 }
 
 /// Lets `policy` come while a stream lives.
@@ -325,6 +338,46 @@ fn an_upgrade_of_the_agents_cuts_no_stream_and_refuses_no_connection() {
     adit.restart_agents();
     streams.whole();
     opening.all_answered();
+}
+
+#[test]
+#[ignore = "needs the cluster of `just cluster-up`"]
+fn adit_stays_ready_while_the_api_server_is_away() {
+    let cluster = Cluster::running();
+    let adit = Adit::install(&cluster);
+    let namespace = Namespace::new(&cluster, "outage", Membership::Mesh);
+    let reach = scenario::reach(&namespace);
+    let before = adit.ready_since();
+    cluster.restart(["apiserver", "20"]);
+    reach.now();
+    assert_eq!(adit.ready_since(), before);
+}
+
+#[test]
+#[ignore = "needs the cluster of `just cluster-up`"]
+fn adit_is_taken_off_under_streams_and_leaves_nothing() {
+    let cluster = Cluster::running();
+    let adit = Adit::install(&cluster);
+    let namespace = Namespace::new(&cluster, "off", Membership::Mesh);
+    // Shorter than the time that they have to finish.
+    let ends = Ends {
+        client: &namespace,
+        server: &namespace,
+    };
+    let streams = Streams::start(ends, 12);
+    adit.take_off();
+    streams.whole();
+    let outside = Namespace::new(&cluster, "after", Membership::Outside);
+    let reach = scenario::reach(&outside);
+    adit.delete();
+    reach.now();
+    for node in [1, 2].map(|number| cluster.node(number)) {
+        assert_eq!(adit.remains(node), "", "on {}", node.name());
+    }
+    outside.up([pod("later", 1, [shell()])]);
+    // For the tests to come. The pods of the first namespace are in the mesh again.
+    Adit::install(&cluster);
+    namespace.wait_membership(Streams::SERVER);
 }
 
 #[test]

@@ -31,10 +31,8 @@ impl<'c> Adit<'c> {
     /// If it doesn't run within three minutes; says what the pods say.
     #[track_caller]
     pub fn install(cluster: &'c Cluster) -> Self {
-        let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/adit.yaml");
-        let manifest = manifest.to_str().expect("the repository's path is text");
         cluster.apply(&policy_kinds());
-        cluster.kubectl(["apply", "-f", manifest]).stdout();
+        cluster.kubectl(["apply", "-f", &deployed("adit.yaml")]).stdout();
         let adit = Self { cluster };
         for part in [
             "deployment/adit-ca",
@@ -44,6 +42,52 @@ impl<'c> Adit<'c> {
             adit.wait_rolled_out(part);
         }
         adit
+    }
+
+    /// Takes it off both nodes, as `deploy/README.md` says: until [`Adit::delete`] it is installed still, and idle.
+    ///
+    /// # Panics
+    /// If that takes longer than three minutes.
+    #[track_caller]
+    pub fn take_off(self) {
+        self.cluster
+            .kubectl(["apply", "-f", &deployed("uninstall.yaml")])
+            .stdout();
+        self.wait_rolled_out("daemonset/adit-uninstall");
+    }
+
+    /// Deletes what was installed.
+    ///
+    /// # Panics
+    /// If that takes longer than three minutes.
+    #[track_caller]
+    pub fn delete(self) {
+        let manifest = deployed("adit.yaml");
+        let words = ["kubectl", "delete", "-f", &manifest];
+        Running::spawn(self.cluster.command(words)).finish(LIMIT).stdout();
+    }
+
+    /// What of adit is left on a node: processes, the plugin and its entry in the runtime's list, pods' outer namespaces.
+    #[track_caller]
+    pub fn remains(self, node: Node<'_>) -> String {
+        let found = [
+            "pgrep -fa '^/adit '",
+            "grep -l adit-cni /etc/cni/net.d/*",
+            "ls /opt/cni/bin | grep adit",
+            "ls /run/adit/netns /run/adit/pods | grep -v '^/run\\|^$'",
+        ]
+        .map(|script| node.run(["sh", "-c", script]).raw_stdout());
+        found.concat()
+    }
+
+    /// Each of adit's pods, since when it's ready and how often it was started again.
+    #[track_caller]
+    pub fn ready_since(self) -> String {
+        let each = r#"{range .items[*]}{.metadata.name} {.status.conditions[?(@.type=="Ready")]} {.status.containerStatuses[0].restartCount}{"\n"}{end}"#;
+        let output = format!("jsonpath={each}");
+        self.cluster
+            .kubectl(["-n", NAMESPACE, "get", "pods", "-o", &output])
+            .stdout()
     }
 
     /// Where it's installed.
@@ -261,4 +305,12 @@ impl<'c> Adit<'c> {
             || format!("before:\n{before}\nnow:\n{}", self.outer_state(node, uid)),
         );
     }
+}
+
+/// The path of one of the manifests in `deploy/`.
+fn deployed(manifest: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../deploy")
+        .join(manifest);
+    path.to_str().expect("the repository's path is text").to_owned()
 }
