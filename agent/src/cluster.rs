@@ -14,14 +14,14 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use adit_control::kubernetes::KubeClient;
 use adit_control::kubernetes::{self, Capability, Source, SourceOptions, State};
-use adit_control::{PolicyDocument, kubernetes::KubeClient};
 use adit_identity::TrustDomain;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
-use crate::admin::{self, FlowHub, PolicyText};
+use crate::admin::{self, FlowHub};
 use crate::agent::AgentSettings;
 use crate::agent::handler::Agent;
 use crate::agent::running::Running;
@@ -198,12 +198,14 @@ impl Follower {
             let Some(state) = states.borrow_and_update().clone() else {
                 continue;
             };
-            let policies = texts(&state);
             // The signer takes its time: it's asked as soon as a pod is wanted, not when it's captured.
             let joining: Vec<_> = state.wanted.iter().map(|pod| pod.name.clone()).collect();
-            let published =
-                self.agent
-                    .publish((*state.snapshot).clone(), &joining, &policies, &state.accounts);
+            let published = self.agent.publish(
+                Arc::clone(&state.snapshot),
+                &joining,
+                &state.policies,
+                &state.accounts,
+            );
             let running = match published.await {
                 Ok(running) => running,
                 // The first has nothing to fall back on; later ones leave what is in force.
@@ -244,12 +246,4 @@ impl Follower {
             .map_err(|source| ClusterError::Runtime { source })?;
         Ok(members)
     }
-}
-
-fn texts(state: &State) -> Vec<PolicyText> {
-    let text = |policy: &Arc<PolicyDocument>| PolicyText {
-        path: policy.path.clone(),
-        text: policy.text.clone(),
-    };
-    state.policies.iter().map(text).collect()
 }

@@ -5,7 +5,9 @@ use std::fmt;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::sync::Arc;
 
+use adit_control::PolicyDocument;
 use adit_flow::{FlowRecord, Peer, VerdictKind, WorkloadName};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -110,6 +112,16 @@ pub struct PolicyText {
     pub path: PathBuf,
     /// What stands in it.
     pub text: String,
+}
+
+impl PolicyText {
+    /// As those take it who read it.
+    pub(crate) fn to_document(&self) -> Arc<PolicyDocument> {
+        Arc::new(PolicyDocument {
+            path: self.path.clone(),
+            text: self.text.clone(),
+        })
+    }
 }
 
 /// A workload that isn't in the mesh file: `adit run --mesh`.

@@ -6,7 +6,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use adit_control::kubernetes::Account;
-use adit_control::{Joined, Mesh, Snapshot, View};
+use adit_control::{Joined, Mesh, PolicyDocument, Snapshot, View};
 use adit_flow::WorkloadName;
 use adit_identity::SpiffeId;
 use adit_link::TunQueue;
@@ -59,9 +59,9 @@ impl Agent {
     /// are outside the mesh still, and will need their SVIDs.
     pub(crate) async fn publish(
         &self,
-        snapshot: Snapshot,
+        snapshot: Arc<Snapshot>,
         joining: &[WorkloadName],
-        texts: &[PolicyText],
+        texts: &[Arc<PolicyDocument>],
         accounts: &[Arc<Account>],
     ) -> Result<&Arc<Running>, Fault> {
         let mut policies = self.changing.lock().await;
@@ -232,7 +232,10 @@ impl Handler for Agent {
     async fn set_mesh(&self, update: MeshUpdate) -> Result<(), Fault> {
         self.expect_laptop()?;
         let snapshot = snapshot(&update)?;
-        self.publish(snapshot, &[], &update.policies, &[]).await.map(drop)
+        let policies: Vec<_> = update.policies.iter().map(PolicyText::to_document).collect();
+        self.publish(Arc::new(snapshot), &[], &policies, &[])
+            .await
+            .map(drop)
     }
 }
 

@@ -1,13 +1,13 @@
 //! Policy files and the mesh's inventory to the set that workers ask.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use adit_control::kubernetes::Account;
-use adit_control::{Snapshot, Workload};
+use adit_control::{PolicyDocument, Snapshot, Workload};
 use adit_flow::WorkloadName;
 use adit_policy::commands::lint::duplicates;
-use adit_policy::diagnostic::Severity;
+use adit_policy::diagnostic::{Diagnostic, Severity};
 use adit_policy::inventory::{ContainerPort, LabelMap, Workload as Subject};
 use adit_policy::objects::{Object, Reader, Reading};
 use adit_policy::{Compiler, Options, PolicySet};
@@ -18,7 +18,15 @@ use crate::admin::PolicyText;
 pub(super) struct Policies {
     reader: Reader,
     compiler: Compiler,
-    read: Vec<Object>,
+    texts: Vec<Arc<Text>>,
+    /// What they say, all of it.
+    objects: Vec<Object>,
+}
+
+/// A text and what it says. One that didn't change isn't read again, nor is what was found wrong with it told again.
+struct Text {
+    document: Arc<PolicyDocument>,
+    reading: Reading,
 }
 
 /// Something in the policy files that can't be read and that policies lean on: what it would deny is unknown.
@@ -33,27 +41,41 @@ pub(crate) struct Unreadable {
 /// # Errors
 /// A file that can't be read at all.
 pub(crate) fn check(files: &[PolicyText]) -> Result<(), Unreadable> {
-    readable(&parse(&Reader::default(), files))
+    let reader = Reader::default();
+    let documents = files.iter().map(PolicyText::to_document);
+    let texts = documents.map(|document| Text::read(&reader, document).into());
+    readable(&texts.collect::<Vec<_>>())
 }
 
-fn parse(reader: &Reader, files: &[PolicyText]) -> Reading {
-    let mut reading = Reading::default();
-    for file in files {
-        reader.read_into(&file.path.display().to_string(), &file.text, &mut reading);
+impl Text {
+    fn read(reader: &Reader, document: Arc<PolicyDocument>) -> Self {
+        let reading = reader.read(&document.path.display().to_string(), &document.text);
+        Self { document, reading }
     }
-    reading.diagnostics.extend(duplicates(&reading.objects));
-    reading
+
+    fn is_of(&self, document: &Arc<PolicyDocument>) -> bool {
+        Arc::ptr_eq(&self.document, document) || self.document == *document
+    }
 }
 
-fn readable(reading: &Reading) -> Result<(), Unreadable> {
-    if !reading.incomplete {
-        return Ok(());
-    }
-    let errors = reading.diagnostics.iter().filter(|found| found.is_error());
+fn readable(texts: &[Arc<Text>]) -> Result<(), Unreadable> {
+    let broken = texts.iter().filter(|text| text.reading.incomplete);
+    let errors = broken.flat_map(|text| &text.reading.diagnostics);
+    let errors = errors.filter(|found| found.is_error());
     let report: Vec<_> = errors.map(ToString::to_string).collect();
-    Err(Unreadable {
-        report: report.join("; "),
-    })
+    match texts.iter().any(|text| text.reading.incomplete) {
+        false => Ok(()),
+        true => Err(Unreadable {
+            report: report.join("; "),
+        }),
+    }
+}
+
+fn tell(diagnostic: &Diagnostic) {
+    match diagnostic.severity {
+        Severity::Error => tracing::error!("{diagnostic}"),
+        _ => tracing::warn!("{diagnostic}"),
+    }
 }
 
 impl Policies {
@@ -62,7 +84,8 @@ impl Policies {
         Self {
             reader: Reader::default(),
             compiler: Compiler::new(Options::default()),
-            read: Vec::new(),
+            texts: Vec::new(),
+            objects: Vec::new(),
         }
     }
 
@@ -71,22 +94,39 @@ impl Policies {
     ///
     /// # Errors
     /// Such a file or object. The policies read before stay in force.
-    pub(super) fn read(&mut self, files: &[PolicyText]) -> Result<(), Unreadable> {
-        let reading = parse(&self.reader, files);
-        for diagnostic in &reading.diagnostics {
-            match diagnostic.severity {
-                Severity::Error => tracing::error!("{diagnostic}"),
-                _ => tracing::warn!("{diagnostic}"),
+    pub(super) fn read(&mut self, files: &[Arc<PolicyDocument>]) -> Result<(), Unreadable> {
+        let known: HashMap<_, _> = self
+            .texts
+            .iter()
+            .map(|text| (&text.document.path, text))
+            .collect();
+        let read = |file: &Arc<PolicyDocument>| match known.get(&file.path) {
+            Some(text) if text.is_of(file) => Arc::clone(text),
+            _ => {
+                let text = Text::read(&self.reader, Arc::clone(file));
+                text.reading.diagnostics.iter().for_each(tell);
+                Arc::new(text)
             }
+        };
+        let texts: Vec<_> = files.iter().map(read).collect();
+        readable(&texts)?;
+        let same = texts.len() == self.texts.len()
+            && texts
+                .iter()
+                .zip(&self.texts)
+                .all(|(new, old)| Arc::ptr_eq(new, old));
+        if !same {
+            let objects = texts.iter().flat_map(|text| &text.reading.objects);
+            self.objects = objects.cloned().collect();
+            duplicates(&self.objects).iter().for_each(tell);
+            self.texts = texts;
         }
-        readable(&reading)?;
-        self.read = reading.objects;
         Ok(())
     }
 
     /// The set for the mesh as it is now. What didn't change costs a comparison.
     pub(super) fn compile(&mut self, snapshot: &Snapshot, accounts: &[Arc<Account>]) -> Arc<PolicySet> {
-        let mut objects = self.read.clone();
+        let mut objects = self.objects.clone();
         // The mesh's own objects come last: of two with one key the last counts.
         objects.extend(inventory(snapshot));
         objects.extend(accounts.iter().map(|account| Object::ServiceAccount {
@@ -192,11 +232,11 @@ spec:
         adit_control::build(&loaded.mesh, view)
     }
 
-    fn file(text: &str) -> PolicyText {
-        PolicyText {
+    fn file(text: &str) -> Arc<PolicyDocument> {
+        Arc::new(PolicyDocument {
             path: "policy.yaml".into(),
             text: text.to_owned(),
-        }
+        })
     }
 
     fn egress(set: &PolicySet, snapshot: &Snapshot, to: std::net::SocketAddr, protocol: Protocol) -> bool {
@@ -217,6 +257,25 @@ spec:
         assert!(egress(&set, &snapshot, dns, Protocol::Udp));
         assert!(!egress(&set, &snapshot, dns, Protocol::Tcp));
         assert!(!egress(&set, &snapshot, (api, 80).into(), Protocol::Tcp));
+    }
+
+    #[test]
+    fn a_text_that_did_not_change_is_not_read_again() {
+        let mut policies = Policies::new();
+        let other = |text: &str| {
+            Arc::new(PolicyDocument {
+                path: "other.yaml".into(),
+                text: text.to_owned(),
+            })
+        };
+        policies.read(&[file(DENY_ALL_BUT_DNS), other("")]).unwrap();
+        let before = policies.texts.clone();
+        policies
+            .read(&[other("# nothing"), file(DENY_ALL_BUT_DNS)])
+            .unwrap();
+        assert!(Arc::ptr_eq(&policies.texts[1], &before[0]));
+        assert!(!Arc::ptr_eq(&policies.texts[0], &before[1]));
+        assert_eq!(policies.objects.len(), 1);
     }
 
     #[test]

@@ -58,7 +58,7 @@ impl Running {
     /// Starts the workers and the source of SVIDs for the first snapshot.
     pub(super) fn start(
         settings: &AgentSettings,
-        snapshot: Snapshot,
+        snapshot: Arc<Snapshot>,
         joining: &[WorkloadName],
         policy: Arc<PolicySet>,
         hub: Arc<FlowHub>,
@@ -71,7 +71,7 @@ impl Running {
             .take(settings.workers.max(1))
             .unzip();
         let shared = Arc::new(Shared {
-            snapshot: ArcSwap::from_pointee(snapshot),
+            snapshot: ArcSwap::from(snapshot),
             policy: ArcSwap::from(policy),
             identities: issuer.identities(),
             outer: OuterSockets::default(),
@@ -112,11 +112,16 @@ impl Running {
     /// The policies come before the snapshot: whoever reads the snapshot and then the policies, as every flow does, is
     /// never judged by policies that are older than what it was routed by. What is judged in between by newer ones may
     /// have proven an identity that its address no longer has; it's looked at again like every live flow.
-    pub(super) async fn publish(&self, snapshot: Snapshot, joining: &[WorkloadName], policy: Arc<PolicySet>) {
+    pub(super) async fn publish(
+        &self,
+        snapshot: Arc<Snapshot>,
+        joining: &[WorkloadName],
+        policy: Arc<PolicySet>,
+    ) {
         self.issuer().follow(&snapshot, joining, SystemTime::now());
         self.followed.notify_one();
         self.shared.policy.store(policy);
-        self.shared.snapshot.store(Arc::new(snapshot));
+        self.shared.snapshot.store(snapshot);
         self.tell(|| Command::Judge).await;
     }
 

@@ -301,7 +301,7 @@ mod tests {
             ..AgentSettings::default()
         };
         let agent = Arc::new(Agent::new(settings, None, FlowHub::new(16)));
-        assert!(agent.publish(snapshot, &[], &[], &[]).await.is_ok());
+        assert!(agent.publish(Arc::new(snapshot), &[], &[], &[]).await.is_ok());
         let config = adit_control::kubernetes::KubeConfig::new("http://127.0.0.1:1/".parse().unwrap());
         let client = adit_control::kubernetes::KubeClient::try_from(config).unwrap();
         let source = Source::start(
