@@ -82,6 +82,15 @@ cluster-test *names: cluster-up
     cargo test --locked -p adit-platform-tests --test cluster_outside --test cluster -- \
         --ignored --test-threads=1 --nocapture --skip network_policy_case {{ names }}
 
+# The mesh in a cluster whose pods have addresses of both IP versions. It replaces the cluster that runs, and is gone afterwards.
+cluster-dual-test:
+    platform-tests/cluster/cluster.sh build all
+    platform-tests/cluster/cluster.sh down --wipe
+    IP_FAMILIES=dual platform-tests/cluster/cluster.sh up 2
+    platform-tests/cluster/adit-images.sh
+    cargo test --locked -p adit-platform-tests --test cluster_dual -- --ignored --test-threads=1 --nocapture
+    platform-tests/cluster/cluster.sh down --wipe
+
 # cyclonus' NetworkPolicy cases: all of them take hours, those of a tag (`just cluster-suite deny-all`) minutes.
 cluster-suite tag="": cluster-up
     platform-tests/cluster/cluster.sh build np

@@ -14,7 +14,8 @@
 #   cluster.sh image NAME:TAG FOLDER [ENTRYPOINT_JSON]  pack a folder as an image, give it to every node, now and at each up
 #
 # State: $ADIT_CLUSTER_DIR (default ~/.cache/adit-cluster). Versions: KUBE_VERSION, COREDNS_VERSION, CYCLONUS_VERSION,
-# ETCD_SUITE. Others: DEBIAN_MIRROR, PROXY_MODE (nftables). README.md beside this file says what is known to bite.
+# ETCD_SUITE. Others: DEBIAN_MIRROR, PROXY_MODE (nftables), IP_FAMILIES (single, or dual). README.md beside this file says
+# what is known to bite.
 set -euo pipefail
 HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)
 

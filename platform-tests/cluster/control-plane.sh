@@ -72,7 +72,7 @@ start_apiserver() {
         --tls-cert-file "$pki/apiserver.crt" --tls-private-key-file "$pki/apiserver.key" --cert-dir "$STATE/apiserver" \
         --client-ca-file "$pki/ca.crt" --service-account-issuer https://kubernetes.default.svc.cluster.local \
         --service-account-key-file "$pki/sa.pub" --service-account-signing-key-file "$pki/sa.key" \
-        --authorization-mode Node,RBAC --service-cluster-ip-range 10.96.0.0/16 --allow-privileged=true \
+        --authorization-mode Node,RBAC --service-cluster-ip-range "$SERVICE_CIDRS" --allow-privileged=true \
         --kubelet-client-certificate "$pki/kubelet-client.crt" --kubelet-client-key "$pki/kubelet-client.key" \
         --kubelet-preferred-address-types InternalIP
     wait_for 90 k get --raw /readyz || show_and_die "$LOGS/kube-apiserver.log" "kube-apiserver wasn't ready within 90 s"

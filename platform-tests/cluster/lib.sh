@@ -39,6 +39,23 @@ API_PORT=6443
 DNS_IP=10.96.0.10
 node_ip() { echo "10.99.0.$1"; }
 pod_cidr() { echo "10.244.$(($1 - 1)).0/24"; }
+POD_CIDRS=10.244.0.0/16
+SERVICE_CIDRS=10.96.0.0/16
+
+# IP_FAMILIES=dual: nodes, pods and, where they ask for it, services have IPv6 addresses besides. The state remembers it.
+FAMILIES=$(cat "$STATE/families" 2>/dev/null || echo "${IP_FAMILIES:-single}")
+API_IP6=fd00:99::fe
+node_ip6() { echo "fd00:99::$1"; }
+pod_cidr6() { echo "fd00:244:0:$1::/64"; }
+is_dual() { [ "$FAMILIES" = dual ]; }
+case $FAMILIES in
+single) ;;
+dual)
+    POD_CIDRS+=,fd00:244::/48
+    SERVICE_CIDRS+=,fd00:96::/108
+    ;;
+*) die "expected IP_FAMILIES to be 'single' or 'dual', got '$FAMILIES'" ;;
+esac
 
 require_root() { [ "$(id -u)" = 0 ] || die "'$verb' needs root: it makes network namespaces and mounts"; }
 

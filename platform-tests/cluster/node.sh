@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Process 1 of a node, in network, mount, process, host name and IPC namespaces of its own.
-# Gets NAME IP POD_CIDR CGROUP DNS_IP STATE BIN IMAGES LOGS. Prepares private mounts, then keeps containerd, kubelet and
+# Gets NAME IP NODE_IPS NODE_CIDRS POD_CIDRS CGROUP DNS_IP STATE BIN IMAGES LOGS. Prepares private mounts, then keeps containerd, kubelet and
 # kube-proxy running: one that dies, or is killed by a test, is started again after half a second.
 set -euo pipefail
 FOLDER=$STATE/$NAME
@@ -32,12 +32,20 @@ private_mounts() {
 
 # Written under another name and renamed INSIDE net.d: containerd 1.6 doesn't notice a file moved in from elsewhere.
 write_conflist() {
+    local cidr ranges='' routes=''
+    for cidr in ${NODE_CIDRS//,/ }; do
+        ranges+="${ranges:+, }[{\"subnet\": \"$cidr\"}]"
+        case $cidr in
+        *:*) routes+=', {"dst": "::/0"}' ;;
+        *) routes+='{"dst": "0.0.0.0/0"}' ;;
+        esac
+    done
     cp /usr/lib/cni/* /opt/cni/bin/
     rm -f /etc/cni/net.d/*
     cat >/etc/cni/net.d/.new <<C
 {"cniVersion": "1.0.0", "name": "pods", "plugins": [
   {"type": "ptp", "ipMasq": false, "mtu": 1500, "ipam": {"type": "host-local",
-    "ranges": [[{"subnet": "$POD_CIDR"}]], "routes": [{"dst": "0.0.0.0/0"}]}},
+    "ranges": [$ranges], "routes": [$routes]}},
   {"type": "portmap", "capabilities": {"portMappings": true}}]}
 C
     mv /etc/cni/net.d/.new /etc/cni/net.d/10-pods.conflist
@@ -108,10 +116,10 @@ write_kubelet_config
 keep containerd containerd --config /etc/containerd/config.toml &
 import_images
 keep kubelet "$BIN/kubelet" --config /var/lib/kubelet/config.yaml --kubeconfig "$STATE/$NAME.kubeconfig" \
-    --hostname-override "$NAME" --node-ip "$IP" &
+    --hostname-override "$NAME" --node-ip "$NODE_IPS" &
 # conntrack 0: those sysctls belong to the whole machine too.
 keep proxy "$BIN/kube-proxy" --kubeconfig "$STATE/proxy.kubeconfig" --hostname-override "$NAME" \
-    --proxy-mode "${PROXY_MODE:-nftables}" --cluster-cidr 10.244.0.0/16 --conntrack-max-per-core 0 \
+    --proxy-mode "${PROXY_MODE:-nftables}" --cluster-cidr "$POD_CIDRS" --conntrack-max-per-core 0 \
     --conntrack-tcp-timeout-established 0s --conntrack-tcp-timeout-close-wait 0s \
     --healthz-bind-address "$IP" --metrics-bind-address "$IP" &
 trap 'exit 0' TERM INT

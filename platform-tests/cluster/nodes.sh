@@ -17,6 +17,10 @@ cgroup_trees() {
     fi
 }
 
+# A node's addresses, and those of its pods, with a comma between.
+node_ips() { echo "$(node_ip "$1")$(! is_dual || echo ",$(node_ip6 "$1")")"; }
+node_cidrs() { echo "$(pod_cidr "$1")$(! is_dual || echo ",$(pod_cidr6 "$1")")"; }
+
 # start_node N: as after a reboot; the network namespace knN exists.
 start_node() {
     local number=$1 name=kn$1 folder=$STATE/kn$1 tree file
@@ -30,7 +34,8 @@ start_node() {
         done
     done
     # nsenter, not `ip netns exec`: that one replaces /sys and so hides the cgroup mounts.
-    NAME=$name IP=$(node_ip "$number") POD_CIDR=$(pod_cidr "$number") CGROUP=/adit-$name DNS_IP=$DNS_IP \
+    NAME=$name IP=$(node_ip "$number") NODE_IPS=$(node_ips "$number") NODE_CIDRS=$(node_cidrs "$number") \
+        POD_CIDRS=$POD_CIDRS CGROUP=/adit-$name DNS_IP=$DNS_IP \
         STATE=$STATE BIN=$BIN IMAGES=$IMAGES LOGS=$LOGS \
         spawn "$name" nsenter --net="/run/netns/$name" \
         unshare -m -u -i -p -f --kill-child --propagation private "$HERE/node.sh"
@@ -50,10 +55,10 @@ stop_node() {
 
 # wait_node N SINCE: registered, and Ready said after SINCE (the stored status may be of an earlier up).
 wait_node() {
-    local name=kn$1 cidr
-    cidr=$(pod_cidr "$1")
+    local name=kn$1 cidrs
+    cidrs=$(node_cidrs "$1")
     wait_for 60 k get node "$name" || show_and_die "$LOGS/$name-kubelet.log" "$name didn't register within 60 s"
-    k patch node "$name" -p "{\"spec\":{\"podCIDR\":\"$cidr\",\"podCIDRs\":[\"$cidr\"]}}" >/dev/null
+    k patch node "$name" -p "{\"spec\":{\"podCIDR\":\"${cidrs%,*}\",\"podCIDRs\":[\"${cidrs//,/\",\"}\"]}}" >/dev/null
     wait_for 90 node_ready "$name" "$2" || show_and_die "$LOGS/$name-kubelet.log" "$name wasn't Ready within 90 s"
 }
 

@@ -13,7 +13,10 @@ up() {
     for name in kcp $(seq -f kn%g "$count"); do
         [ ! -e "/run/netns/$name" ] || die "the network namespace $name exists: cluster.sh down, or another cluster is up"
     done
+    [ "$FAMILIES" = "${IP_FAMILIES:-$FAMILIES}" ] ||
+        die "the cluster was made with IP_FAMILIES=$FAMILIES, which can't change: cluster.sh down --wipe"
     mkdir -p "$STATE"/{pids,pki,etcd,apiserver}
+    echo "$FAMILIES" >"$STATE/families"
     rm -rf "$LOGS"
     mkdir "$LOGS"
     trap 'echo "cluster.sh: up failed, the logs are in $LOGS" >&2; down_all' EXIT
@@ -48,6 +51,22 @@ networks() {
         done
         ip netns exec "kn$number" sh -c \
             'echo 1 >/proc/sys/net/ipv4/ip_forward; echo 0 >/proc/sys/net/ipv4/conf/all/rp_filter'
+    done
+    ! is_dual || networks6 "$count"
+}
+
+# The same cables with IPv6. No address is another's, so none is looked for (nodad).
+networks6() {
+    local count=$1 number other
+    ip -n kcp addr add "$API_IP6/64" dev br0 nodad
+    for number in $(seq "$count"); do
+        ip -n kcp route add "$(pod_cidr6 "$number")" via "$(node_ip6 "$number")"
+        ip -n "kn$number" addr add "$(node_ip6 "$number")/64" dev eth0 nodad
+        ip -n "kn$number" route add default via "$API_IP6"
+        for other in $(seq "$count"); do
+            [ "$number" = "$other" ] || ip -n "kn$number" route add "$(pod_cidr6 "$other")" via "$(node_ip6 "$other")"
+        done
+        ip netns exec "kn$number" sh -c 'echo 1 >/proc/sys/net/ipv6/conf/all/forwarding'
     done
 }
 

@@ -47,7 +47,7 @@ impl Capture {
         Self { tcpdump, file }
     }
 
-    /// Ends it; the IPv4 packets that passed the filter.
+    /// Ends it; the IP packets that passed the filter.
     ///
     /// # Panics
     /// If the kernel dropped some, or the file can't be read.

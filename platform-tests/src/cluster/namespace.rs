@@ -184,6 +184,18 @@ impl<'c> Namespace<'c> {
             .unwrap_or_else(|_| panic!("expected an IPv4 address of pod {pod}, got {text:?}"))
     }
 
+    /// A pod's IPv6 address, in a cluster of both versions.
+    ///
+    /// # Panics
+    /// If it has none; says how to start such a cluster.
+    #[track_caller]
+    pub fn address6(&self, pod: &str) -> std::net::Ipv6Addr {
+        let text = self.pod(pod, "{.status.podIPs[1].ip}");
+        text.parse().unwrap_or_else(|_| {
+            panic!("expected an IPv6 address of pod {pod}, got {text:?}: this needs the cluster of `just cluster-dual-test`")
+        })
+    }
+
     /// Runs a program in a pod, to its end.
     ///
     /// # Panics

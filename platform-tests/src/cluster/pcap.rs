@@ -1,19 +1,19 @@
-//! Packets of a capture file: classic pcap, Ethernet, IPv4; what tcpdump writes of br0.
+//! Packets of a capture file: classic pcap, Ethernet, IPv4 and IPv6; what tcpdump writes of br0.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// What went over the wire, as far as the tests ask.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Packet {
-    /// IPv4 source.
-    pub source: Ipv4Addr,
-    /// IPv4 destination.
-    pub destination: Ipv4Addr,
+    /// Its source.
+    pub source: IpAddr,
+    /// Its destination.
+    pub destination: IpAddr,
     /// What is in it.
     pub transport: Transport,
 }
 
-/// The part after the IPv4 header. A later fragment is [`Transport::Other`].
+/// The part after the IP header. A later fragment, and what has IPv6 extension headers, is [`Transport::Other`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Transport {
     /// A TCP segment.
@@ -34,7 +34,7 @@ pub enum Transport {
         /// Its bytes without the header.
         payload: Vec<u8>,
     },
-    /// Another protocol, by its number, with all that follows the IPv4 header.
+    /// Another protocol, by its number, with all that follows the IP header.
     Other {
         /// The protocol's number.
         protocol: u8,
@@ -59,7 +59,7 @@ const PACKET_HEADER: usize = 16;
 const MAGIC: u32 = 0xa1b2_c3d4;
 const ETHERNET: u32 = 1;
 
-/// The IPv4 packets of a file; a packet that was being written when the capture ended is left out.
+/// The IP packets of a file; a packet that was being written when the capture ended is left out.
 ///
 /// # Errors
 /// It's no such file, or packets in it were cut.
@@ -81,7 +81,7 @@ pub fn packets(file: &[u8]) -> Result<Vec<Packet>, InvalidCapture> {
         let Some(frame) = file.get(begin..begin + kept as usize) else {
             break;
         };
-        packets.extend(ipv4(frame));
+        packets.extend(ip(frame));
         at = begin + kept as usize;
     }
     Ok(packets)
@@ -92,29 +92,51 @@ fn word(file: &[u8], at: usize) -> Option<u32> {
     Some(u32::from_le_bytes(bytes.try_into().ok()?))
 }
 
-fn ipv4(frame: &[u8]) -> Option<Packet> {
-    let [0x08, 0x00] = frame.get(12..14)? else {
-        return None;
-    };
-    let packet = &frame[14..];
+fn ip(frame: &[u8]) -> Option<Packet> {
+    match frame.get(12..14)? {
+        [0x08, 0x00] => ipv4(&frame[14..]),
+        [0x86, 0xdd] => ipv6(&frame[14..]),
+        _ => None,
+    }
+}
+
+fn ipv4(packet: &[u8]) -> Option<Packet> {
     let header = usize::from(packet.first()? & 0xf) * 4;
     let length = usize::from(u16::from_be_bytes([*packet.get(2)?, *packet.get(3)?]));
-    // A super-packet of segmentation offload may say 0 here; Ethernet's padding follows short ones.
-    let end = if length == 0 {
-        packet.len()
-    } else {
-        length.min(packet.len())
-    };
-    let address = |at: usize| Some(Ipv4Addr::from(<[u8; 4]>::try_from(packet.get(at..at + 4)?).ok()?));
+    let address = |at: usize| Some(Ipv4Addr::from(<[u8; 4]>::try_from(packet.get(at..at + 4)?).ok()?).into());
     Some(Packet {
         source: address(12)?,
         destination: address(16)?,
         transport: transport(
             packet[9],
             u16::from_be_bytes([packet[6], packet[7]]),
-            packet.get(header..end)?,
+            body(packet, header, length)?,
         ),
     })
+}
+
+fn ipv6(packet: &[u8]) -> Option<Packet> {
+    const HEADER: usize = 40;
+    let length = usize::from(u16::from_be_bytes([*packet.get(4)?, *packet.get(5)?]));
+    let address =
+        |at: usize| Some(Ipv6Addr::from(<[u8; 16]>::try_from(packet.get(at..at + 16)?).ok()?).into());
+    let end = if length == 0 { 0 } else { HEADER + length };
+    Some(Packet {
+        source: address(8)?,
+        destination: address(24)?,
+        transport: transport(packet[6], 0, body(packet, HEADER, end)?),
+    })
+}
+
+/// What follows the header. A super-packet of segmentation offload may say 0 for its length; Ethernet's padding follows
+/// short packets.
+fn body(packet: &[u8], header: usize, length: usize) -> Option<&[u8]> {
+    let end = if length == 0 {
+        packet.len()
+    } else {
+        length.min(packet.len())
+    };
+    packet.get(header..end)
 }
 
 fn transport(protocol: u8, fragment: u16, body: &[u8]) -> Transport {
@@ -170,18 +192,31 @@ pub(super) mod tests {
     use super::*;
 
     /// A capture with one TCP segment for each payload.
-    pub(in crate::cluster) fn capture(segments: &[(Ipv4Addr, u16, Ipv4Addr, u16, &[u8])]) -> Vec<u8> {
+    pub(in crate::cluster) fn capture(segments: &[(IpAddr, u16, IpAddr, u16, &[u8])]) -> Vec<u8> {
         let mut file = MAGIC.to_le_bytes().to_vec();
         file.extend([0; 16]);
         file.extend(ETHERNET.to_le_bytes());
         for &(source, source_port, destination, port, payload) in segments {
             let mut frame = vec![0; 12];
-            frame.extend([0x08, 0x00, 0x45, 0]);
-            let length = u16::try_from(40 + payload.len()).expect("tests are short");
-            frame.extend(length.to_be_bytes());
-            frame.extend([0, 0, 0x40, 0, 64, 6, 0, 0]);
-            frame.extend(source.octets());
-            frame.extend(destination.octets());
+            let length = |header: usize| {
+                let length = u16::try_from(header + 20 + payload.len()).expect("tests are short");
+                length.to_be_bytes()
+            };
+            match (source, destination) {
+                (IpAddr::V4(source), IpAddr::V4(destination)) => {
+                    frame.extend([0x08, 0x00, 0x45, 0]);
+                    frame.extend(length(20));
+                    frame.extend([0, 0, 0x40, 0, 64, 6, 0, 0]);
+                    frame.extend([source.octets(), destination.octets()].concat());
+                }
+                (IpAddr::V6(source), IpAddr::V6(destination)) => {
+                    frame.extend([0x86, 0xdd, 0x60, 0, 0, 0]);
+                    frame.extend(length(0));
+                    frame.extend([6, 64]);
+                    frame.extend([source.octets(), destination.octets()].concat());
+                }
+                _ => panic!("{source} and {destination} are of two versions"),
+            }
             frame.extend(source_port.to_be_bytes());
             frame.extend(port.to_be_bytes());
             frame.extend([0, 0, 0, 0, 0, 0, 0, 0, 0x50, 0x10, 0, 0, 0, 0, 0, 0]);
@@ -193,8 +228,8 @@ pub(super) mod tests {
         file
     }
 
-    const A: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
-    const B: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 2);
+    const A: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1));
+    const B: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 2));
 
     #[test]
     fn segments_are_read_and_a_half_written_one_is_left_out() {
@@ -208,6 +243,22 @@ pub(super) mod tests {
         );
         file.truncate(file.len() - 1);
         assert_eq!(packets(&file).map(|packets| packets.len()), Ok(1));
+    }
+
+    #[test]
+    fn segments_of_ipv6_are_read() {
+        let [a, b] = ["fd00::1", "fd00::2"].map(|text| text.parse().unwrap());
+        let all = packets(&capture(&[(a, 1000, b, 80, b"hello")])).expect("it is a capture");
+        assert_eq!((all[0].source, all[0].destination), (a, b));
+        assert_eq!(all[0].payload(), b"hello");
+        assert!(matches!(
+            all[0].transport,
+            Transport::Tcp {
+                source: 1000,
+                destination: 80,
+                ..
+            }
+        ));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! What a capture says of the traffic between two pods.
 
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use super::pcap::{Packet, Transport};
 
@@ -21,7 +21,7 @@ pub struct Wire {
 impl Wire {
     /// Looks at all packets between the two; `marker` is something that the programs said and others must not read. It
     /// must be short enough not to be split in two.
-    pub fn between(packets: &[Packet], client: Ipv4Addr, server: Ipv4Addr, marker: &[u8]) -> Self {
+    pub fn between(packets: &[Packet], client: IpAddr, server: IpAddr, marker: &[u8]) -> Self {
         let mut wire = Self::default();
         let mut seen = std::collections::HashSet::new();
         for packet in packets {
@@ -82,11 +82,11 @@ mod tests {
     use super::super::pcap::{packets, tests::capture};
     use super::*;
 
-    const CLIENT: Ipv4Addr = Ipv4Addr::new(10, 244, 0, 2);
-    const SERVER: Ipv4Addr = Ipv4Addr::new(10, 244, 1, 2);
+    const CLIENT: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 244, 0, 2));
+    const SERVER: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 244, 1, 2));
     const HELLO: &[u8] = &[0x16, 3, 1, 0, 100, 1, 0, 0];
 
-    fn wire(segments: &[(Ipv4Addr, u16, Ipv4Addr, u16, &[u8])]) -> Wire {
+    fn wire(segments: &[(IpAddr, u16, IpAddr, u16, &[u8])]) -> Wire {
         let packets = packets(&capture(segments)).expect("it is a capture");
         Wire::between(&packets, CLIENT, SERVER, b"marker")
     }

@@ -1,5 +1,7 @@
 //! What others see of the traffic of two pods.
 
+use std::net::{IpAddr, SocketAddr};
+
 use super::traffic::dial;
 use crate::cluster::objects::{WEB_PORT, pod, shell, web};
 use crate::cluster::{Capture, Namespace, Wire};
@@ -13,8 +15,29 @@ const MARKER: &str = "adit-marker-9f2c51";
 /// If a request fails, or nothing was captured.
 #[track_caller]
 pub fn wire(namespace: &Namespace<'_>) -> Wire {
+    up(namespace);
+    let address = |pod| namespace.address(pod).into();
+    between(namespace, address("client"), address("server"))
+}
+
+/// The same to the server's IPv6 address.
+///
+/// # Panics
+/// As [`wire`], and if the cluster has no IPv6.
+#[track_caller]
+pub fn wire6(namespace: &Namespace<'_>) -> Wire {
+    up(namespace);
+    let address = |pod| namespace.address6(pod).into();
+    between(namespace, address("client"), address("server"))
+}
+
+#[track_caller]
+fn up(namespace: &Namespace<'_>) {
     namespace.up([pod("client", 1, [web(), shell()]), pod("server", 2, [web()])]);
-    let (client, server) = (namespace.address("client"), namespace.address("server"));
+}
+
+#[track_caller]
+fn between(namespace: &Namespace<'_>, client: IpAddr, server: IpAddr) -> Wire {
     let capture = Capture::start(namespace.cluster(), &format!("host {client} and host {server}"));
     let request = format!("echo?msg={MARKER}");
     let answers = dial(
@@ -26,6 +49,19 @@ pub fn wire(namespace: &Namespace<'_>) -> Wire {
         5,
     );
     assert_eq!(answers, [MARKER; 5]);
+    let seen = dial(
+        namespace,
+        "client",
+        "http",
+        (&server.to_string(), WEB_PORT),
+        "clientip",
+        1,
+    );
+    assert_eq!(
+        seen[0].parse::<SocketAddr>().map(|seen| seen.ip()),
+        Ok(client),
+        "the server saw {seen:?}"
+    );
     let wire = Wire::between(&capture.stop(), client, server, MARKER.as_bytes());
     assert!(wire.packets > 0, "nothing went from {client} to {server}");
     wire
