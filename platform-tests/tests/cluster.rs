@@ -328,6 +328,11 @@ fn an_upgrade_of_the_agents_cuts_no_stream_and_refuses_no_connection() {
     let cluster = Cluster::running();
     let adit = Adit::install(&cluster);
     let namespace = Namespace::new(&cluster, "upgrade", Membership::Mesh);
+    // What went plain, while an agent comes or goes, would be refused.
+    namespace.up([json!({
+        "apiVersion": "security.istio.io/v1", "kind": "PeerAuthentication",
+        "metadata": {"name": "strict"}, "spec": {"mtls": {"mode": "STRICT"}},
+    })]);
     let opening = Opening::start(&namespace, 60);
     // Shorter than the time that an agent has to drain.
     let ends = Ends {

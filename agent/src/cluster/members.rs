@@ -18,7 +18,7 @@ use adit_link::TunQueue;
 use adit_node::cluster::PodRef;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use super::broker::{Broker, BrokerError};
 use super::sockets::PodSockets;
@@ -28,6 +28,9 @@ use crate::worker::WireSide;
 /// How long to wait before what failed is tried again: doubled each time up to the second.
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+
+/// How long packets of a pod that was in the mesh wait for its SVID. Without the signer it goes on as a new one would.
+const TAKE_UP_LIMIT: Duration = Duration::from_secs(5);
 
 /// The pods being captured, served or let go. Its owner is the task that follows Kubernetes.
 pub(super) struct Members {
@@ -168,6 +171,9 @@ impl Task {
 impl Context {
     /// One pod's time in the mesh.
     async fn serve(&self, pod: &WantedPod, mut wishes: watch::Receiver<Wish>) {
+        if pod.capability != Capability::None {
+            self.take_up(pod, &mut wishes).await;
+        }
         if self.capture_until(pod, &mut wishes).await {
             self.stay(pod, &mut wishes).await;
         }
@@ -176,6 +182,21 @@ impl Context {
         self.running.shared.outer.remove(&pod.uid);
         if let Err(error) = self.broker.leave(&pod.uid).await {
             tracing::debug!(pod = %pod.name, %error, "letting a pod go; the helper finds out by itself");
+        }
+    }
+
+    /// An agent before this one had the pod in the mesh, and peers come with tunnels. What they and the pod send waits in
+    /// the devices' queues until this agent can serve it as that one did: passed on plain it would fail, or be seen.
+    async fn take_up(&self, pod: &WantedPod, wishes: &mut watch::Receiver<Wish>) {
+        self.set_captured(pod, true);
+        if timeout(TAKE_UP_LIMIT, self.identified(pod, wishes))
+            .await
+            .is_err()
+        {
+            tracing::warn!(
+                pod = %pod.name, waited = ?TAKE_UP_LIMIT,
+                "a pod that was in the mesh has no SVID yet: its new connections pass plain until it has"
+            );
         }
     }
 
@@ -244,16 +265,16 @@ impl Context {
         Ok(())
     }
 
-    /// Waits until the pod has its SVID, or the wish has changed.
+    /// Waits until the pod, which is captured or about to be, is in the mesh and has its SVID, or the wish has changed.
     async fn identified(&self, pod: &WantedPod, wishes: &mut watch::Receiver<Wish>) {
         const POLL: Duration = Duration::from_millis(10);
         let shared = &self.running.shared;
-        let has_svid = || {
+        let is_identified = || {
             let snapshot = shared.snapshot.load();
             let own = snapshot.workloads.get(&pod.name);
-            own.is_some_and(|own| shared.identities.credentials(&own.identity).is_some())
+            own.is_some_and(|own| own.in_mesh && shared.identities.credentials(&own.identity).is_some())
         };
-        while !has_svid() {
+        while !is_identified() {
             tokio::select! {
                 () = sleep(POLL) => {}
                 _ = next_wish(wishes, Wish::Join) => return,
