@@ -48,6 +48,14 @@ impl<'c> Namespace<'c> {
             name,
             membership: Cell::new(Membership::Outside),
         };
+        // No pod is taken before. Controllers that missed the API server for a while come back late.
+        let account = || namespace.kubectl(["get", "serviceaccount", "default", "-o", "name"]);
+        wait_until(
+            "the namespace to have its service account",
+            READY_LIMIT,
+            || account().raw_stdout().starts_with("serviceaccount").then_some(()),
+            || account().to_string(),
+        );
         if membership == Membership::Mesh {
             namespace.set_membership(membership);
         }
