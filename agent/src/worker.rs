@@ -282,7 +282,7 @@ impl Worker {
         };
         let pod = Rc::new(Pod::new(name.clone(), stack, outer));
         if let Some(outer) = pod.outer() {
-            outer.doors.open_hbone(self, &pod, &addresses);
+            outer.doors.open_hbone(self, &pod);
         }
         self.pods.borrow_mut().insert(name, Rc::clone(&pod));
         tokio::task::spawn_local(datagrams::sweep(Rc::clone(self), Rc::clone(&pod)));

@@ -13,9 +13,11 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::future::poll_fn;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use adit_flow::{DropReason, FourTuple};
@@ -47,15 +49,17 @@ const IDLE_LIMIT: Duration = Duration::from_secs(600);
 /// The listeners of one captured pod. Its owner is the pod.
 pub(crate) struct Doors {
     sockets: Arc<PodSockets>,
-    ports: RefCell<HashMap<SocketAddr, Port>>,
+    /// The pod's: a port is opened at all of them at once, for the helper's rules don't tell them apart.
+    addresses: Vec<IpAddr>,
+    ports: RefCell<HashMap<u16, Port>>,
 }
 
 /// A port that is to have a listener.
 #[derive(Clone, Copy)]
 struct Wanted {
-    port: SocketAddr,
-    /// As whom the application is asked whether it listens; not at all for Istio's port, which is ours.
-    client: Option<SocketAddr>,
+    port: u16,
+    /// The flow as which the application is asked whether it listens; not at all for Istio's port, which is ours.
+    flow: Option<FourTuple>,
 }
 
 enum Port {
@@ -76,36 +80,36 @@ pub(crate) enum Outcome {
 }
 
 impl Wanted {
-    fn hbone(address: IpAddr) -> Self {
-        Self {
-            port: SocketAddr::new(address, HBONE_PORT),
-            client: None,
-        }
-    }
+    const HBONE: Self = Self {
+        port: HBONE_PORT,
+        flow: None,
+    };
 
     /// What a SYN asks for.
     fn by(tuple: FourTuple) -> Self {
-        Self {
-            port: tuple.dst,
-            client: (tuple.dst.port() != HBONE_PORT).then_some(tuple.src),
+        match tuple.dst.port() {
+            HBONE_PORT => Self::HBONE,
+            port => Self {
+                port,
+                flow: Some(tuple),
+            },
         }
     }
 }
 
 impl Doors {
     /// No listener yet.
-    pub(crate) fn new(sockets: Arc<PodSockets>) -> Self {
+    pub(crate) fn new(sockets: Arc<PodSockets>, addresses: &[IpAddr]) -> Self {
         Self {
             sockets,
+            addresses: addresses.to_vec(),
             ports: RefCell::default(),
         }
     }
 
-    /// Listens on Istio's port at each of the pod's addresses, as long as the pod is served.
-    pub(crate) fn open_hbone(&self, worker: &Rc<Worker>, pod: &Rc<Pod>, addresses: &[IpAddr]) {
-        for address in addresses {
-            self.start(worker, pod, Wanted::hbone(*address), Vec::new());
-        }
+    /// Listens on Istio's port, as long as the pod is served.
+    pub(crate) fn open_hbone(&self, worker: &Rc<Worker>, pod: &Rc<Pod>) {
+        self.start(worker, pod, Wanted::HBONE, Vec::new());
     }
 
     /// Takes a SYN for a port without listener, another agent's or one for Istio's port: `frame`, with its virtio-net header. It comes back by
@@ -133,12 +137,17 @@ impl Doors {
 
     fn start(&self, worker: &Rc<Worker>, pod: &Rc<Pod>, wanted: Wanted, held: Vec<Vec<u8>>) {
         self.ports.borrow_mut().insert(wanted.port, Port::Opening(held));
-        let (worker, pod, sockets) = (Rc::clone(worker), Rc::clone(pod), Arc::clone(&self.sockets));
-        tokio::task::spawn_local(async move { open(&worker, &pod, &sockets, wanted).await });
+        let place = Place {
+            worker: Rc::clone(worker),
+            pod: Rc::clone(pod),
+            sockets: Arc::clone(&self.sockets),
+            addresses: self.addresses.clone(),
+        };
+        tokio::task::spawn_local(async move { place.open(wanted).await });
     }
 
     /// The SYNs that waited; the port is open from now on, or forgotten.
-    pub(super) fn settle(&self, port: SocketAddr, outcome: &Outcome) -> Vec<Vec<u8>> {
+    pub(super) fn settle(&self, port: u16, outcome: &Outcome) -> Vec<Vec<u8>> {
         let mut ports = self.ports.borrow_mut();
         let held = match ports.remove(&port) {
             Some(Port::Opening(held)) => held,
@@ -150,79 +159,87 @@ impl Doors {
         held
     }
 
-    fn forget(&self, port: SocketAddr) {
+    fn forget(&self, port: u16) {
         self.ports.borrow_mut().remove(&port);
     }
 }
 
-/// Opens a port, and serves it until it's idle or the pod is gone.
-async fn open(worker: &Rc<Worker>, pod: &Rc<Pod>, sockets: &PodSockets, wanted: Wanted) {
-    let port = wanted.port;
-    let listener = match listen(worker, pod, sockets, wanted).await {
-        Ok(Some(listener)) => listener,
-        Ok(None) => return pod.answer_syns(port, &Outcome::Refused),
-        Err(error) => {
-            worker.counters.listener_failed();
-            tracing::error!(pod = %pod.name(), %port, %error, "[ADIT-A061] opening a port; the next SYN has it tried again");
-            return pod.answer_syns(port, &Outcome::Unknown);
+/// Where a port is opened.
+struct Place {
+    worker: Rc<Worker>,
+    pod: Rc<Pod>,
+    sockets: Arc<PodSockets>,
+    addresses: Vec<IpAddr>,
+}
+
+impl Place {
+    /// Opens a port, and serves it until it's idle or the pod is gone.
+    async fn open(&self, wanted: Wanted) {
+        let (pod, port) = (&self.pod, wanted.port);
+        let listeners = match self.listen(wanted).await {
+            Ok(Some(listeners)) => listeners,
+            Ok(None) => return pod.answer_syns(port, &Outcome::Refused),
+            Err(error) => {
+                self.worker.counters.listener_failed();
+                tracing::error!(pod = %pod.name(), %port, %error, "[ADIT-A061] opening a port; the next SYN has it tried again");
+                return pod.answer_syns(port, &Outcome::Unknown);
+            }
+        };
+        pod.answer_syns(port, &Outcome::Open);
+        let (door, idle) = match wanted.flow {
+            Some(_) => (Door::Original(port), Some(IDLE_LIMIT)),
+            None => (Door::Any(port), None),
+        };
+        pod.until_gone(accept(&self.worker, pod, &listeners, door, idle))
+            .await;
+        let broker = self.sockets.broker();
+        if let Err(error) = broker.close_port(self.sockets.uid(), port).await {
+            tracing::debug!(pod = %pod.name(), %error, "closing a port");
         }
-    };
-    pod.answer_syns(port, &Outcome::Open);
-    let (door, idle) = match wanted.client {
-        Some(_) => (Door::Original(port.port()), Some(IDLE_LIMIT)),
-        None => (Door::Any(port.port()), None),
-    };
-    pod.until_gone(accept(worker, pod, &listener, door, idle)).await;
-    if let Err(error) = sockets.broker().close_port(sockets.uid(), port.port()).await {
-        tracing::debug!(pod = %pod.name(), %error, "closing a port");
+        // Only now: a SYN in between would find a rule without a listener, and is repeated.
+        drop(listeners);
+        if let Some(outer) = pod.outer() {
+            outer.doors.forget(port);
+        }
     }
-    // Only now: a SYN in between would find a rule without a listener, and is repeated.
-    drop(listener);
-    if let Some(outer) = pod.outer() {
-        outer.doors.forget(port);
+
+    /// A listener at each of the pod's addresses; `None` where the application doesn't listen.
+    async fn listen(&self, wanted: Wanted) -> std::io::Result<Option<Vec<TcpListener>>> {
+        if let Some(tuple) = wanted.flow {
+            let snapshot = self.worker.shared.snapshot.load_full();
+            match connect_app(&self.worker, &self.pod, &snapshot, tuple).await {
+                // Dropped at once: its SYN-ACK is answered by a reset.
+                Ok(app) => drop(app),
+                Err(refused) => {
+                    tracing::debug!(pod = %self.pod.name(), %tuple, reason = ?refused.reason, "nobody listens");
+                    return Ok(None);
+                }
+            }
+        }
+        let mut listeners = Vec::new();
+        for address in &self.addresses {
+            let address = SocketAddr::new(*address, wanted.port);
+            listeners.push(self.sockets.listen(address).await?);
+        }
+        let broker = self.sockets.broker();
+        broker.open_port(self.sockets.uid(), wanted.port).await?;
+        Ok(Some(listeners))
     }
 }
 
 /// Has a port that has its listener reached again. If that fails the next SYN tries it again.
-async fn open_again(pod: &Rc<Pod>, sockets: &PodSockets, port: SocketAddr) {
-    if let Err(error) = sockets.broker().open_port(sockets.uid(), port.port()).await {
+async fn open_again(pod: &Rc<Pod>, sockets: &PodSockets, port: u16) {
+    if let Err(error) = sockets.broker().open_port(sockets.uid(), port).await {
         tracing::warn!(pod = %pod.name(), %port, %error, "[ADIT-A061] opening a port again");
     }
     pod.answer_syns(port, &Outcome::Open);
-}
-
-/// A listener; `None` where the application doesn't listen.
-async fn listen(
-    worker: &Rc<Worker>,
-    pod: &Rc<Pod>,
-    sockets: &PodSockets,
-    wanted: Wanted,
-) -> std::io::Result<Option<TcpListener>> {
-    if let Some(client) = wanted.client {
-        let snapshot = worker.shared.snapshot.load_full();
-        let tuple = FourTuple::new(client, wanted.port);
-        match connect_app(worker, pod, &snapshot, tuple).await {
-            // Dropped at once: its SYN-ACK is answered by a reset.
-            Ok(app) => drop(app),
-            Err(refused) => {
-                tracing::debug!(pod = %pod.name(), %tuple, reason = ?refused.reason, "nobody listens");
-                return Ok(None);
-            }
-        }
-    }
-    let listener = sockets.listen(wanted.port).await?;
-    sockets
-        .broker()
-        .open_port(sockets.uid(), wanted.port.port())
-        .await?;
-    Ok(Some(listener))
 }
 
 /// Accepts until nothing has come for `idle` and nothing is connected.
 async fn accept(
     worker: &Rc<Worker>,
     pod: &Rc<Pod>,
-    listener: &TcpListener,
+    listeners: &[TcpListener],
     door: Door,
     idle: Option<Duration>,
 ) {
@@ -233,8 +250,8 @@ async fn accept(
         // Connections wait in the kernel meanwhile. If this agent ends they are cut before their first byte, and made again.
         worker.until_answering().await;
         let accepted = match idle {
-            None => listener.accept().await,
-            Some(limit) => match timeout(limit, listener.accept()).await {
+            None => next(listeners).await,
+            Some(limit) => match timeout(limit, next(listeners)).await {
                 Ok(accepted) => accepted,
                 Err(_elapsed) if connected.get() == 0 => return,
                 Err(_elapsed) => continue,
@@ -256,6 +273,15 @@ async fn accept(
             }
         }
     }
+}
+
+/// The next connection of any of them.
+async fn next(listeners: &[TcpListener]) -> std::io::Result<(TcpStream, SocketAddr)> {
+    poll_fn(|cx| {
+        let mut accepted = listeners.iter().map(|listener| listener.poll_accept(cx));
+        accepted.find(Poll::is_ready).unwrap_or(Poll::Pending)
+    })
+    .await
 }
 
 /// Serves one connection: a tunnel, if its opener is one that speaks HBONE; else what its bytes are is the

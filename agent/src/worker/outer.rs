@@ -1,7 +1,7 @@
 //! A captured pod's outer side: its device and its listeners in the namespace that has the pod's real interface.
 
 use std::cell::Cell;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use adit_link::TunQueue;
@@ -35,7 +35,7 @@ impl WireSide {
     pub(super) fn open(self, addresses: &[IpAddr], seed: u64) -> (TunQueue, Outer) {
         let outer = Outer {
             crossing: Crossing::new(addresses, self.mtu, seed),
-            doors: Doors::new(self.sockets),
+            doors: Doors::new(self.sockets, addresses),
             passing: Cell::new(false),
         };
         (self.queue, outer)
@@ -54,7 +54,7 @@ impl Outer {
     }
 
     /// What waited for `port` goes on, or is answered.
-    pub(super) fn answer_syns(&self, port: SocketAddr, outcome: &Outcome) {
+    pub(super) fn answer_syns(&self, port: u16, outcome: &Outcome) {
         for mut frame in self.doors.settle(port, outcome) {
             match outcome {
                 Outcome::Open => self.crossing.to_kernel(frame),

@@ -107,7 +107,7 @@ impl Pod {
     }
 
     /// What waited for `port` goes on, or is answered.
-    pub(super) fn answer_syns(&self, port: SocketAddr, outcome: &Outcome) {
+    pub(super) fn answer_syns(&self, port: u16, outcome: &Outcome) {
         if let Some(outer) = &self.outer {
             outer.answer_syns(port, outcome);
             self.kick();
