@@ -14,8 +14,8 @@ use adit_control::Snapshot;
 use adit_flow::{Direction, DropReason, FourTuple, Protocol, WorkloadName};
 use adit_link::TunQueue;
 use adit_netstack::{FlowId, Netstack, NewFlow};
+use tokio::runtime::{self, LocalOptions};
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::task::LocalSet;
 
 use crate::pipeline::course::course;
 use crate::pipeline::live::{Live, LiveFlows, Permitted};
@@ -183,18 +183,26 @@ impl Worker {
         mailbox: mpsc::Receiver<Command>,
         seed: u64,
     ) -> io::Result<std::thread::JoinHandle<()>> {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()?;
-        std::thread::Builder::new()
+        // A local runtime stays on the thread that made it, so that thread says whether there is one.
+        let (made, outcome) = std::sync::mpsc::sync_channel(1);
+        let thread = std::thread::Builder::new()
             .name(format!("adit-worker-{index}"))
             .spawn(move || {
-                let local = LocalSet::new();
-                runtime.block_on(local.run_until(async move {
+                let runtime = match runtime() {
+                    Ok(runtime) => runtime,
+                    Err(error) => return drop(made.send(Err(error))),
+                };
+                let _ = made.send(Ok(()));
+                runtime.block_on(async move {
                     let worker = Rc::new(Self::new(shared, counters, seed));
                     worker.run(mailbox).await;
-                }));
-            })
+                });
+            })?;
+        match outcome.recv() {
+            Ok(Ok(())) => Ok(thread),
+            Ok(Err(error)) => Err(error),
+            Err(_) => Err(io::Error::other("the thread ended before it had a runtime")),
+        }
     }
 
     fn new(shared: Arc<Shared>, counters: Arc<Counters>, seed: u64) -> Self {
@@ -420,6 +428,14 @@ impl Worker {
         self.random.set(state);
         state
     }
+}
+
+/// One queue for all tasks of the worker. With a `LocalSet`, tunnels' tasks would wait in another than flows', and each
+/// wake-up from one to the other would look at the devices first: a system call.
+fn runtime() -> io::Result<runtime::LocalRuntime> {
+    runtime::Builder::new_current_thread()
+        .enable_all()
+        .build_local(LocalOptions::default())
 }
 
 /// Shows every second that the thread isn't stuck.

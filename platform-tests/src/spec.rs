@@ -123,21 +123,12 @@ impl Workload {
 
     /// `adit-load serve` on 16 ports from `port` on.
     pub fn load_server(sandbox: &Sandbox, name: &str, port: u16) -> Self {
-        let log = sandbox.dir().join(format!("home/{name}.served"));
-        let (port_text, log) = (port.to_string(), log.to_string_lossy().into_owned());
-        let load = sandbox.load();
-        let server = Self::server(
-            name,
-            port,
-            [
-                &load, "serve", "--port", &port_text, "--ports", "16", "--log", &log,
-            ],
-        );
+        let server = Self::server(name, port, load_server_command(sandbox, name, port));
         let named = |index: u16| match index {
             0 => "main".to_owned(),
             index => format!("port-{index}"),
         };
-        let ports: Vec<Value> = (0..16)
+        let ports: Vec<Value> = (0..LOAD_PORTS)
             .map(|index| json!({"name": named(index), "containerPort": port + index}))
             .collect();
         server.set("ports", json!(ports))
@@ -172,3 +163,24 @@ impl Workload {
         self
     }
 }
+
+/// `adit-load serve` on [`LOAD_PORTS`] ports from `port` on, with its log in the home of the sandbox's user.
+pub(crate) fn load_server_command(sandbox: &Sandbox, name: &str, port: u16) -> Vec<String> {
+    let log = sandbox.dir().join(format!("home/{name}.served"));
+    let (port, ports) = (port.to_string(), LOAD_PORTS.to_string());
+    let words = [
+        "serve",
+        "--port",
+        &port,
+        "--ports",
+        &ports,
+        "--log",
+        &log.to_string_lossy(),
+    ];
+    std::iter::once(sandbox.load())
+        .chain(words.map(str::to_owned))
+        .collect()
+}
+
+/// How many ports such a server has: enough that closed connections never use up a client's ports.
+pub(crate) const LOAD_PORTS: u16 = 16;

@@ -3,8 +3,8 @@
 //! The pod's state belongs to one thread. Flow tasks reach it through [`Pod`]; only [`Pod::drive`] touches the
 //! queue. A flow task that changed something wakes the driver, which writes out what the netstack has to say:
 //! so packets of many flows leave in one go, and no task ever waits for the device. After frames that concern flows the
-//! driver lets their tasks run before it writes: bytes go on their way before their acknowledgement does, and often the
-//! acknowledgement leaves with an answer.
+//! driver lets their tasks run before it writes, and the tunnels' tasks which these wake: bytes go on their way before their
+//! acknowledgement does, and often the acknowledgement leaves with an answer.
 
 use std::cell::{Cell, RefCell, RefMut};
 use std::collections::HashMap;
@@ -267,7 +267,7 @@ impl Pod {
     ) -> io::Result<()> {
         let mut turn = Turn::new(queue, wire)?;
         let mut sleep = pin!(tokio::time::sleep_until(tokio::time::Instant::now()));
-        let mut has_let_tasks_run = false;
+        let mut passes = 0;
         poll_fn(|cx| {
             if self.gone.get() {
                 return Poll::Ready(Ok(()));
@@ -276,11 +276,12 @@ impl Pod {
             let reading = turn.read(cx, self, arrivals)?;
             self.expire(cx, sleep.as_mut());
             let told = self.dispatch(arrivals);
-            has_let_tasks_run = told && !has_let_tasks_run;
-            if has_let_tasks_run {
+            if (told || passes > 0) && passes < PASSES_BEFORE_WRITING {
+                passes += 1;
                 cx.waker().wake_by_ref(); // behind the tasks that were just woken
                 return Poll::Pending;
             }
+            passes = 0;
             let writing = turn.write(self);
             self.arm(cx, sleep.as_mut());
             if reading.is_ready() || writing == Progress::More {
@@ -397,3 +398,6 @@ impl Pod {
         }
     }
 }
+
+/// So often other tasks have their turn between news and what is written: first the flows', then their tunnels'.
+const PASSES_BEFORE_WRITING: u8 = 2;

@@ -11,11 +11,10 @@ use crate::lab::Lab;
 use crate::mesh::Mesh;
 use crate::process::{Running, wait_until};
 use crate::sandbox::Sandbox;
-use crate::spec::{MeshSpec, Workload};
+pub(super) use crate::spec::LOAD_PORTS as PORTS;
+use crate::spec::{MeshSpec, Workload, load_server_command};
 
-/// How many ports the server has: enough that closed connections never use up the client's ports.
-pub(super) const PORTS: u16 = 16;
-/// The first of them.
+/// The first of the server's ports.
 const PORT: u16 = 7000;
 /// Where host B's server listens: what a path to the outside leads to.
 const OUTSIDE: &str = "10.99.0.2:7000";
@@ -89,14 +88,10 @@ pub(super) fn standard<'a>(
 }
 
 fn direct<'a>(a: &'a Sandbox, b: &'a Sandbox) -> BenchPath<'a> {
-    let mut command = b.command(b.load());
-    command.args([
-        "serve",
-        "--port",
-        &PORT.to_string(),
-        "--ports",
-        &PORTS.to_string(),
-    ]);
+    // What the meshes run: each connection costs the server's own log the same on every path.
+    let words = load_server_command(b, "direct", PORT);
+    let mut command = b.command(&words[0]);
+    command.args(&words[1..]);
     let mut server = Running::spawn(command);
     server.wait_for("listening", START_LIMIT);
     BenchPath {
