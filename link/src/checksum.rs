@@ -44,39 +44,17 @@ pub(crate) fn finish(packet: &mut [u8], start: u16, offset: u16) -> Option<()> {
     Some(())
 }
 
-/// The CRC32c of an SCTP packet (RFC 9260, appendix A), whose own field counts as zero.
-pub(crate) fn sctp(packet: &[u8]) -> u32 {
-    let mut crc = u32::MAX;
-    for (at, byte) in packet.iter().enumerate() {
-        let byte = if SCTP_FIELD.contains(&at) { 0 } else { *byte };
-        crc = CRC32C[usize::from(crc as u8 ^ byte)] ^ (crc >> 8);
-    }
-    !crc
+/// Finishes the checksum of an SCTP packet, a CRC32c (RFC 9260, appendix A). `None` when it has no room for one.
+pub(crate) fn finish_sctp(packet: &mut [u8]) -> Option<()> {
+    let (before, rest) = (packet.get(..SCTP_FIELD.start)?, packet.get(SCTP_FIELD.end..)?);
+    let sum = crc32c::crc32c(before);
+    let sum = crc32c::crc32c_append(crc32c::crc32c_append(sum, &[0; 4]), rest);
+    packet[SCTP_FIELD].copy_from_slice(&sum.to_le_bytes());
+    Some(())
 }
 
 /// Where an SCTP packet has its checksum, least significant byte first.
 pub(crate) const SCTP_FIELD: std::ops::Range<usize> = 8..12;
-
-const CRC32C: [u32; 256] = {
-    const POLYNOMIAL: u32 = 0x82f6_3b78;
-    let mut table = [0; 256];
-    let mut byte = 0;
-    while byte < 256 {
-        let mut crc = byte as u32;
-        let mut bit = 0;
-        while bit < 8 {
-            crc = if crc & 1 == 1 {
-                POLYNOMIAL ^ (crc >> 1)
-            } else {
-                crc >> 1
-            };
-            bit += 1;
-        }
-        table[byte] = crc;
-        byte += 1;
-    }
-    table
-};
 
 #[cfg(test)]
 mod tests {
@@ -99,14 +77,13 @@ mod tests {
     }
 
     #[test]
-    fn crc32c_is_that_of_rfc_3720() {
-        // Appendix B.4: 32 bytes of zeros, and 32 of ones with the field for the sum put in as zeros.
-        assert_eq!(sctp(&[0; 32]), 0x8a91_36aa);
-        let mut packet = [0xff; 32];
+    fn an_sctp_packet_is_summed_as_if_its_field_were_zero() {
+        // RFC 3720, appendix B.4: 32 bytes of zeros.
+        let mut packet = [0; 32];
         packet[SCTP_FIELD].fill(7);
-        let mut zeroed = packet;
-        zeroed[SCTP_FIELD].fill(0);
-        assert_eq!(sctp(&packet), sctp(&zeroed));
+        assert_eq!(finish_sctp(&mut packet), Some(()));
+        assert_eq!(packet[SCTP_FIELD], 0x8a91_36aa_u32.to_le_bytes());
+        assert_eq!(finish_sctp(&mut [0; 11]), None);
     }
 
     proptest! {

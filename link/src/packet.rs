@@ -11,7 +11,7 @@
 //! ```
 //!
 //! Both ends have the pod's Ethernet address, so whoever holds the socket knows whom to write to by asking the socket. Since
-//! the pod sends to the [gateway's](GATEWAY), the kernel of the outer namespace takes its frames for somebody else's and
+//! the pod sends to the [gateway's](ethernet::GATEWAY), the kernel of the outer namespace takes its frames for somebody else's and
 //! lets them be.
 
 mod kernel;
@@ -228,6 +228,7 @@ fn open_one(interface: &str, is_shared: bool) -> Result<PacketQueue, PacketError
         .map_err(|error| PacketError::Open(error.into()))?;
     kernel::set_vnet_header(fd.as_fd()).map_err(refused("PACKET_VNET_HDR"))?;
     kernel::ignore_outgoing(fd.as_fd()).map_err(refused("PACKET_IGNORE_OUTGOING"))?;
+    kernel::skip_queueing(fd.as_fd()).map_err(refused("PACKET_QDISC_BYPASS"))?;
     set_buffers(&fd).map_err(refused("SO_RCVBUF and SO_SNDBUF"))?;
     let index = rustix::net::netdevice::name_to_index(&fd, interface)
         .map_err(|error| refused("SIOCGIFINDEX")(error.into()))?;
@@ -299,10 +300,8 @@ fn finish_sctp(header: &mut VnetHeader, packet: &mut [u8]) {
     let Some(content) = packet.get_mut(usize::from(start)..) else {
         return;
     };
-    let field = checksum::SCTP_FIELD;
-    if protocol == Some(SCTP) && usize::from(offset) == field.start && content.len() >= field.end {
-        let sum = checksum::sctp(content);
-        content[field].copy_from_slice(&sum.to_le_bytes());
+    let is_sctp = protocol == Some(SCTP) && usize::from(offset) == checksum::SCTP_FIELD.start;
+    if is_sctp && checksum::finish_sctp(content).is_some() {
         header.checksum = Checksum::Complete;
     }
 }

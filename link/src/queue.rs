@@ -97,6 +97,14 @@ impl Queue {
         }
     }
 
+    /// Bytes that may wait in it, with the kernel's own notes on them; `None` where the kernel counts frames instead.
+    pub fn room(&self) -> Option<usize> {
+        match &self.device {
+            Device::Packet(queue) => queue.receive_buffer().ok(),
+            Device::Tun(_) => None,
+        }
+    }
+
     /// What it counted.
     pub fn counters(&self) -> QueueCounters {
         if let Device::Packet(queue) = &self.device {
@@ -145,11 +153,9 @@ impl Queue {
         header: &VnetHeader,
         packet: impl IntoIterator<Item = &'a [u8]> + Clone,
     ) -> io::Result<Sent> {
-        let send = |header: &VnetHeader, whole: Option<&[u8]>| match (&self.device, whole) {
-            (Device::Packet(queue), None) => queue.send(header, packet.clone()),
-            (Device::Packet(queue), Some(whole)) => queue.send(header, [whole]),
-            (Device::Tun(queue), None) => queue.send(header, packet.clone()),
-            (Device::Tun(queue), Some(whole)) => queue.send(header, [whole]),
+        let send = |header: &VnetHeader, whole: Option<&[u8]>| match whole {
+            Some(whole) => self.device.send(header, [whole]),
+            None => self.device.send(header, packet.clone()),
         };
         let whole = || packet.clone().into_iter().collect::<Vec<_>>().concat();
         let first = !self.sums.get();
@@ -184,6 +190,15 @@ impl Queue {
         let mut counters = self.counters.get();
         change(&mut counters);
         self.counters.set(counters);
+    }
+}
+
+impl Device {
+    fn send<'a>(&self, header: &VnetHeader, packet: impl IntoIterator<Item = &'a [u8]>) -> io::Result<()> {
+        match self {
+            Self::Packet(queue) => queue.send(header, packet),
+            Self::Tun(queue) => queue.send(header, packet),
+        }
     }
 }
 

@@ -29,6 +29,12 @@ pub(super) fn ignore_outgoing(fd: BorrowedFd<'_>) -> io::Result<()> {
     set(fd, libc::PACKET_IGNORE_OUTGOING, 1)
 }
 
+/// Hands what is sent to the device at once. The queueing discipline, which a veth device doesn't need, is put in some
+/// time after the other end came up, and until then drops everything.
+pub(super) fn skip_queueing(fd: BorrowedFd<'_>) -> io::Result<()> {
+    set(fd, libc::PACKET_QDISC_BYPASS, 1)
+}
+
 pub(super) fn has_vnet_header(fd: BorrowedFd<'_>) -> io::Result<bool> {
     Ok(get::<c_int>(fd, libc::PACKET_VNET_HDR)? != 0)
 }
