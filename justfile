@@ -40,9 +40,11 @@ peers: (build "release")
         echo "skipped: peers (the Go peer's modules can't be fetched)"; \
     fi
 
-# Programs nobody here wrote, over real namespaces, as an unprivileged user.
+# Programs nobody here wrote, over real namespaces, as an unprivileged user; what carries traffic over packet sockets as well.
 platform-tests: (build "release")
     cargo test --locked -p adit-platform-tests -- --test-threads=1
+    ADIT_TEST_LINK=packet cargo test --locked -p adit-platform-tests --test bulk --test ends --test inside \
+        --test outside --test real_programs -- --test-threads=1
 
 # The same with more than CI has time for: 200,000 connections opened and closed, certificates of 10 s for ten minutes.
 soak: (build "release")
@@ -123,7 +125,7 @@ deny:
 bench:
     cargo build --locked --release -p adit-agent
     cargo build --locked --profile tools -p adit-platform-tests
-    target/tools/adit-bench --json target/bench.json --floor 0.25
+    target/tools/adit-bench --json target/bench.json --floor 0.25 --link-floor
 
 # The node path between pods of the cluster, forwarded and in tunnels, beside pods outside the mesh.
 bench-cluster: cluster-up

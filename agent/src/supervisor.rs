@@ -31,6 +31,7 @@ use std::time::{Duration, Instant};
 
 use adit_control::{FileSource, Loaded, Report, Style, Update};
 use adit_flow::WorkloadName;
+use adit_node::LinkChoice;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet, LocalSet};
@@ -57,6 +58,8 @@ pub struct Options {
     pub source: Source,
     /// Where run directories are.
     pub base: Base,
+    /// What pods' packets go through.
+    pub link: LinkChoice,
     /// The TUN device node.
     pub tun_device: PathBuf,
     /// How the agent is to run.
@@ -237,7 +240,8 @@ async fn supervise(options: Options, run_dir: &RunDir, notices: &Notices) -> Res
         source,
     })?;
     check_once(&options)?;
-    let (helper_process, helper) = helper::start(run_dir.paths(), &options.tun_device, notices).await?;
+    let (helper_process, helper) =
+        helper::start(run_dir.paths(), options.link, &options.tun_device, notices).await?;
     let mut supervisor = Supervisor::start(options, run_dir, notices.clone(), helper_process, helper)?;
     let outcome = supervisor.follow(&mut signals).await;
     supervisor.stop(&mut signals).await;

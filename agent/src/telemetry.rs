@@ -3,9 +3,11 @@
 mod counters;
 mod netstack;
 mod pulse;
+mod queue;
 mod recorder;
 
 pub(crate) use counters::Counters;
 pub(crate) use netstack::collect_netstack;
 pub(crate) use pulse::Pulse;
+pub(crate) use queue::collect_queue;
 pub(crate) use recorder::Recorder;

@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use adit_control::Snapshot;
 use adit_flow::{Direction, DropReason, FourTuple, Protocol, WorkloadName};
-use adit_link::TunQueue;
+use adit_link::Queue;
 use adit_netstack::{FlowId, Netstack, NewFlow};
 use tokio::runtime::{self, LocalOptions};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -94,8 +94,8 @@ pub(crate) enum Command {
         pod: WorkloadName,
         /// Its addresses.
         addresses: Vec<std::net::IpAddr>,
-        /// Its TUN queue.
-        queue: TunQueue,
+        /// The queue of its device.
+        queue: Queue,
         /// Its outer side, on a node.
         wire: Option<WireSide>,
         /// Told when it's served.
@@ -272,14 +272,18 @@ impl Worker {
         self: &Rc<Self>,
         name: WorkloadName,
         addresses: Vec<std::net::IpAddr>,
-        queue: TunQueue,
+        queue: Queue,
         wire: Option<WireSide>,
     ) {
         self.remove_pod(&name);
-        let config = adit_netstack::Config {
+        let mut config = adit_netstack::Config {
             addresses: addresses.clone(),
             ..adit_netstack::Config::default()
         };
+        if let Some(room) = queue.room() {
+            // A stream's window fits the queue twice: a pod that sends all that it may loses nothing of it there.
+            config.receive_buffer.max = config.receive_buffer.max.min(room / 2);
+        }
         let stack = Netstack::new(config, self.draw(), std::time::Instant::now());
         let (wire_queue, outer) = match wire {
             Some(side) => {
@@ -288,7 +292,8 @@ impl Worker {
             }
             None => (None, None),
         };
-        let pod = Rc::new(Pod::new(name.clone(), stack, outer));
+        let queue = Rc::new(queue);
+        let pod = Rc::new(Pod::new(name.clone(), stack, Rc::downgrade(&queue), outer));
         if let Some(outer) = pod.outer() {
             outer.doors.open_hbone(self, &pod);
         }
@@ -301,7 +306,7 @@ impl Worker {
                 pod: Rc::clone(&pod),
             };
             if let Err(error) = pod.drive(queue, wire_queue, &arrivals).await {
-                tracing::warn!(pod = %pod.name(), %error, "a pod's TUN failed; its flows are reset");
+                tracing::warn!(pod = %pod.name(), %error, "a pod's device failed; its flows are reset");
                 worker.remove_pod(pod.name());
             }
         });
@@ -455,8 +460,11 @@ async fn until_quiet(pod: &Pod) {
     }
 }
 
-/// Adds what a pod's netstack and forwarder have counted.
+/// Adds what a pod's devices, netstack and forwarder have counted.
 fn collect(pod: &Pod, into: &mut BTreeMap<String, u64>) {
+    for queue in pod.queues() {
+        telemetry::collect_queue(&queue, into);
+    }
     pod.inspect_stack(|stack| telemetry::collect_netstack(stack, into));
     if let Some(outer) = pod.outer() {
         outer.crossing.collect(into);

@@ -223,7 +223,7 @@ pub struct PacketParts {
 
 impl PacketParts {
     /// The parts in their order. The first has all headers.
-    pub fn slices(&self) -> impl Iterator<Item = &[u8]> {
+    pub fn slices(&self) -> impl Iterator<Item = &[u8]> + Clone {
         std::iter::once(&self.head[..]).chain(self.data.iter().map(|part| &part[..]))
     }
 }

@@ -229,6 +229,34 @@ codes! {
         "adit is not off this node yet",
         "the plugin is in the runtime's list or folder, or a pod is behind the agent still",
         "wait: `adit node-helper --uninstall --stay` goes on until all is done, and its log says what hinders it";
+    VETH_PAIR = 40:
+        "the kernel refused a veth pair for a pod",
+        "the module `veth` is missing or not loaded, which an ordinary user's request can't always do, or a sandbox forbids it",
+        "sudo modprobe veth, or use TUN devices: --link tun";
+    PACKET_OPEN = 41:
+        "a packet socket could not be opened",
+        "the kernel has none (CONFIG_PACKET, module `af_packet`), or a seccomp filter or SELinux forbids them",
+        "sudo modprobe af_packet; in a container, allow sockets of the family AF_PACKET, or use TUN devices: --link tun";
+    PACKET_CONFIGURE = 42:
+        "the kernel refused to configure a packet socket",
+        "it is older than 4.20, or not a Linux kernel",
+        "the message names the option and the kernel's answer; use a kernel of 5.10 or later, or TUN devices: --link tun";
+    NO_LINK = 43:
+        "neither a TUN device nor a veth pair can be had for a pod",
+        "both are closed: the TUN device node to this user, and veth pairs or packet sockets by the kernel or a sandbox",
+        "open either: the message has both reasons, and `adit check` the fix of each";
+    INSTEAD_OF_TUN = 44:
+        "pods are connected by veth pairs and packet sockets, since no TUN device is to be had",
+        "the TUN device node is missing, or not open to this user; everything works, with bounds of its own (docs/platforms.md)",
+        "nothing is needed; --link packet says that it is meant so, and `adit check` how to get TUN devices";
+    LINK_SILENT = 45:
+        "a link between a pod and the agent was made and carries nothing",
+        "a packet filter drops what is on it, or the kernel refused an offload",
+        "the message names the way and what was seen of it; look for a seccomp or eBPF filter, and report it";
+    OFFLOAD_DROPPED = 46:
+        "the kernel refused to finish a checksum that was left to it",
+        "its check of virtio-net headers is other than expected. Each packet is summed once more from here on, which costs some throughput",
+        "nothing is needed; report the kernel's version";
 
     CHECK_USER_NAMESPACE = 101:
         "check: user namespaces",
@@ -274,6 +302,14 @@ codes! {
         "check: the trial itself",
         "the process that tries things out could not be started or was killed",
         "run adit check again";
+    CHECK_PACKET = 112:
+        "check: the veth pair with a packet socket",
+        "a pod's packets reach the agent through it where no TUN device is to be had, and with --link packet",
+        "as ADIT-N040, ADIT-N041 and ADIT-N042";
+    CHECK_PACKET_BUFFER = 113:
+        "check: room for packets in a packet socket",
+        "a pod's packets that find no room are lost, and sent again by the pod; the kernel bounds the room by net.core.rmem_max",
+        "sudo sysctl net.core.rmem_max=4194304";
     CHECK_NODE_ROOT = 120:
         "check: root of the node, with CAP_SYS_ADMIN and CAP_NET_ADMIN",
         "the node helper goes to pods' network namespaces, which takes the first, and moves their interfaces, which takes the second",

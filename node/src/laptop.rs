@@ -20,6 +20,7 @@ use rustix::process::{Resource, Rlimit};
 use rustix::thread::CapabilitySet;
 
 use crate::codes::Code;
+use crate::link::LinkChoice;
 use crate::sys;
 use server::Server;
 
@@ -48,6 +49,8 @@ pub struct Options {
     /// A folder above the socket's to hide from programs in its stead: one that holds all of a user's run directories,
     /// so that a program in one mesh cannot reach the helper of another.
     pub hide: Option<PathBuf>,
+    /// What pods' packets go through.
+    pub link: LinkChoice,
     /// The TUN device node.
     pub tun_device: PathBuf,
     /// Bounds.
@@ -55,7 +58,7 @@ pub struct Options {
 }
 
 impl Options {
-    /// The usual choices: [`DEFAULT_TUN_DEVICE`], the default bounds, nobody to tell, nothing to remove, and only the
+    /// The usual choices: a TUN device of [`DEFAULT_TUN_DEVICE`] or else a veth pair, the default bounds, nobody to tell, nothing to remove, and only the
     /// socket's folder to hide.
     #[must_use]
     pub fn new(socket: PathBuf, lifeline: OwnedFd) -> Self {
@@ -65,6 +68,7 @@ impl Options {
             ready: None,
             remove_on_exit: None,
             hide: None,
+            link: LinkChoice::Auto,
             tun_device: DEFAULT_TUN_DEVICE.into(),
             limits: Limits::default(),
         }
@@ -187,8 +191,9 @@ fn start(options: Options, run_directory: PathBuf) -> Result<Server, Error> {
     watch
         .follow_parent()
         .map_err(system("asking to be told of the parent's death"))?;
-    // Enough to make namespaces and mounts, and to configure networks. Nothing it starts executes another program.
-    sys::keep_capabilities(CapabilitySet::SYS_ADMIN | CapabilitySet::NET_ADMIN)
+    // Enough to make namespaces and mounts, to configure networks and to open packet sockets in them. Nothing it starts
+    // executes another program.
+    sys::keep_capabilities(CapabilitySet::SYS_ADMIN | CapabilitySet::NET_ADMIN | CapabilitySet::NET_RAW)
         .map_err(system("dropping capabilities"))?;
     let user = sys::open_namespace("user").map_err(system("opening /proc/self/ns/user"))?;
     rustix::process::umask(Mode::from_raw_mode(0o077));
@@ -207,6 +212,7 @@ fn start(options: Options, run_directory: PathBuf) -> Result<Server, Error> {
         watch,
         user,
         options.limits,
+        options.link,
         options.tun_device,
         hidden,
     ))

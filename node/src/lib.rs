@@ -1,6 +1,7 @@
 //! The privileged helper: it makes pods and hands out their descriptors.
 //!
-//! A *pod* is a set of namespaces (network, mount, host name, IPC) with a TUN device as its only way out. On a laptop
+//! A *pod* is a set of namespaces (network, mount, host name, IPC) with one device as its only way out: a TUN device, or
+//! one end of a veth pair. On a laptop
 //! the helper is "root" of a user namespace that it makes itself, so it needs no privilege on the machine; see
 //! [`laptop::run`]. The agent, which parses what the pods send, has no capability and asks the helper for descriptors
 //! through [`Client`]. Programs are put into pods by [`enter::run`]. [`probe::run`] tells beforehand whether the
@@ -8,7 +9,7 @@
 //!
 //! ```text
 //! supervisor ──lifeline──▶ helper (root of user namespace U1, one thread, no network of its own)
-//!     │                      │ keeps a duplicate of every TUN queue, pins every namespace
+//!     │                      │ keeps a duplicate of every queue, pins every namespace
 //!     │                      ▼
 //!     └─ adit enter ──▶ pod: net + mnt + uts + ipc, owned by U1
 //!            └─ init: pid 1 of a new pid namespace, in U1
@@ -25,6 +26,7 @@ pub mod cluster;
 pub mod codes;
 pub mod enter;
 pub mod laptop;
+mod link;
 mod netlink;
 mod pod;
 pub mod probe;
@@ -33,3 +35,4 @@ pub mod protocol;
 mod sys;
 
 pub use client::{Client, ClientError, Namespaces};
+pub use link::{InvalidLink, LinkChoice};

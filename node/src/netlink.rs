@@ -20,7 +20,7 @@ use rustix::net::netlink::SocketAddrNetlink;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
 
 pub(crate) use address::Address;
-pub(crate) use link::{Link, Lower};
+pub(crate) use link::{Link, Lower, VethEnd};
 pub(crate) use message::IpFamily;
 use message::{Messages, NLMSG_DONE, NLMSG_ERROR, Request, verdict};
 pub(crate) use neighbour::{MAX_LINK_ADDRESS, Neighbour};

@@ -9,12 +9,12 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
-use adit_link::{Tun, TunConfig, TunError, create_tun};
 use nix::sched::CloneFlags;
 use rustix::mount::{MountFlags, MountPropagationFlags};
 use thiserror::Error;
 
 use crate::codes::Code;
+use crate::link::{self, Link, LinkChoice, LinkError};
 use crate::netlink::Rtnetlink;
 use crate::protocol::{PodFile, PodInfo, PodSpec};
 use crate::sys;
@@ -28,6 +28,8 @@ const RESOLVER_SOCKETS: [&str; 2] = ["/run/nscd", "/var/run/nscd"];
 /// What to use while making it.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Environment<'a> {
+    /// What its packets go through.
+    pub link: LinkChoice,
     /// The TUN device node.
     pub tun_device: &'a Path,
     /// A folder that programs in the pod must not reach: the helper's socket is in it.
@@ -49,7 +51,7 @@ pub(crate) enum BuildError {
     #[error("creating network, mount, UTS and IPC namespaces: {0}")]
     Namespaces(#[source] io::Error),
     #[error(transparent)]
-    Tun(#[from] TunError),
+    Link(#[from] LinkError),
     #[error("{step}: {source}")]
     Network { step: String, source: io::Error },
     #[error("{step}: {source}")]
@@ -62,8 +64,7 @@ impl BuildError {
     pub(crate) fn code(&self) -> Code {
         match self {
             Self::Namespaces(_) => Code::NAMESPACES,
-            Self::Tun(TunError::Open { .. }) => Code::TUN_OPEN,
-            Self::Tun(_) => Code::TUN_CONFIGURE,
+            Self::Link(error) => error.code(),
             Self::Network { .. } => Code::NETWORK,
             Self::Mount { .. } => Code::MOUNT,
             Self::Open(_) => Code::DESCRIPTORS,
@@ -88,7 +89,8 @@ pub(crate) fn build(spec: &PodSpec, environment: &Environment<'_>) -> Result<Bui
         source: error.into(),
     })?;
     let ipv6 = configure_kernel(&mut warnings);
-    let tun = make_interfaces(spec, environment.tun_device, ipv6)?;
+    let link = make_interfaces(spec, environment, ipv6)?;
+    warnings.extend(link.warning());
     make_mounts(spec, environment.hidden, &mut warnings)?;
     let open = |kind| sys::open_namespace(kind).map_err(BuildError::Open);
     let namespaces = [open("net")?, open("mnt")?, open("uts")?, open("ipc")?];
@@ -97,13 +99,15 @@ pub(crate) fn build(spec: &PodSpec, environment: &Environment<'_>) -> Result<Bui
         queues: spec.queues,
         mtu: spec.mtu,
         ipv6,
-        checksum_offload: tun.offloads.checksum,
+        link: link.kind,
+        checksum_offload: link.checksum_offload,
+        queue_bytes: link.queue_bytes,
         warnings,
     };
     Ok(Built {
         info,
         namespaces,
-        queues: tun.queues.into_iter().map(OwnedFd::from).collect(),
+        queues: link.queues,
     })
 }
 
@@ -139,17 +143,15 @@ fn configure_kernel(warnings: &mut Vec<String>) -> bool {
     ipv6
 }
 
-fn make_interfaces(spec: &PodSpec, device: &Path, ipv6: bool) -> Result<Tun, BuildError> {
+fn make_interfaces(spec: &PodSpec, environment: &Environment<'_>, ipv6: bool) -> Result<Link, BuildError> {
     let failed = |step: String| move |source| BuildError::Network { step, source };
-    let tun = create_tun(&TunConfig {
-        queues: spec.queues,
-        ..TunConfig::new(device, INTERFACE)
-    })?;
+    let link = link::make(environment.link, environment.tun_device, INTERFACE, spec)?;
     let mut route = Rtnetlink::open().map_err(failed("opening an rtnetlink socket".into()))?;
     let loopback = route.index("lo").map_err(failed("finding lo".into()))?;
     route
         .set_up(loopback, None)
         .map_err(failed("bringing lo up".into()))?;
+    // Last: whichever end of a pair comes up second is ready at once, and the pod's is the one that has to be.
     let index = route
         .index(INTERFACE)
         .map_err(failed(format!("finding {INTERFACE}")))?;
@@ -174,10 +176,19 @@ fn make_interfaces(spec: &PodSpec, device: &Path, ipv6: bool) -> Result<Tun, Bui
     }
     let first = |v4: bool| usable().map(|address| address.ip).find(|ip| ip.is_ipv4() == v4);
     for source in [first(true), first(false)].into_iter().flatten() {
+        let gateway = link::gateway(link.kind, source);
         let step = format!("routing everything from {source} through {INTERFACE}");
-        route.add_default_route(index, source).map_err(failed(step))?;
+        route
+            .add_default_route(index, source, gateway)
+            .map_err(failed(step))?;
+        if let Some(gateway) = gateway {
+            let step = format!("writing down the neighbour {gateway} of {INTERFACE}");
+            route
+                .set_neighbour(index, &link::neighbour(gateway))
+                .map_err(failed(step))?;
+        }
     }
-    Ok(tun)
+    Ok(link)
 }
 
 fn make_mounts(spec: &PodSpec, hidden: &Path, warnings: &mut Vec<String>) -> Result<(), BuildError> {

@@ -4,6 +4,7 @@
 //! the kernel says about itself to tell *why* something was refused. The judgement is pure ([`judge()`]) and tested
 //! against machines that we don't have.
 
+mod exchange;
 mod judge;
 mod trial;
 
@@ -11,6 +12,7 @@ use std::io;
 use std::path::PathBuf;
 
 use crate::codes::Code;
+use crate::link::LinkChoice;
 use crate::sys;
 
 pub use judge::{Machine, judge};
@@ -20,14 +22,17 @@ pub use trial::{Outcome, PodTrial, Trials};
 /// What to try.
 #[derive(Debug, Clone)]
 pub struct Options {
+    /// Which links to try.
+    pub link: LinkChoice,
     /// The TUN device node.
     pub tun_device: PathBuf,
 }
 
 impl Default for Options {
-    /// [`adit_link::DEFAULT_TUN_DEVICE`].
+    /// Either link, the TUN device with [`adit_link::DEFAULT_TUN_DEVICE`].
     fn default() -> Self {
         Self {
+            link: LinkChoice::Auto,
             tun_device: adit_link::DEFAULT_TUN_DEVICE.into(),
         }
     }

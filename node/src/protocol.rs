@@ -16,6 +16,7 @@ pub(crate) mod codec;
 
 use std::net::IpAddr;
 
+use adit_link::LinkKind;
 use thiserror::Error;
 
 use crate::codes::Code;
@@ -56,7 +57,7 @@ pub(crate) const MAX_TEXT: usize = 4096;
 pub struct PodAddress {
     /// The address.
     pub ip: IpAddr,
-    /// Bits of the network, 0 to 32 or 128. A host prefix (32, 128) is the usual one: everything is behind the TUN.
+    /// Bits of the network, 0 to 32 or 128. A host prefix (32, 128) is the usual one: everything is behind the agent.
     pub prefix: u8,
 }
 
@@ -80,7 +81,7 @@ pub struct PodSpec {
     pub addresses: Vec<PodAddress>,
     /// MTU of `eth0` in bytes, 1280 to 65,535.
     pub mtu: u16,
-    /// TUN queues, 1 to [`adit_link::MAX_QUEUES`].
+    /// Queues of its device, 1 to [`adit_link::MAX_QUEUES`].
     pub queues: u16,
     /// Files laid over the machine's, at most [`MAX_FILES`] and [`MAX_FILE_BYTES`].
     pub files: Vec<PodFile>,
@@ -91,14 +92,18 @@ pub struct PodSpec {
 pub struct PodInfo {
     /// The name it was made with.
     pub name: String,
-    /// Number of TUN queues.
+    /// Number of its device's queues.
     pub queues: u16,
     /// MTU of `eth0` in bytes.
     pub mtu: u16,
     /// IPv6 works inside. False where the kernel has it disabled: the IPv6 addresses were left out then.
     pub ipv6: bool,
+    /// What its packets go through.
+    pub link: LinkKind,
     /// The kernel leaves TCP and UDP checksums to the agent.
     pub checksum_offload: bool,
+    /// Bytes that may wait in each queue, the kernel's own notes among them; `None` where it counts frames instead.
+    pub queue_bytes: Option<u32>,
     /// What could not be had but is not needed to carry traffic, one sentence each: a file without a place to
     /// lay it, a kernel setting that could not be written.
     pub warnings: Vec<String>,
@@ -143,7 +148,7 @@ pub enum Request {
         /// Its name.
         pod: String,
     },
-    /// Descriptors of a pod's TUN queues. Answered by [`Reply::Queues`].
+    /// Descriptors of a pod's queues. Answered by [`Reply::Queues`].
     OpenQueues {
         /// Its name.
         pod: String,
@@ -405,7 +410,15 @@ impl PodInfo {
             queues: reader.u16("queues")?,
             mtu: reader.u16("mtu")?,
             ipv6: reader.flag("ipv6")?,
+            link: match reader.flag("packet link")? {
+                true => LinkKind::Packet,
+                false => LinkKind::Tun,
+            },
             checksum_offload: reader.flag("checksum offload")?,
+            queue_bytes: match reader.flag("queue bytes known")? {
+                true => Some(reader.u32("queue bytes")?),
+                false => None,
+            },
             warnings: reader.list("warnings", MAX_FILES * 2, |reader| {
                 reader.text("warning", MAX_WARNING)
             })?,
@@ -418,7 +431,12 @@ impl PodInfo {
         writer.u16(self.queues);
         writer.u16(self.mtu);
         writer.u8(u8::from(self.ipv6));
+        writer.u8(u8::from(self.link == LinkKind::Packet));
         writer.u8(u8::from(self.checksum_offload));
+        writer.u8(u8::from(self.queue_bytes.is_some()));
+        if let Some(bytes) = self.queue_bytes {
+            writer.u32(bytes);
+        }
         let warnings = &self.warnings[..self.warnings.len().min(MAX_FILES * 2)];
         writer.list(warnings, |writer, warning| writer.text(cut(warning, MAX_WARNING)));
         writer.close()

@@ -72,6 +72,8 @@ pub struct PsWorkload {
     pub name: WorkloadName,
     /// Its addresses, IPv4 first.
     pub addresses: Vec<IpAddr>,
+    /// What its pod's packets go through: `tun` or `packet`.
+    pub link: Option<String>,
     /// Whether services may send it flows.
     pub ready: bool,
     /// How often its program was started again.

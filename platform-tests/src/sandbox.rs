@@ -36,6 +36,7 @@ pub struct Sandbox {
     dir: PathBuf,
     user: User,
     tun: PathBuf,
+    link: String,
     place: Option<Place>,
 }
 
@@ -149,6 +150,7 @@ impl Sandbox {
         let dir = std::env::temp_dir().join(name);
         let sandbox = Self {
             tun: tun_device(&user, &dir),
+            link: std::env::var("ADIT_TEST_LINK").unwrap_or_else(|_| "auto".to_owned()),
             dir,
             user,
             place,
@@ -223,14 +225,18 @@ impl Sandbox {
         self.give(&path, 0o600);
     }
 
-    /// A command as the user, in the sandbox's place, that knows the TUN device.
+    /// A command as the user, in the sandbox's place, that knows the TUN device and what pods' packets are to go through:
+    /// whatever `ADIT_TEST_LINK` says, so that every test can be run with each.
     #[track_caller]
     pub fn command(&self, program: impl AsRef<Path>) -> Command {
         let mut command = self.user.command_at(program, self.place);
         command
             .env("HOME", self.dir.join("home"))
             .env("XDG_RUNTIME_DIR", self.dir.join("run"));
-        command.env("ADIT_TUN", &self.tun).current_dir(&self.dir);
+        command
+            .env("ADIT_TUN", &self.tun)
+            .env("ADIT_LINK", &self.link)
+            .current_dir(&self.dir);
         command
     }
 

@@ -132,13 +132,13 @@ fn a_device_that_is_missing_is_a_finding_with_its_fix() {
     let sandbox = Sandbox::new();
     let absent = sandbox.dir().join("no-tun").display().to_string();
     let mut command = sandbox.command(sandbox.adit());
-    command.args(["check", "--tun-device", &absent]);
+    command.args(["check", "--link", "tun", "--tun-device", &absent]);
     let done = Finished::of(command, LIMIT);
     check(&sandbox, &done, 1, "ADIT-N103");
     let fix = format!("mknod -m 0666 {absent} c 10 200");
     assert!(done.raw_stdout().contains(&fix), "{done}");
     let mut command = sandbox.command(sandbox.adit());
-    command.args(["run", "--tun-device", &absent, "--", "true"]);
+    command.args(["run", "--link", "tun", "--tun-device", &absent, "--", "true"]);
     check(&sandbox, &Finished::of(command, LIMIT), 125, "ADIT-N004");
 }
 

@@ -325,6 +325,9 @@ pub struct PsRow {
     pub name: WorkloadName,
     /// Its addresses.
     pub addresses: Vec<IpAddr>,
+    /// What its pod's packets go through, once it has one here: `tun` or `packet`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub link: Option<String>,
     /// Where it is in its life.
     pub state: WorkloadState,
     /// Whether services may send it new flows.

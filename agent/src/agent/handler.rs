@@ -9,7 +9,7 @@ use adit_control::kubernetes::Account;
 use adit_control::{Joined, Mesh, PolicyDocument, Snapshot, View};
 use adit_flow::WorkloadName;
 use adit_identity::SpiffeId;
-use adit_link::TunQueue;
+use adit_link::Queue;
 use adit_policy::Trace;
 use adit_policy::commands::ask::{Asker, Query, QueryError};
 use serde_json::json;
@@ -277,14 +277,14 @@ fn restore(mesh: &Mesh, joined: &JoinedWorkload) -> Result<Joined, Fault> {
 }
 
 /// The helper answers at once; it is asked on a thread of its own all the same, since this one serves others.
-async fn fetch_queue(socket: PathBuf, pod: String) -> Result<TunQueue, Fault> {
+async fn fetch_queue(socket: PathBuf, pod: String) -> Result<Queue, Fault> {
     let fetched = tokio::task::spawn_blocking(move || {
         let mut client = adit_node::Client::connect(&socket).map_err(|error| error.to_string())?;
         let mut queues = client.open_queues(&pod).map_err(|error| error.to_string())?;
         let queue = queues
             .pop()
             .ok_or_else(|| format!("the node helper has no queue of {pod}"))?;
-        TunQueue::from_fd(queue).map_err(|error| format!("taking the TUN queue of {pod}: {error}"))
+        Queue::from_fd(queue).map_err(|error| format!("taking the queue of {pod}: {error}"))
     });
     fetched
         .await

@@ -10,7 +10,7 @@ use adit_control::Snapshot;
 use adit_control::signing::{BadAddress, SignerClient};
 use adit_flow::WorkloadName;
 use adit_identity::{EmbeddedSource, SvidSource, TrustDomain};
-use adit_link::TunQueue;
+use adit_link::Queue;
 use adit_policy::PolicySet;
 use arc_swap::ArcSwap;
 use tokio::sync::{Notify, mpsc, oneshot};
@@ -126,7 +126,7 @@ impl Running {
     }
 
     /// Serves a pod of the mesh file on the worker that has the fewest.
-    pub(super) async fn add_pod(&self, pod: WorkloadName, queue: TunQueue) -> Result<(), WorkerLost> {
+    pub(super) async fn add_pod(&self, pod: WorkloadName, queue: Queue) -> Result<(), WorkerLost> {
         let snapshot = self.shared.snapshot.load_full();
         let addresses = snapshot
             .workloads
@@ -141,7 +141,7 @@ impl Running {
         &self,
         pod: WorkloadName,
         addresses: Vec<IpAddr>,
-        queue: TunQueue,
+        queue: Queue,
         wire: Option<WireSide>,
     ) -> Result<(), WorkerLost> {
         let index = self.place(&pod);

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use adit_flow::{VerdictKind, WorkloadName};
 use adit_identity::TrustDomain;
+use adit_node::LinkChoice;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::check::NodeCheck;
@@ -87,7 +88,7 @@ pub(super) struct Check {
     #[arg(long)]
     pub(super) json: bool,
     #[command(flatten)]
-    pub(super) tun: TunDevice,
+    pub(super) link: PodLink,
     #[command(flatten)]
     pub(super) node: NodeCheck,
 }
@@ -109,6 +110,20 @@ pub(super) struct TunDevice {
     /// The TUN device node to use
     #[arg(long = "tun-device", env = "ADIT_TUN", value_name = "PATH", default_value = adit_link::DEFAULT_TUN_DEVICE)]
     pub(super) path: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct PodLink {
+    /// What pods' packets go through: TUN devices, veth pairs with packet sockets, or auto: the former if they can be had
+    #[arg(
+        long = "link",
+        env = "ADIT_LINK",
+        value_name = "auto|tun|packet",
+        default_value_t = LinkChoice::Auto
+    )]
+    pub(super) choice: LinkChoice,
+    #[command(flatten)]
+    pub(super) tun: TunDevice,
 }
 
 #[derive(Debug, Args)]
@@ -250,7 +265,7 @@ pub(super) struct Run {
     #[arg(long, value_name = "NAME", requires = "mesh")]
     pub(super) service_account: Option<String>,
     #[command(flatten)]
-    pub(super) tun: TunDevice,
+    pub(super) link: PodLink,
     /// The program and its arguments
     #[arg(
         required = true,
@@ -290,7 +305,7 @@ pub(super) struct Up {
     #[arg(long, value_name = "TIME", value_parser = duration::parse, default_value = "10s")]
     pub(super) grace: Duration,
     #[command(flatten)]
-    pub(super) tun: TunDevice,
+    pub(super) link: PodLink,
 }
 
 #[derive(Debug, Args)]
@@ -418,6 +433,8 @@ pub(super) struct Enter {
 pub(super) struct Node {
     #[arg(long)]
     pub(super) run_dir: PathBuf,
+    #[arg(long)]
+    pub(super) link: LinkChoice,
     #[arg(long)]
     pub(super) tun_device: PathBuf,
 }
@@ -627,6 +644,7 @@ mod tests {
             "adit run --label ab --mesh m --as a/b -- ls",
             "adit up",
             "adit up x.yaml --svid-ttl 10",
+            "adit up x.yaml --link veth",
             "adit up x.yaml --listen 127.0.0.1:1",
             "adit flows --from a/b/c",
             "adit flows --verdict maybe",

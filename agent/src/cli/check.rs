@@ -58,10 +58,13 @@ impl NodeCheck {
 
 /// Tries everything out and tells. Must be called in a process with one thread.
 pub(super) fn check(args: &Check) -> Result<u8, CliError> {
-    let tun_device = args.tun.path.clone();
+    let tun_device = args.link.tun.path.clone();
     let findings = match args.node.is_wanted {
         true => cluster::check(&args.node.options(tun_device))?,
-        false => probe::run(&Options { tun_device })?,
+        false => probe::run(&Options {
+            link: args.link.choice,
+            tun_device,
+        })?,
     };
     match args.json {
         true => print_json(&findings.iter().map(as_json).collect::<Vec<_>>())?,

@@ -56,6 +56,7 @@ pub(super) fn node(args: Node) -> Result<u8, CliError> {
         remove_on_exit: Some(paths.dir().to_owned()),
         // The folder of all run directories: a program must reach no mesh's sockets, not only not its own's.
         hide: paths.dir().parent().map(Path::to_owned),
+        link: args.link,
         tun_device: args.tun_device,
         ..laptop::Options::new(paths.node_socket(), lifeline)
     })?;

@@ -1,5 +1,6 @@
 //! `adit ps`, `adit identity`, `adit dump`, `adit down`.
 
+use std::collections::BTreeSet;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::args::{Mesh, Ps, Show};
@@ -83,6 +84,15 @@ fn ps_text(report: &PsReport) -> String {
         (Some(pid), 0) => format!("agent {pid}"),
         (Some(pid), restarts) => format!("agent {pid} after {restarts} restarts"),
     };
+    let links: BTreeSet<_> = report
+        .workloads
+        .iter()
+        .filter_map(|row| row.link.as_deref())
+        .collect();
+    let links = match links.is_empty() {
+        true => String::new(),
+        false => format!(", link {}", Vec::from_iter(links).join(" and ")),
+    };
     let rows: Vec<_> = report.workloads.iter().map(ps_cells).collect();
     let header = [
         "NAME",
@@ -99,7 +109,7 @@ fn ps_text(report: &PsReport) -> String {
         count => format!(", {count} lines of output dropped"),
     };
     format!(
-        "mesh {}{node}: supervisor {}, {agent}{dropped}\n{}{}",
+        "mesh {}{node}: supervisor {}, {agent}{links}{dropped}\n{}{}",
         report.mesh,
         report.supervisor_pid,
         files_text(&report.files),
@@ -208,6 +218,7 @@ mod tests {
         let row = |name: &str, state, last_exit: Option<&str>| PsRow {
             name: WorkloadName::new("shop", name),
             addresses: vec!["10.77.0.2".parse().unwrap()],
+            link: matches!(state, WorkloadState::Running { .. }).then(|| "packet".to_owned()),
             ready: matches!(state, WorkloadState::Running { .. }),
             state,
             restarts: 3,
@@ -241,7 +252,7 @@ mod tests {
         };
         assert_eq!(
             ps_text(&report),
-            "mesh shop: supervisor 1, agent 2, 7 lines of output dropped\n\
+            "mesh shop: supervisor 1, agent 2, link packet, 7 lines of output dropped\n\
              files of shop.yaml: version 3 in force for 90s\n\
              the version saved 5s ago was refused: [ADIT-A019] shop.yaml:3:1: no\n\
              NAME      STATE                   READY  RESTARTS  AGE  PID  ADDRESSES  LAST EXIT\n\

@@ -28,7 +28,8 @@ pub(super) fn up(args: Up) -> Result<u8, CliError> {
     Ok(supervisor::up(Options {
         base: Base::of_process(),
         watch: true,
-        tun_device: args.tun.path,
+        link: args.link.choice,
+        tun_device: args.link.tun.path,
         agent: AgentArguments {
             listen,
             state_dir: args.state_dir,

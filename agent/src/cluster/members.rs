@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use adit_control::kubernetes::{Annotated, Capability, KubeClient, Source, State, WantedPod, annotate};
 use adit_flow::WorkloadName;
-use adit_link::TunQueue;
+use adit_link::Queue;
 use adit_node::cluster::PodRef;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -253,11 +253,11 @@ impl Context {
         let addresses: Vec<_> = member.addresses.iter().map(|address| address.ip).collect();
         self.running.shared.outer.insert(&addresses, &sockets);
         let wire = WireSide {
-            queue: TunQueue::from_fd(queues.wire)?,
+            queue: Queue::from_fd(queues.wire)?,
             mtu: member.wire_mtu,
             sockets,
         };
-        let queue = TunQueue::from_fd(queues.pod)?;
+        let queue = Queue::from_fd(queues.pod)?;
         self.running
             .serve_pod(pod.name.clone(), addresses, queue, Some(wire))
             .await?;

@@ -115,6 +115,31 @@ pub(crate) const NAMES: &[Name] = &[
         "Since the kind was last known to be current; 0 while its watch is open",
     ),
     (
+        "link_asides_total",
+        "Frames of pods that were talk of the link, and needed no answer",
+    ),
+    (
+        "link_frames_invalid_total",
+        "Frames of pods that were no frames of the link",
+    ),
+    (
+        "link_frames_overflowed_total",
+        "Frames of pods that found no room in a packet socket; their senders repeat them",
+    ),
+    (
+        "link_frames_undescribed_total",
+        "Frames of pods that the kernel had no virtio-net header for, and dropped",
+    ),
+    (
+        "link_packets_summed_total",
+        "Packets to pods that were summed in the agent, since the kernel refused to",
+    ),
+    (
+        "link_questions_answered_total",
+        "Questions of pods about the link addresses of others",
+    ),
+    ("links", "Devices that are served, by kind: packet or tun"),
+    (
         "listeners_failed_total",
         "Listeners that a captured pod should have and hasn't",
     ),

@@ -5,7 +5,7 @@ use std::sync::mpsc::{self, Sender};
 use std::time::Duration;
 
 use adit_node::protocol::{PodInfo, PodSpec};
-use adit_node::{Client, ClientError};
+use adit_node::{Client, ClientError, LinkChoice};
 use tokio::io::AsyncReadExt as _;
 use tokio::sync::oneshot;
 
@@ -27,12 +27,13 @@ type Request = Box<dyn FnOnce(&mut Client) + Send>;
 /// [`UpError::HelperNotStarted`] with what the helper said.
 pub(super) async fn start(
     paths: &RunPaths,
+    link: LinkChoice,
     tun_device: &Path,
     notices: &Notices,
 ) -> Result<(Kept, Helper), UpError> {
     let failed = |detail: String| UpError::HelperNotStarted { detail };
     let mut kept =
-        Kept::start(process::node(paths, tun_device)).map_err(|error| failed(error.to_string()))?;
+        Kept::start(process::node(paths, link, tun_device)).map_err(|error| failed(error.to_string()))?;
     let (Some(mut stdout), Some(mut stderr)) = kept.streams() else {
         unreachable!("the command pipes both");
     };

@@ -118,7 +118,9 @@ impl Joining {
         for warning in info.warnings {
             let _ = self.reports.send(Event::Warning(warning));
         }
-        let (name, change) = (self.pod.name.clone(), Change::PodMade(self.pod.clone()));
+        let (name, pod) = (self.pod.name.clone(), self.pod.clone());
+        let link = info.link;
+        let change = Change::PodMade { pod, link };
         let _ = self.reports.send(Event::Changed { name, change });
         self.applied
             .wait_for(|applied| applied.knows(&self.pod))

@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
+use adit_node::LinkChoice;
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Pid, Signal};
 use tokio::process::{Child, Command};
@@ -40,11 +41,13 @@ pub(super) struct Kept {
 }
 
 /// The node helper's command.
-pub(super) fn node(paths: &RunPaths, tun_device: &Path) -> Command {
+pub(super) fn node(paths: &RunPaths, link: LinkChoice, tun_device: &Path) -> Command {
     let mut command = adit("node");
     command
         .arg("--run-dir")
         .arg(paths.dir())
+        .arg("--link")
+        .arg(link.to_string())
         .arg("--tun-device")
         .arg(tun_device);
     command.stdout(Stdio::piped()).stderr(Stdio::piped());

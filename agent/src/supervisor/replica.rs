@@ -112,7 +112,10 @@ impl Replica {
         for warning in info.warnings {
             self.tell(Event::Warning(warning));
         }
-        self.change(Change::PodMade(self.pod.clone()));
+        self.change(Change::PodMade {
+            pod: self.pod.clone(),
+            link: info.link,
+        });
         let pod = &self.pod;
         match self.applied.wait_for(|applied| applied.knows(pod)).await {
             Ok(applied) => applied

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use adit_control::{JoinError, Joined, Mesh, PolicyDocument, Snapshot, View, WorkloadSpec};
 use adit_flow::WorkloadName;
 use adit_identity::TrustDomain;
+use adit_link::LinkKind;
 
 use crate::admin::{
     Fault, FilesStatus, JoinRequest, JoinedWorkload, MeshUpdate, PolicyText, PsReport, PsRow, RefusedFiles,
@@ -57,7 +58,11 @@ pub(super) enum Change {
         retry_in: Option<Duration>,
     },
     /// The helper made its pod.
-    PodMade(Pod),
+    PodMade {
+        pod: Pod,
+        /// What its packets go through.
+        link: LinkKind,
+    },
     /// A readiness check changed its state.
     Ready(bool),
     /// Its program was started.
@@ -87,7 +92,7 @@ struct Row {
     life: Life,
     since: Instant,
     born: u64,
-    has_pod: bool,
+    pod_link: Option<LinkKind>,
     ready: bool,
     starts: u32,
     last_exit: Option<String>,
@@ -142,7 +147,7 @@ impl Table {
                 },
                 since: now,
                 born: 1,
-                has_pod: false,
+                pod_link: None,
                 // Nobody tells us of other nodes' replicas: whoever connects finds out.
                 ready: replica.spec.node.is_some() && replica.spec.node != source.node,
                 starts: 0,
@@ -169,7 +174,7 @@ impl Table {
         let Some(row) = self.rows.iter_mut().find(|row| row.name == *name) else {
             return false;
         };
-        let before = (row.ready, row.has_pod);
+        let before = (row.ready, row.pod_link);
         match change {
             Change::Exited {
                 how,
@@ -187,10 +192,12 @@ impl Table {
                     now,
                 );
             }
-            Change::PodMade(pod) => {
-                row.has_pod |= pod.born == row.born;
+            Change::PodMade { pod, link } => {
+                if pod.born == row.born {
+                    row.pod_link = Some(link);
+                }
                 // Its program is another's to start: with its pod it is as ready as we can tell.
-                row.ready |= row.has_pod && row.joined.is_some();
+                row.ready |= row.pod_link.is_some() && row.joined.is_some();
             }
             Change::Ready(ready) => row.ready = ready && matches!(row.life, Life::Running { .. }),
             Change::Started { pid } => {
@@ -203,7 +210,7 @@ impl Table {
                 row.enter(Life::Stopping, now);
             }
         }
-        let changed = before != (row.ready, row.has_pod);
+        let changed = before != (row.ready, row.pod_link);
         self.generation += u64::from(changed);
         changed
     }
@@ -236,7 +243,7 @@ impl Table {
             life: Life::Joined,
             since: now,
             born: pod.born,
-            has_pod: false,
+            pod_link: None,
             ready: false,
             starts: 0,
             last_exit: None,
@@ -313,7 +320,11 @@ impl Table {
                 .collect(),
             joined: joined.collect(),
         };
-        let pods = self.rows.iter().filter(|row| row.has_pod).map(Row::pod);
+        let pods = self
+            .rows
+            .iter()
+            .filter(|row| row.pod_link.is_some())
+            .map(Row::pod);
         Desired {
             update: Arc::new(update),
             pods: Arc::new(pods.collect()),
@@ -325,6 +336,7 @@ impl Table {
         let rows = self.rows.iter().map(|row| PsRow {
             name: row.name.clone(),
             addresses: row.addresses.clone(),
+            link: row.pod_link.map(|link| link.to_string()),
             state: row.life.state(now),
             ready: row.ready,
             restarts: row.starts.saturating_sub(1),
@@ -549,14 +561,21 @@ workloads:
         assert_eq!((row.last_exit.as_deref(), row.restarts), (Some("status 1"), 0));
     }
 
+    fn made(pod: &Pod) -> Change {
+        Change::PodMade {
+            pod: pod.clone(),
+            link: LinkKind::Tun,
+        }
+    }
+
     #[test]
     fn generations_rise_with_what_the_agent_must_know() {
         let now = Instant::now();
         let mut table = table(now);
         let first = table.desired().update.generation;
         let pod = table.pod(&name("shop/db")).unwrap();
-        assert!(table.on_change(&pod.name, Change::PodMade(pod.clone()), now));
-        assert!(!table.on_change(&pod.name, Change::PodMade(pod.clone()), now));
+        assert!(table.on_change(&pod.name, made(&pod), now));
+        assert!(!table.on_change(&pod.name, made(&pod), now));
         assert_eq!(table.desired().update.generation, first + 1);
         assert_eq!(*table.desired().pods, [pod].into());
     }
@@ -587,9 +606,9 @@ workloads:
         assert_eq!(table.desired().update.joined[0].addresses, addresses);
         assert_ne!(first, second);
         assert!(!table.leave(&first), "who left can't leave for who came after");
-        table.on_change(&first.name, Change::PodMade(first.clone()), now);
+        table.on_change(&first.name, made(&first), now);
         assert!(table.desired().pods.is_empty(), "nor have a pod for them");
-        table.on_change(&second.name, Change::PodMade(second.clone()), now);
+        table.on_change(&second.name, made(&second), now);
         assert_eq!(
             (table.desired().pods.len(), ready(&table)),
             (1, vec!["shop/debug".to_owned()])

@@ -2,9 +2,10 @@
 
 use std::cell::Cell;
 use std::net::IpAddr;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 
-use adit_link::TunQueue;
+use adit_link::Queue;
 
 use super::crossing::Crossing;
 use super::doors::{Doors, Outcome};
@@ -14,7 +15,7 @@ use crate::cluster::PodSockets;
 #[derive(Debug)]
 pub(crate) struct WireSide {
     /// The queue of the device in its outer namespace.
-    pub(crate) queue: TunQueue,
+    pub(crate) queue: Queue,
     /// MTU of its real interface, in bytes.
     pub(crate) mtu: u16,
     /// Sockets at its address.
@@ -28,21 +29,30 @@ pub(crate) struct Outer {
     /// What listens.
     pub(super) doors: Doors,
     passing: Cell<bool>,
+    /// The driver holds it.
+    queue: Weak<Queue>,
 }
 
 impl WireSide {
     /// The queue for the driver, and the rest.
-    pub(super) fn open(self, addresses: &[IpAddr], seed: u64) -> (TunQueue, Outer) {
+    pub(super) fn open(self, addresses: &[IpAddr], seed: u64) -> (Rc<Queue>, Outer) {
+        let queue = Rc::new(self.queue);
         let outer = Outer {
             crossing: Crossing::new(addresses, self.mtu, seed),
             doors: Doors::new(self.sockets, addresses),
             passing: Cell::new(false),
+            queue: Rc::downgrade(&queue),
         };
-        (self.queue, outer)
+        (queue, outer)
     }
 }
 
 impl Outer {
+    /// The queue, while it is served.
+    pub(super) fn queue(&self) -> Option<Rc<Queue>> {
+        self.queue.upgrade()
+    }
+
     /// Has new flows pass through, or be taken again.
     pub(super) fn let_pass(&self, passing: bool) {
         self.passing.set(passing);

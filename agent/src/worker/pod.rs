@@ -1,4 +1,4 @@
-//! One pod on its worker: the netstack, the TUN queue under it, and the flows that wait for something.
+//! One pod on its worker: the netstack, the queue of its device under it, and the flows that wait for something.
 //!
 //! The pod's state belongs to one thread. Flow tasks reach it through [`Pod`]; only [`Pod::drive`] touches the
 //! queue. A flow task that changed something wakes the driver, which writes out what the netstack has to say:
@@ -12,11 +12,12 @@ use std::future::{Future, poll_fn};
 use std::io;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
+use std::rc::{Rc, Weak};
 use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
 use adit_flow::{CloseReason, FourTuple, RefuseReason, WorkloadName};
-use adit_link::TunQueue;
+use adit_link::Queue;
 use adit_netstack::{ClosedBy, Datagram, Echo, Event, FlowId, Netstack, NewFlow, Unreachable};
 use adit_policy::PolicySet;
 use tokio::sync::Notify;
@@ -37,6 +38,8 @@ pub(crate) struct Pod {
     pub(super) datagrams: Datagrams,
     /// The side of the wire, where it has one of its own: on a node.
     outer: Option<Outer>,
+    /// The queue of its device, which the driver holds: it is closed when that ends, whoever knows the pod then.
+    queue: Weak<Queue>,
     driver: RefCell<Option<Waker>>,
     kicked: Cell<bool>,
     gone: Cell<bool>,
@@ -74,14 +77,15 @@ pub(crate) trait Arrivals {
 }
 
 impl Pod {
-    /// A pod with its netstack; [`Pod::drive`] brings it to life.
-    pub(crate) fn new(name: WorkloadName, stack: Netstack, outer: Option<Outer>) -> Self {
+    /// A pod with its netstack; [`Pod::drive`] brings it to life, with the queue.
+    pub(crate) fn new(name: WorkloadName, stack: Netstack, queue: Weak<Queue>, outer: Option<Outer>) -> Self {
         Self {
             name,
             stack: RefCell::new(stack),
             flows: RefCell::default(),
             datagrams: Datagrams::default(),
             outer,
+            queue,
             driver: RefCell::default(),
             kicked: Cell::new(false),
             gone: Cell::new(false),
@@ -97,6 +101,12 @@ impl Pod {
     /// The side of the wire, if the pod has one.
     pub(super) fn outer(&self) -> Option<&Outer> {
         self.outer.as_ref()
+    }
+
+    /// The queues of its devices, its own first, while they are served.
+    pub(super) fn queues(&self) -> impl Iterator<Item = Rc<Queue>> {
+        let wire = self.outer.as_ref().and_then(Outer::queue);
+        self.queue.upgrade().into_iter().chain(wire)
     }
 
     /// Has new flows pass through, or be taken again.
@@ -261,8 +271,8 @@ impl Pod {
     /// The error of the queue: its device is gone.
     pub(crate) async fn drive(
         &self,
-        queue: TunQueue,
-        wire: Option<TunQueue>,
+        queue: Rc<Queue>,
+        wire: Option<Rc<Queue>>,
         arrivals: &impl Arrivals,
     ) -> io::Result<()> {
         let mut turn = Turn::new(queue, wire)?;

@@ -1,10 +1,11 @@
 //! What a pod's driver does in one turn: reads frames, hands each to whom it's for, writes what there is to write.
 
 use std::io;
+use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
-use adit_link::{Checksum, MAX_FRAME, TunQueue, VnetHeader};
+use adit_link::{Checksum, Frame, MAX_FRAME, Queue, Sent, VnetHeader};
 use adit_netstack::{Netstack, NewFlow, PacketParts, RxChecksum, Side, Transmit};
 use bytes::Bytes;
 use tokio::io::unix::AsyncFd;
@@ -25,9 +26,9 @@ const LONG_FRAME: usize = MAX_FRAME / 2;
 
 /// The queues and the buffers of a driver.
 pub(super) struct Turn {
-    queue: AsyncFd<TunQueue>,
-    wire: Option<AsyncFd<TunQueue>>,
-    frame: Vec<u8>,
+    queue: AsyncFd<Rc<Queue>>,
+    wire: Option<AsyncFd<Rc<Queue>>>,
+    frame: Frame,
     packet: PacketParts,
 }
 
@@ -39,11 +40,11 @@ pub(super) enum Progress {
 
 impl Turn {
     /// Takes over the queue of a pod's device and, on a node, that of its outer one.
-    pub(super) fn new(queue: TunQueue, wire: Option<TunQueue>) -> io::Result<Self> {
+    pub(super) fn new(queue: Rc<Queue>, wire: Option<Rc<Queue>>) -> io::Result<Self> {
         Ok(Self {
             queue: watched(queue)?,
             wire: wire.map(watched).transpose()?,
-            frame: Vec::new(),
+            frame: Frame::default(),
             packet: PacketParts::default(),
         })
     }
@@ -76,17 +77,19 @@ impl Turn {
             };
             let Some(header) = header else { continue };
             let next = match (pod.outer(), &self.wire) {
-                (Some(outer), Some(_)) => outer.crossing.take(Side::Pod, &header, &mut self.frame, |new| {
-                    match stack.has_flow(new.key.tuple.src, new.key.tuple.dst) {
+                (Some(outer), Some(_)) => {
+                    let course = |new: &NewFlow| match stack.has_flow(new.key.tuple.src, new.key.tuple.dst) {
                         true => Course::Stack,
                         false => arrivals.course(new),
-                    }
-                }),
+                    };
+                    let frame = self.frame.whole_mut();
+                    outer.crossing.take(Side::Pod, &header, frame, course)
+                }
                 _ => Next::Stack,
             };
             match next {
                 Next::Stack => self.hand_to_stack(&mut stack, &header),
-                Next::Across => forward(self.wire.as_ref(), &self.frame),
+                Next::Across => forward(self.wire.as_ref(), self.frame.whole()),
                 Next::Back | Next::Door(_) | Next::Done => {}
             }
         }
@@ -108,10 +111,13 @@ impl Turn {
             };
             let Some(header) = header else { continue };
             let course = |new: &NewFlow| arrivals.course(new);
-            match outer.crossing.take(Side::Wire, &header, &mut self.frame, course) {
-                Next::Across => forward(Some(&self.queue), &self.frame),
-                Next::Back => forward(Some(wire), &self.frame),
-                Next::Door(tuple) => arrivals.on_door(tuple, &self.frame),
+            match outer
+                .crossing
+                .take(Side::Wire, &header, self.frame.whole_mut(), course)
+            {
+                Next::Across => forward(Some(&self.queue), self.frame.whole()),
+                Next::Back => forward(Some(wire), self.frame.whole()),
+                Next::Door(tuple) => arrivals.on_door(tuple, self.frame.whole()),
                 Next::Stack | Next::Done => {}
             }
         }
@@ -124,11 +130,12 @@ impl Turn {
             _ => RxChecksum::Verify,
         };
         let now = Instant::now();
-        if self.frame.len() < LONG_FRAME {
-            stack.handle_frame(now, &self.frame[VnetHeader::LEN..], checksum);
+        if self.frame.packet().len() < LONG_FRAME {
+            stack.handle_frame(now, self.frame.packet(), checksum);
         } else {
-            let frame = Bytes::from(std::mem::take(&mut self.frame)).slice(VnetHeader::LEN..);
-            stack.handle_frame_bytes(now, &frame, checksum);
+            let start = self.frame.packet_start();
+            let packet = Bytes::from(self.frame.take()).slice(start..);
+            stack.handle_frame_bytes(now, &packet, checksum);
         }
     }
 
@@ -153,38 +160,43 @@ impl Turn {
                 Transmit::Complete => VnetHeader::default(),
                 Transmit::NeedsChecksum { start, offset } => VnetHeader::partial_checksum(start, offset),
             };
-            if let Err(error) = self.queue.get_ref().send(&header, self.packet.slices()) {
-                tracing::debug!(pod = %pod.name(), %error, "the TUN took no packet");
+            match self.queue.get_ref().send(&header, self.packet.slices()) {
+                Ok(Sent::Usual) => {}
+                Ok(Sent::OffloadDropped) => {
+                    let (code, pod) = (adit_node::codes::Code::OFFLOAD_DROPPED, pod.name());
+                    tracing::warn!(%pod, "[{code}] the kernel refused to finish a checksum; they are finished here from now on");
+                }
+                Err(error) => tracing::debug!(pod = %pod.name(), %error, "the device took no packet"),
             }
         }
         Progress::More
     }
 }
 
-fn watched(queue: TunQueue) -> io::Result<AsyncFd<TunQueue>> {
+fn watched(queue: Rc<Queue>) -> io::Result<AsyncFd<Rc<Queue>>> {
     #[expect(
         deprecated,
-        reason = "its successor is unsafe; a TunQueue owns its descriptor and keeps the same one"
+        reason = "its successor is unsafe; a Queue owns its descriptor and keeps the same one"
     )]
     AsyncFd::new(queue)
 }
 
-/// The next frame, into `frame`; `None` where the device turned out to have none.
+/// The next frame, into `frame`; `None` where the device turned out to have none, or one that was for the link alone.
 fn receive(
     cx: &mut Context<'_>,
-    queue: &AsyncFd<TunQueue>,
-    frame: &mut Vec<u8>,
+    queue: &AsyncFd<Rc<Queue>>,
+    frame: &mut Frame,
 ) -> io::Result<Poll<Option<VnetHeader>>> {
     let Poll::Ready(guard) = queue.poll_read_ready(cx) else {
         return Ok(Poll::Pending);
     };
     match guard?.try_io(|queue| queue.get_ref().recv(frame)) {
         Err(_would_block) => Ok(Poll::Ready(None)),
-        Ok(header) => header.map(|header| Poll::Ready(Some(header))),
+        Ok(received) => received.map(Poll::Ready),
     }
 }
 
-fn forward(queue: Option<&AsyncFd<TunQueue>>, frame: &[u8]) {
+fn forward(queue: Option<&AsyncFd<Rc<Queue>>>, frame: &[u8]) {
     if let Some(queue) = queue
         && let Err(error) = queue.get_ref().forward(frame)
     {

@@ -121,6 +121,7 @@ impl Host {
             initial_user_namespace: maps_all_users(&fs::read_to_string("/proc/self/uid_map")?),
             machine: Machine::read(&probe::Options {
                 tun_device: options.tun_device.clone(),
+                ..probe::Options::default()
             }),
             pod,
             dual_stack_pod,

@@ -15,6 +15,7 @@ use rustix::process::Pid;
 
 use super::{Error, Limits, POD_TIMEOUT};
 use crate::codes::Code;
+use crate::link::LinkChoice;
 use crate::pod::{self, Environment};
 use crate::protocol::{Counters, MAX_LIST, MAX_MESSAGE, PodInfo, PodSpec, Reply, Request};
 use crate::sys;
@@ -112,6 +113,7 @@ pub(super) struct Server {
     /// The user namespace that owns every pod.
     user: OwnedFd,
     limits: Limits,
+    link: LinkChoice,
     tun_device: PathBuf,
     /// Where the socket is, or above: what programs in pods must not see.
     hidden: PathBuf,
@@ -129,6 +131,7 @@ impl Server {
         watch: Watch,
         user: OwnedFd,
         limits: Limits,
+        link: LinkChoice,
         tun_device: PathBuf,
         hidden: PathBuf,
     ) -> Self {
@@ -137,6 +140,7 @@ impl Server {
             watch,
             user,
             limits,
+            link,
             tun_device,
             hidden,
             clients: Vec::new(),
@@ -353,6 +357,7 @@ impl Server {
             message: format!("opening a socket to make pod {:?}: {error}", spec.name),
         })?;
         let environment = Environment {
+            link: self.link,
             tun_device: &self.tun_device,
             hidden: &self.hidden,
         };

@@ -3,6 +3,8 @@
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
+use adit_link::ethernet::MacAddress;
+
 use super::Rtnetlink;
 use super::message::{Request, attributes, read_bytes, read_text, read_u32, zero_terminated};
 
@@ -10,12 +12,14 @@ const RTM_NEWLINK: u16 = 16;
 const RTM_DELLINK: u16 = 17;
 const RTM_GETLINK: u16 = 18;
 
+const IFLA_ADDRESS: u16 = 1;
 const IFLA_IFNAME: u16 = 3;
 const IFLA_MTU: u16 = 4;
 const IFLA_LINK: u16 = 5;
 const IFLA_LINKINFO: u16 = 18;
 const IFLA_NET_NS_FD: u16 = 28;
 const IFLA_LINK_NETNSID: u16 = 37;
+const IFLA_GSO_MAX_SEGS: u16 = 40;
 const IFLA_INFO_KIND: u16 = 1;
 const IFLA_INFO_DATA: u16 = 2;
 const VETH_INFO_PEER: u16 = 1;
@@ -38,6 +42,15 @@ pub(crate) struct Link {
     pub(crate) loopback: bool,
     /// The interface that it stands on, as a macvlan does; a veth's other end.
     pub(crate) lower: Option<Lower>,
+}
+
+/// One end of a veth pair that is to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct VethEnd<'a> {
+    pub(crate) name: &'a str,
+    pub(crate) mac_address: MacAddress,
+    /// Bytes of the largest packet.
+    pub(crate) mtu: u16,
 }
 
 /// An interface as another one names it.
@@ -96,6 +109,17 @@ impl Rtnetlink {
         self.call(&veth(name, peer))
     }
 
+    /// Makes a pair with one end here and the other in `there`, whose packets are cut before they leave that end: whoever
+    /// reads them here gets no super-packet.
+    pub(crate) fn create_wire(
+        &mut self,
+        here: &VethEnd<'_>,
+        other: &VethEnd<'_>,
+        there: BorrowedFd<'_>,
+    ) -> io::Result<()> {
+        self.call(&wire(here, other, there))
+    }
+
     /// Brings a link up, with another MTU if given.
     pub(crate) fn set_up(&mut self, index: u32, mtu: Option<u16>) -> io::Result<()> {
         self.call(&set_flags(index, IFF_UP, mtu))
@@ -134,13 +158,30 @@ fn body(index: u32, flags: u32, mask: u32) -> [u8; BODY] {
 fn veth(name: &str, peer: &str) -> Request {
     // The peer is a message of its own: `ifinfomsg`, and attributes after it.
     let peer = Request::nested(&body(0, 0, 0)).attribute(IFLA_IFNAME, &zero_terminated(peer));
-    let data = Request::nested(&[]).attribute(VETH_INFO_PEER, peer.payload());
-    let info = Request::nested(&[])
-        .attribute(IFLA_INFO_KIND, b"veth")
-        .attribute(IFLA_INFO_DATA, data.payload());
     Request::create(RTM_NEWLINK, &body(0, 0, 0))
         .attribute(IFLA_IFNAME, &zero_terminated(name))
-        .attribute(IFLA_LINKINFO, info.payload())
+        .attribute(IFLA_LINKINFO, pair_with(&peer).payload())
+}
+
+fn wire(here: &VethEnd<'_>, other: &VethEnd<'_>, there: BorrowedFd<'_>) -> Request {
+    let described = |request: Request, end: &VethEnd<'_>| {
+        request
+            .attribute(IFLA_IFNAME, &zero_terminated(end.name))
+            .attribute(IFLA_ADDRESS, &end.mac_address.0)
+            .attribute(IFLA_MTU, &u32::from(end.mtu).to_ne_bytes())
+    };
+    let peer = described(Request::nested(&body(0, 0, 0)), other)
+        .attribute(IFLA_NET_NS_FD, &there.as_raw_fd().to_ne_bytes())
+        .attribute(IFLA_GSO_MAX_SEGS, &1_u32.to_ne_bytes());
+    described(Request::create(RTM_NEWLINK, &body(0, 0, 0)), here)
+        .attribute(IFLA_LINKINFO, pair_with(&peer).payload())
+}
+
+fn pair_with(peer: &Request) -> Request {
+    let data = Request::nested(&[]).attribute(VETH_INFO_PEER, peer.payload());
+    Request::nested(&[])
+        .attribute(IFLA_INFO_KIND, b"veth")
+        .attribute(IFLA_INFO_DATA, data.payload())
 }
 
 fn set_flags(index: u32, up: u32, mtu: Option<u16>) -> Request {
@@ -154,6 +195,8 @@ fn set_flags(index: u32, up: u32, mtu: Option<u16>) -> Request {
 #[cfg(test)]
 #[cfg(target_endian = "little")]
 mod tests {
+    use std::os::fd::AsFd;
+
     use super::*;
 
     #[test]
@@ -182,6 +225,36 @@ mod tests {
                 28, 0, 1, 0, // VETH_INFO_PEER
                 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, // its ifinfomsg
                 7, 0, 3, 0, b'p', b'0', 0, 0, // its IFLA_IFNAME
+            ]
+        );
+    }
+
+    #[test]
+    fn a_wire_leads_to_another_namespace() {
+        let there = std::fs::File::open("/dev/null").unwrap();
+        let end = |name, mtu| VethEnd {
+            name,
+            mac_address: MacAddress([2, 0, 0, 0, 0, 9]),
+            mtu,
+        };
+        let [fd, ..] = there.as_raw_fd().to_ne_bytes();
+        let bytes = wire(&end("p0", 1500), &end("eth0", 65520), there.as_fd()).finish(1);
+        assert_eq!(
+            bytes[32..],
+            [
+                7, 0, 3, 0, b'p', b'0', 0, 0, // IFLA_IFNAME
+                10, 0, 1, 0, 2, 0, 0, 0, 0, 9, 0, 0, // IFLA_ADDRESS
+                8, 0, 4, 0, 0xdc, 5, 0, 0, // IFLA_MTU
+                84, 0, 18, 0, // IFLA_LINKINFO
+                8, 0, 1, 0, b'v', b'e', b't', b'h', // IFLA_INFO_KIND
+                72, 0, 2, 0, // IFLA_INFO_DATA
+                68, 0, 1, 0, // VETH_INFO_PEER
+                0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, // its ifinfomsg
+                9, 0, 3, 0, b'e', b't', b'h', b'0', 0, 0, 0, 0, // its IFLA_IFNAME
+                10, 0, 1, 0, 2, 0, 0, 0, 0, 9, 0, 0, // its IFLA_ADDRESS
+                8, 0, 4, 0, 0xf0, 0xff, 0, 0, // its IFLA_MTU
+                8, 0, 28, 0, fd, 0, 0, 0, // its IFLA_NET_NS_FD
+                8, 0, 40, 0, 1, 0, 0, 0, // its IFLA_GSO_MAX_SEGS
             ]
         );
     }

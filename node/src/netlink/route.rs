@@ -110,9 +110,18 @@ impl Rtnetlink {
         self.ensure(&request.attribute(RTA_OIF, &index.to_ne_bytes()))
     }
 
-    /// Sends everything of the family of `source` out through the link, from `source` unless bound otherwise.
-    pub(crate) fn add_default_route(&mut self, index: u32, source: IpAddr) -> io::Result<()> {
-        self.call(&default_route(index, source, None))
+    /// Sends everything of the family of `source` out through the link, from `source` unless bound otherwise. A gateway
+    /// is taken for one of the link's whatever its address.
+    pub(crate) fn add_default_route(
+        &mut self,
+        index: u32,
+        source: IpAddr,
+        gateway: Option<IpAddr>,
+    ) -> io::Result<()> {
+        self.call(&match gateway {
+            Some(gateway) => default_route_by(index, source, gateway),
+            None => default_route(index, source, None),
+        })
     }
 
     /// The same as a last resort: a route of a lower metric goes before it. One that is there stays.
@@ -151,6 +160,16 @@ fn default_route(index: u32, source: IpAddr, metric: Option<u32>) -> Request {
     }
 }
 
+fn default_route_by(index: u32, source: IpAddr, gateway: IpAddr) -> Request {
+    let mut body = direct(source, 0, MAIN_TABLE as u8);
+    body[6] = RT_SCOPE_UNIVERSE;
+    body[8..].copy_from_slice(&RTNH_F_ONLINK.to_ne_bytes());
+    Request::create(RTM_NEWROUTE, &body)
+        .attribute(RTA_OIF, &index.to_ne_bytes())
+        .attribute(RTA_GATEWAY, &octets(gateway))
+        .attribute(RTA_PREFSRC, &octets(source))
+}
+
 fn host_route(index: u32, ip: IpAddr, table: u8) -> Request {
     let ip_bytes = octets(ip);
     let bits = ip_bytes.len() as u8 * 8;
@@ -171,6 +190,20 @@ mod tests {
         assert_eq!(bytes[28..36], [8, 0, 4, 0, 2, 0, 0, 0]);
         assert_eq!(bytes[36..40], [20, 0, 7, 0]);
         assert_eq!(bytes.len(), 56);
+    }
+
+    #[test]
+    fn a_default_route_by_a_gateway_is_on_the_link() {
+        let bytes = default_route_by(2, [10, 77, 0, 2].into(), [169, 254, 1, 1].into()).finish(1);
+        assert_eq!(
+            bytes[16..],
+            [
+                2, 0, 0, 0, 254, 4, 0, 1, 4, 0, 0, 0, // rtmsg: universe, unicast, onlink
+                8, 0, 4, 0, 2, 0, 0, 0, // RTA_OIF
+                8, 0, 5, 0, 169, 254, 1, 1, // RTA_GATEWAY
+                8, 0, 7, 0, 10, 77, 0, 2, // RTA_PREFSRC
+            ]
+        );
     }
 
     #[test]

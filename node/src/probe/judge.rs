@@ -1,11 +1,12 @@
 //! From what happened, and what the kernel says of itself, to findings with a fix. Pure, but for [`Machine::read`].
 
-use std::path::Path;
+mod links;
+
 use std::{fs, io};
 
 use rustix::process::Resource;
 
-use super::trial::{Outcome, PodTrial, Trials};
+use super::trial::{Outcome, Trials};
 use super::{Finding, Options, Status};
 use crate::codes::Code;
 
@@ -66,12 +67,14 @@ impl Machine {
 #[must_use]
 pub fn judge(machine: &Machine, trials: &Trials, options: &Options) -> Vec<Finding> {
     let mut findings = vec![user_namespace(machine, trials)];
-    findings.extend(pod(machine, trials, options));
+    findings.extend(links::judge(machine, trials, options));
     findings.extend(processes(machine, trials));
     findings.push(ping(machine, trials));
     findings.push(descriptors(machine));
     findings
 }
+
+pub(crate) use links::tun_fix;
 
 pub(crate) fn finding(code: Code, status: Status, what: &'static str, reason: impl Into<String>) -> Finding {
     Finding {
@@ -131,83 +134,6 @@ fn user_namespace(machine: &Machine, trials: &Trials) -> Finding {
     }
     refused("the kernel gives no reason that is known")
         .with_fix("check that the kernel has CONFIG_USER_NS, and that this is no chroot")
-}
-
-fn pod(machine: &Machine, trials: &Trials, options: &Options) -> Vec<Finding> {
-    const WHAT: &str = "network, mount, UTS and IPC namespaces";
-    let device = options.tun_device.display();
-    match &trials.pod {
-        None => Vec::new(),
-        Some(PodTrial::Refused { code, message }) if [Code::TUN_OPEN, Code::TUN_CONFIGURE].contains(code) => {
-            let refused = finding(
-                Code::CHECK_TUN,
-                Status::Fail,
-                "TUN device",
-                format!("{message} ({code})"),
-            );
-            vec![
-                finding(Code::CHECK_POD, Status::Ok, WHAT, "can be made"),
-                refused.with_fix(tun_fix(*code, machine, &options.tun_device)),
-            ]
-        }
-        Some(PodTrial::Refused { code, message }) => {
-            let refused = finding(Code::CHECK_POD, Status::Fail, WHAT, format!("{message} ({code})"));
-            vec![match code.entry() {
-                Some(entry) => refused.with_fix(entry.fix),
-                None => refused,
-            }]
-        }
-        Some(PodTrial::Made {
-            ipv6,
-            checksum_offload,
-            warnings,
-        }) => {
-            let mut findings = vec![if warnings.is_empty() {
-                finding(Code::CHECK_POD, Status::Ok, WHAT, "a pod was made")
-            } else {
-                let reason = format!("a pod was made, but: {}", warnings.join("; "));
-                finding(Code::CHECK_POD, Status::Warn, WHAT, reason)
-            }];
-            let reason = format!("{device} makes devices with virtio-net headers");
-            findings.push(finding(Code::CHECK_TUN, Status::Ok, "TUN device", reason));
-            findings.push(has(
-                *checksum_offload,
-                Code::CHECK_CHECKSUM_OFFLOAD,
-                "checksum offload",
-            ));
-            findings.push(has(*ipv6, Code::CHECK_IPV6, "IPv6 in pods"));
-            findings
-        }
-    }
-}
-
-/// What to do when a TUN device was refused with `code`.
-pub(crate) fn tun_fix(code: Code, machine: &Machine, device: &Path) -> String {
-    let device = device.display();
-    match code {
-        Code::TUN_OPEN if !machine.tun_driver => "sudo modprobe tun".to_owned(),
-        Code::TUN_OPEN if !machine.tun_node => format!("sudo mknod -m 0666 {device} c 10 200"),
-        Code::TUN_OPEN => format!("sudo chmod 0666 {device}, as distributions ship it"),
-        _ => format!("check that {device} is character device 10:200"),
-    }
-}
-
-/// A finding about something that is there, or that adit can do without.
-fn has(there: bool, code: Code, what: &'static str) -> Finding {
-    if there {
-        return finding(code, Status::Ok, what, "works");
-    }
-    let entry = code.entry();
-    let missing = finding(
-        code,
-        Status::Warn,
-        what,
-        entry.map_or("is missing", |entry| entry.cause),
-    );
-    Finding {
-        fix: entry.map(|entry| entry.fix.to_owned()),
-        ..missing
-    }
 }
 
 fn processes(machine: &Machine, trials: &Trials) -> Vec<Finding> {
@@ -290,6 +216,7 @@ fn descriptors(machine: &Machine) -> Finding {
 
 #[cfg(test)]
 mod tests {
+    use super::super::PodTrial;
     use super::*;
 
     fn good_machine() -> Machine {
@@ -304,14 +231,20 @@ mod tests {
         }
     }
 
+    fn made(queue_bytes: Option<u32>) -> PodTrial {
+        PodTrial::Made {
+            ipv6: true,
+            checksum_offload: true,
+            queue_bytes,
+            warnings: Vec::new(),
+        }
+    }
+
     fn good_trials() -> Trials {
         Trials {
             user_namespace: Some(Ok(())),
-            pod: Some(PodTrial::Made {
-                ipv6: true,
-                checksum_offload: true,
-                warnings: Vec::new(),
-            }),
+            tun: Some(made(None)),
+            packet: Some(made(Some(8 << 20))),
             pid_namespace: Some(Ok(())),
             proc_mount: Some(Ok(())),
             nested_user: Some(Ok(())),
@@ -412,43 +345,12 @@ mod tests {
     }
 
     #[test]
-    fn a_tun_node_that_is_closed_is_told_from_a_driver_that_is_missing() {
-        let pod = PodTrial::Refused {
-            code: Code::TUN_OPEN,
-            message: "opening: EACCES".into(),
-        };
-        let trials = Trials {
-            pod: Some(pod),
-            ..good_trials()
-        };
-        for (tun_driver, tun_node, fix) in [
-            (true, true, "chmod 0666"),
-            (true, false, "mknod"),
-            (false, false, "modprobe"),
-        ] {
-            let findings = judged(
-                &Machine {
-                    tun_driver,
-                    tun_node,
-                    ..good_machine()
-                },
-                &trials,
-            );
-            let finding = of(&findings, Code::CHECK_TUN);
-            assert_eq!(finding.status, Status::Fail);
-            assert!(
-                finding.fix.as_deref().is_some_and(|text| text.contains(fix)),
-                "{finding:?}"
-            );
-        }
-    }
-
-    #[test]
     fn what_adit_can_do_without_is_a_warning() {
         let trials = Trials {
-            pod: Some(PodTrial::Made {
+            tun: Some(PodTrial::Made {
                 ipv6: false,
                 checksum_offload: false,
+                queue_bytes: None,
                 warnings: vec!["no".into()],
             }),
             proc_mount: Some(Err("EPERM".into())),

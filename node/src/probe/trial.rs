@@ -1,15 +1,19 @@
 //! Doing what the helper and `enter` do, step by step, in a child process.
 
 use std::io;
+use std::net::Ipv4Addr;
 use std::os::fd::AsFd;
 use std::time::Instant;
 
-use adit_link::SeqPacket;
+use adit_link::{LinkKind, SeqPacket};
 use nix::sched::CloneFlags;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, ipproto};
 
 use super::Options;
+use super::exchange::exchange;
+use crate::codes::Code;
 use crate::laptop::POD_TIMEOUT;
+use crate::link::LinkChoice;
 use crate::pod::{self, Environment};
 use crate::protocol::{MAX_MESSAGE, PodAddress, PodSpec, Reply};
 use crate::{enter, laptop, sys};
@@ -22,8 +26,10 @@ pub type Outcome = Result<(), String>;
 pub struct Trials {
     /// Making a user namespace and becoming root in it.
     pub user_namespace: Option<Outcome>,
-    /// Making a pod in it.
-    pub pod: Option<PodTrial>,
+    /// Making a pod in it with a TUN device, and sending packets through that.
+    pub tun: Option<PodTrial>,
+    /// The same with a veth pair and a packet socket.
+    pub packet: Option<PodTrial>,
     /// A pid namespace.
     pub pid_namespace: Option<Outcome>,
     /// A fresh /proc in that.
@@ -43,13 +49,15 @@ pub enum PodTrial {
         ipv6: bool,
         /// With checksum offload.
         checksum_offload: bool,
+        /// With so many bytes of room in its queue; `None` where the kernel counts frames instead.
+        queue_bytes: Option<u32>,
         /// Without some lesser things.
         warnings: Vec<String>,
     },
     /// It was not, with the code and reason that the helper would give.
     Refused {
         /// The code.
-        code: crate::codes::Code,
+        code: Code,
         /// The reason.
         message: String,
     },
@@ -59,7 +67,8 @@ pub enum PodTrial {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Step {
     UserNamespace = b'u' as isize,
-    Pod = b'p' as isize,
+    Tun = b't' as isize,
+    Packet = b'p' as isize,
     PidNamespace = b'i' as isize,
     Proc = b'm' as isize,
     NestedUser = b'n' as isize,
@@ -96,7 +105,8 @@ impl Trials {
         };
         match step {
             step if step == Step::UserNamespace as u8 => self.user_namespace = Some(outcome()),
-            step if step == Step::Pod as u8 => self.pod = PodTrial::read(rest),
+            step if step == Step::Tun as u8 => self.tun = PodTrial::read(rest),
+            step if step == Step::Packet as u8 => self.packet = PodTrial::read(rest),
             step if step == Step::PidNamespace as u8 => self.pid_namespace = Some(outcome()),
             step if step == Step::Proc as u8 => self.proc_mount = Some(outcome()),
             step if step == Step::NestedUser as u8 => self.nested_user = Some(outcome()),
@@ -111,6 +121,7 @@ impl PodTrial {
             Reply::Created(info) => Some(Self::Made {
                 ipv6: info.ipv6,
                 checksum_offload: info.checksum_offload,
+                queue_bytes: info.queue_bytes,
                 warnings: info.warnings,
             }),
             Reply::Refused { code, message } => Some(Self::Refused { code, message }),
@@ -152,20 +163,13 @@ fn attempt(options: &Options, parent: &SeqPacket) -> u8 {
     if !told(Step::UserNamespace, user) {
         return 0;
     }
-    let hidden = std::env::temp_dir();
-    let environment = Environment {
-        tun_device: &options.tun_device,
-        hidden: &hidden,
-    };
-    let reply = match pod::build(&trial_spec(), &environment) {
-        Ok(built) => Reply::Created(built.info),
-        Err(error) => Reply::Refused {
-            code: error.code(),
-            message: error.to_string(),
-        },
-    };
-    tell(Step::Pod, &reply.encode());
-    // Again, because the pod may have failed before it, and because a run has a mount namespace of its own anyway.
+    let wanted = |kind| [LinkChoice::Auto, LinkChoice::Only(kind)].contains(&options.link);
+    for (kind, step) in [(LinkKind::Tun, Step::Tun), (LinkKind::Packet, Step::Packet)] {
+        if wanted(kind) {
+            tell(step, &try_pod(kind, options).encode());
+        }
+    }
+    // Again, because a pod may have failed before it, and because a run has a mount namespace of its own anyway.
     let pid = nix::sched::unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWPID);
     if !told(
         Step::PidNamespace,
@@ -187,6 +191,32 @@ fn attempt(options: &Options, parent: &SeqPacket) -> u8 {
     }
 }
 
+/// Makes a pod with this kind of link, and sends packets through it. This process is in the pod's namespaces then.
+fn try_pod(kind: LinkKind, options: &Options) -> Reply {
+    let hidden = std::env::temp_dir();
+    let environment = Environment {
+        link: LinkChoice::Only(kind),
+        tun_device: &options.tun_device,
+        hidden: &hidden,
+    };
+    let refused = |code, message| Reply::Refused { code, message };
+    let mut built = match pod::build(&trial_spec(), &environment) {
+        Ok(built) => built,
+        Err(error) => return refused(error.code(), error.to_string()),
+    };
+    let exchanged = match built.queues.pop() {
+        Some(queue) => exchange(queue, POD_V4),
+        None => Err("it has no queue".to_owned()),
+    };
+    match exchanged {
+        Ok(()) => Reply::Created(built.info),
+        Err(message) => refused(Code::LINK_SILENT, message),
+    }
+}
+
+/// The trial pod's address, of those that are for documentation (RFC 5737).
+const POD_V4: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
+
 /// The smallest pod with both kinds of address. They are never reachable: the device goes with the child.
 fn trial_spec() -> PodSpec {
     PodSpec {
@@ -194,7 +224,7 @@ fn trial_spec() -> PodSpec {
         hostname: "check".into(),
         addresses: vec![
             PodAddress {
-                ip: [192, 0, 2, 1].into(),
+                ip: POD_V4.into(),
                 prefix: 32,
             },
             PodAddress {

@@ -133,13 +133,16 @@ fn text(max: usize) -> impl Strategy<Value = String> {
 }
 
 fn info() -> impl Strategy<Value = PodInfo> {
-    (text(50), any::<(u16, u16, bool, bool)>(), vec(text(80), 0..4)).prop_map(
-        |(name, (queues, mtu, ipv6, checksum_offload), warnings)| PodInfo {
+    let numbers = any::<(u16, u16, bool, bool, bool, Option<u32>)>();
+    (text(50), numbers, vec(text(80), 0..4)).prop_map(
+        |(name, (queues, mtu, ipv6, packet, checksum_offload, queue_bytes), warnings)| PodInfo {
             name,
             queues,
             mtu,
             ipv6,
+            link: if packet { LinkKind::Packet } else { LinkKind::Tun },
             checksum_offload,
+            queue_bytes,
             warnings,
         },
     )

@@ -5,7 +5,7 @@ use std::os::fd::AsFd;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 
-use adit_link::{Checksum, ReceiveError, SeqPacket};
+use adit_link::{Checksum, LinkKind, Queue, ReceiveError, SeqPacket};
 use adit_node::codes::Code;
 use adit_node::{Client, ClientError};
 
@@ -69,7 +69,13 @@ fn packets_leave_through_the_tun_queue(world: &World) -> Outcome {
     let mut client = world.start(&[]);
     let info = client.create_pod(&pod("a", 2)).unwrap();
     assert!(info.ipv6 && info.checksum_offload, "{info:?}");
-    assert_eq!(info.warnings, [""; 0]);
+    assert_eq!((info.link, info.warnings), (LinkKind::Tun, Vec::new()));
+    packets_leave(world);
+    Outcome::Passed
+}
+
+/// What programs of pod "a" send comes out of its queue, and nothing else.
+pub(crate) fn packets_leave(world: &World) {
     let queue = || client_queue(world, "a");
 
     assert!(world.app("a", &["send-udp", "192.0.2.9:5353"]).status.success());
@@ -99,10 +105,9 @@ fn packets_leave_through_the_tun_queue(world: &World) -> Outcome {
     let (_, frame) = frame_that(queue(), |_, frame| frame[0] >> 4 == 6).unwrap();
     assert_eq!(frame[6], 17, "the first IPv6 frame is the program's");
     assert_eq!(frame[8..24], *b"\xfd\x00\x00\x77\0\0\0\0\0\0\0\0\0\0\0\x02");
-    Outcome::Passed
 }
 
-fn client_queue(world: &World, pod: &str) -> std::os::fd::OwnedFd {
+pub(crate) fn client_queue(world: &World, pod: &str) -> std::os::fd::OwnedFd {
     let mut client = Client::connect(&world.socket()).unwrap();
     client.open_queues(pod).unwrap().pop().unwrap()
 }
@@ -115,7 +120,7 @@ fn several_queues_are_handed_out(world: &World) -> Outcome {
     let queues = client.open_queues("many").unwrap();
     assert_eq!(queues.len(), 4);
     for queue in queues {
-        adit_link::TunQueue::from_fd(queue).unwrap();
+        assert_eq!(Queue::from_fd(queue).unwrap().kind(), LinkKind::Tun);
     }
     Outcome::Passed
 }
@@ -391,13 +396,13 @@ fn what_cannot_be_is_refused_with_a_code(world: &World) -> Outcome {
     drop(client);
 
     let other = World::new();
-    let mut client = other.start_with_tun(&[], std::path::Path::new("/dev/null"));
+    let mut client = other.start_with_tun(&["--link", "tun"], std::path::Path::new("/dev/null"));
     assert_eq!(
         refusal(&client.create_pod(&pod("a", 2)).unwrap_err()),
         Code::TUN_CONFIGURE
     );
     let other = World::new();
-    let mut client = other.start_with_tun(&[], std::path::Path::new("/nonexistent/tun"));
+    let mut client = other.start_with_tun(&["--link", "tun"], std::path::Path::new("/nonexistent/tun"));
     assert_eq!(
         refusal(&client.create_pod(&pod("a", 2)).unwrap_err()),
         Code::TUN_OPEN
@@ -489,12 +494,29 @@ fn the_probe_finds_nothing_missing(world: &World) -> Outcome {
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{text}");
     assert!(!text.contains(" Fail "), "{text}");
-    for code in ["ADIT-N101 Ok", "ADIT-N102 Ok", "ADIT-N103 Ok", "ADIT-N104 Ok"] {
+    for code in [
+        "ADIT-N101 Ok",
+        "ADIT-N102 Ok",
+        "ADIT-N103 Ok",
+        "ADIT-N112 Ok",
+        "ADIT-N104 Ok",
+    ] {
         assert!(text.contains(code), "{code} in {text}");
     }
     let output = world
         .role("as-probe")
         .args(["--tun", "/nonexistent/tun"])
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(
+        text.contains("ADIT-N103 Warn") && text.contains("ADIT-N112 Ok"),
+        "{text}"
+    );
+    assert!(!text.contains(" Fail "), "{text}");
+    let output = world
+        .role("as-probe")
+        .args(["--link", "tun", "--tun", "/nonexistent/tun"])
         .output()
         .unwrap();
     let text = String::from_utf8_lossy(&output.stdout);

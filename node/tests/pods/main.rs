@@ -1,4 +1,4 @@
-//! Pods for real: namespaces, TUN devices, terminals and the end of everything, without root.
+//! Pods for real: namespaces, TUN devices, veth pairs, terminals and the end of everything, without root.
 //!
 //! This executable is its own cast: called with a role as its first argument it is the helper, `enter`, a supervisor
 //! or the program in the pod (see [`roles`]); otherwise it runs the cases, one after another, because they look at the
@@ -10,6 +10,7 @@
 mod cases;
 mod expect;
 mod lifetime;
+mod link;
 mod roles;
 #[path = "../common/runner.rs"]
 mod runner;
@@ -21,7 +22,7 @@ fn main() -> std::process::ExitCode {
     match roles::play(&arguments) {
         Some(code) => code,
         None => {
-            let all = [cases::ALL, lifetime::ALL, terminal::ALL].concat();
+            let all = [cases::ALL, lifetime::ALL, link::ALL, terminal::ALL].concat();
             runner::run(&all, &arguments, || ())
         }
     }

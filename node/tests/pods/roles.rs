@@ -10,7 +10,8 @@ use std::process::{Command, ExitCode};
 use std::time::Duration;
 
 use adit_node::enter::{self, Program, Terminal};
-use adit_node::{Client, laptop, probe};
+use adit_node::{Client, LinkChoice, laptop, probe};
+use nix::sys::socket::{setsockopt, sockopt};
 
 /// Plays the role that the first argument names, if it names one.
 pub(crate) fn play(arguments: &[String]) -> Option<ExitCode> {
@@ -41,6 +42,11 @@ fn flag(arguments: &[String], name: &str) -> bool {
         .any(|argument| argument == name)
 }
 
+/// The link that `--link` names, or whichever can be had.
+fn link(arguments: &[String]) -> LinkChoice {
+    option(arguments, "--link").map_or(LinkChoice::Auto, |text| text.parse().unwrap())
+}
+
 fn after_dashes(arguments: &[String]) -> &[String] {
     arguments
         .iter()
@@ -56,6 +62,7 @@ fn node(arguments: &[String]) -> ExitCode {
     options.ready = Some(io::stdout().as_fd().try_clone_to_owned().unwrap());
     options.remove_on_exit = flag(arguments, "--remove").then(|| socket.parent().unwrap().to_owned());
     options.tun_device = option(arguments, "--tun").unwrap().into();
+    options.link = link(arguments);
     options.hide = option(arguments, "--hide").map(Into::into);
     if let Some(pods) = option(arguments, "--pods") {
         options.limits.pods = pods.parse().unwrap();
@@ -114,6 +121,7 @@ fn stats(arguments: &[String]) -> ExitCode {
 
 fn probe_machine(arguments: &[String]) -> ExitCode {
     let options = probe::Options {
+        link: link(arguments),
         tun_device: option(arguments, "--tun").unwrap().into(),
     };
     match probe::run(&options) {
@@ -229,6 +237,14 @@ fn app(arguments: &[String]) -> ExitCode {
             };
             let socket = UdpSocket::bind(bind).unwrap();
             let _ = socket.send_to(b"hello from the pod", to);
+        }
+        // As datagrams of `len` bytes, each filled with its number, that the kernel is to cut from one piece.
+        ["send-udp-segments", to, len, count] => {
+            let (len, count) = (len.parse::<u16>().unwrap(), count.parse::<u8>().unwrap());
+            let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+            setsockopt(&socket, sockopt::UdpGsoSegment, &i32::from(len)).unwrap();
+            let piece = (0..count).flat_map(|number| std::iter::repeat_n(number, usize::from(len)));
+            socket.send_to(&piece.collect::<Vec<_>>(), to).unwrap();
         }
         ["connect-tcp", to] => {
             let _ = TcpStream::connect_timeout(&to.parse().unwrap(), Duration::from_millis(200));

@@ -11,7 +11,7 @@ use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use adit_link::TunQueue;
+use adit_link::{Frame, Queue};
 use adit_node::protocol::{PodAddress, PodFile, PodSpec};
 use adit_node::{Client, laptop};
 
@@ -201,14 +201,20 @@ pub(crate) fn frame_that(
     queue: OwnedFd,
     wanted: impl Fn(&adit_link::VnetHeader, &[u8]) -> bool,
 ) -> Option<(adit_link::VnetHeader, Vec<u8>)> {
-    let queue = TunQueue::from_fd(queue).unwrap();
-    let mut buffer = Vec::new();
+    frame_of(&Queue::from_fd(queue).unwrap(), wanted)
+}
+
+/// The same from a queue whose counters matter.
+pub(crate) fn frame_of(
+    queue: &Queue,
+    wanted: impl Fn(&adit_link::VnetHeader, &[u8]) -> bool,
+) -> Option<(adit_link::VnetHeader, Vec<u8>)> {
+    let mut frame = Frame::default();
     let mut found = None;
     eventually(|| {
-        while let Ok(header) = queue.recv(&mut buffer) {
-            let frame = &buffer[adit_link::VnetHeader::LEN..];
-            if wanted(&header, frame) {
-                found = Some((header, frame.to_vec()));
+        while let Ok(received) = queue.recv(&mut frame) {
+            if let Some(header) = received.filter(|header| wanted(header, frame.packet())) {
+                found = Some((header, frame.packet().to_vec()));
                 return true;
             }
         }

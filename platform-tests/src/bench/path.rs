@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use crate::lab::Lab;
-use crate::mesh::Mesh;
+use crate::mesh::{Mesh, UpOptions};
 use crate::process::{Running, wait_until};
 use crate::sandbox::Sandbox;
 pub(super) use crate::spec::LOAD_PORTS as PORTS;
@@ -18,6 +18,8 @@ use crate::spec::{MeshSpec, Workload, load_server_command};
 const PORT: u16 = 7000;
 /// Where host B's server listens: what a path to the outside leads to.
 const OUTSIDE: &str = "10.99.0.2:7000";
+/// The path that differs from adit-one by what pods' packets go through.
+pub(super) const PACKET_PATH: &str = "adit-packet";
 const START_LIMIT: Duration = Duration::from_secs(60);
 
 /// A way from a client to a server.
@@ -75,8 +77,10 @@ pub(super) fn standard<'a>(
     wanted: impl Fn(&str) -> bool,
 ) -> Vec<BenchPath<'a>> {
     let mut paths = vec![direct(a, b)];
-    if wanted("adit-one") {
-        paths.push(one_agent(a));
+    for (name, link) in [("adit-one", "tun"), (PACKET_PATH, "packet")] {
+        if wanted(name) {
+            paths.push(one_agent(a, name, link));
+        }
     }
     if wanted("adit-two") {
         paths.push(two_agents(a, b));
@@ -104,12 +108,17 @@ fn direct<'a>(a: &'a Sandbox, b: &'a Sandbox) -> BenchPath<'a> {
     }
 }
 
-/// Two pods of one agent: mutual TLS through an in-memory pipe.
-fn one_agent(a: &Sandbox) -> BenchPath<'_> {
-    let mesh = a.up(MeshSpec::new("one").workload(Workload::load_server(a, "server", PORT)));
+/// Two pods of one agent: mutual TLS through an in-memory pipe. `link` is what their packets go through.
+fn one_agent<'a>(a: &'a Sandbox, name: &str, link: &str) -> BenchPath<'a> {
+    let spec = MeshSpec::new(&format!("one-{link}")).workload(Workload::load_server(a, "server", PORT));
+    let options = UpOptions {
+        arguments: vec!["--link".to_owned(), link.to_owned()],
+        ..UpOptions::default()
+    };
+    let mesh = a.up_with(&spec, options);
     mesh.wait_ready();
     let target = format!("{}:{PORT}", mesh.address("test/server"));
-    through("adit-one", a, target, vec![mesh])
+    through(name, a, target, vec![mesh])
 }
 
 /// Two pods with an agent each: mutual TLS over the cable.

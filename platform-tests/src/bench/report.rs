@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::Plan;
 use super::measure::{Figure, memory_of_idle};
-use super::path::BenchPath;
+use super::path::{BenchPath, PACKET_PATH};
 use crate::procfs::usage;
 use crate::stats::Spread;
 
@@ -122,8 +122,26 @@ impl Report {
 
     /// The ratio of a row's median on a path to the direct path's.
     pub fn ratio(&self, path: &str, row: &str) -> Option<f64> {
-        let index = self.paths.iter().position(|name| name == path)?;
-        self.rows.iter().find(|found| found.name == row)?.ratios[index]
+        self.ratio_to(path, &self.paths[0], row)
+    }
+
+    /// The ratio of a row's median on a path to another path's.
+    pub fn ratio_to(&self, path: &str, base: &str, row: &str) -> Option<f64> {
+        let median = |path: &str| {
+            let index = self.paths.iter().position(|name| name == path)?;
+            let row = self.rows.iter().find(|found| found.name == row)?;
+            Some(row.figures[index].as_ref()?.median)
+        };
+        Some(median(path)? / median(base)?)
+    }
+
+    /// What a packet socket makes of each figure of a TUN device: everything else on the two paths is the same.
+    fn links(&self) -> Vec<String> {
+        let of = |row: &Row| {
+            let ratio = self.ratio_to(PACKET_PATH, "adit-one", row.name)?;
+            Some(format!("{} ×{ratio:.2}", row.name))
+        };
+        self.rows.iter().filter_map(of).collect()
     }
 }
 
@@ -218,7 +236,11 @@ impl fmt::Display for Report {
         })?;
         self.memory_row(f, "each idle connection (bytes)", |memory| {
             format!("{:.0}", memory.idle_connection)
-        })
+        })?;
+        match self.links().join(", ") {
+            links if links.is_empty() => Ok(()),
+            links => writeln!(f, "\n{PACKET_PATH} beside adit-one: {links}."),
+        }
     }
 }
 
@@ -264,12 +286,14 @@ mod tests {
             measures: Vec::new(),
             externals: Vec::new(),
         };
-        let mut report = Report::new(&plan, ["direct", "adit"].map(str::to_owned).into_iter());
+        let paths = ["direct", "adit-one", PACKET_PATH];
+        let mut report = Report::new(&plan, paths.map(str::to_owned).into_iter());
         let figure = |row, value| Figure {
             row,
             value,
             unit: "Gbit/s",
         };
+        report.add(2, vec![figure("one stream", 4.0)]);
         for value in [20.0, 10.0, 40.0] {
             report.add(0, vec![figure("one stream", value)]);
             report.add(
@@ -277,16 +301,18 @@ mod tests {
                 vec![figure("one stream", value / 4.0), figure("one stream, CPU", 1.0)],
             );
         }
-        assert_eq!(report.ratio("adit", "one stream"), Some(0.25));
-        assert_eq!(report.ratio("adit", "one stream, CPU"), None);
+        assert_eq!(report.ratio("adit-one", "one stream"), Some(0.25));
+        assert_eq!(report.ratio("adit-one", "one stream, CPU"), None);
         let text = report.to_string();
+        assert!(text.contains(
+            "| one stream (Gbit/s) | 20.00 [10.00 to 40.00] | 5.00 [2.50 to 10.00] **×0.25** | 4.00"
+        ));
         assert!(
-            text.contains(
-                "| one stream (Gbit/s) | 20.00 [10.00 to 40.00] | 5.00 [2.50 to 10.00] **×0.25** |"
-            )
+            text.contains("| one stream, CPU (Gbit/s) | | 1.00 [1.00 to 1.00] | |"),
+            "{text}"
         );
         assert!(
-            text.contains("| one stream, CPU (Gbit/s) | | 1.00 [1.00 to 1.00] |"),
+            text.ends_with("adit-packet beside adit-one: one stream ×0.80.\n"),
             "{text}"
         );
     }

@@ -25,7 +25,7 @@ struct Cli {
     /// How many idle connections memory is measured with
     #[arg(long, default_value_t = 2_000)]
     idle: usize,
-    /// Measure only this path and the direct one: adit-one, adit-two, adit-outside, pasta, hbone, …; may be given again
+    /// Measure only this path and the direct one: adit-one, adit-packet, adit-two, adit-outside, pasta, hbone, …; may be given again
     #[arg(long, value_name = "NAME")]
     only: Vec<String>,
     /// Take only this measure, and no memory; may be given again
@@ -46,6 +46,9 @@ struct Cli {
     /// Fail if one HBONE stream is below this part of the direct path, in either direction
     #[arg(long, value_name = "RATIO")]
     floor: Option<f64>,
+    /// Fail if a packet socket carries less than 0.8 of a TUN device's streams, or takes more than 1.25 of its latency
+    #[arg(long)]
+    link_floor: bool,
 }
 
 fn main() -> ExitCode {
@@ -86,10 +89,34 @@ fn run(cli: Cli) -> Result<(), Box<dyn Error>> {
     if let Some(path) = cli.json {
         std::fs::write(path, serde_json::to_string_pretty(&report)?)?;
     }
+    if cli.link_floor {
+        check_links(&report)?;
+    }
     match cli.floor {
         Some(floor) => check_floor(&report, floor),
         None => Ok(()),
     }
+}
+
+fn check_links(report: &Report) -> Result<(), Box<dyn Error>> {
+    let latency = "request-response, median";
+    for (row, least, most) in [
+        ("one stream", 0.8, f64::INFINITY),
+        ("one stream back", 0.8, f64::INFINITY),
+        ("eight streams", 0.8, f64::INFINITY),
+        (latency, 0.0, 1.25),
+    ] {
+        let ratio = report
+            .ratio_to("adit-packet", "adit-one", row)
+            .ok_or_else(|| format!("{row} wasn't measured on adit-packet and adit-one"))?;
+        if !(least..=most).contains(&ratio) {
+            return Err(format!(
+                "{row} on adit-packet is {ratio:.2} of adit-one's: expected {least} to {most}"
+            )
+            .into());
+        }
+    }
+    Ok(())
 }
 
 fn check_floor(report: &Report, floor: f64) -> Result<(), Box<dyn Error>> {

@@ -113,6 +113,7 @@ impl World {
             Rc::new(Pod::new(
                 name.clone(),
                 Netstack::new(config, 1, std::time::Instant::now()),
+                std::rc::Weak::new(),
                 None,
             ))
         });

@@ -141,7 +141,7 @@ fn configure(addresses: &[IpAddr]) -> io::Result<()> {
     for address in addresses {
         let bits = if address.is_ipv4() { 24 } else { 64 };
         netlink.add_address(index, *address, bits)?;
-        netlink.add_default_route(index, *address)?;
+        netlink.add_default_route(index, *address, None)?;
     }
     Ok(())
 }
