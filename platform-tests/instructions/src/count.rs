@@ -27,6 +27,10 @@ pub(crate) fn all(cases: &[Case]) -> Result<Vec<(&'static str, f64)>, String> {
     };
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let mut done: Vec<_> = std::thread::scope(|scope| {
+        #[expect(
+            clippy::needless_collect,
+            reason = "all of them start before the first is waited for"
+        )]
         let workers: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
         let done = workers.into_iter().map(|worker| worker.join());
         done.flat_map(|done| done.expect("counting doesn't panic"))

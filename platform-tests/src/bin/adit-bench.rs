@@ -107,7 +107,7 @@ fn run(cli: Cli) -> Result<(), Box<dyn Error>> {
     };
     println!("{report}");
     if let Some(path) = cli.json {
-        let folder = path.parent().unwrap_or(Path::new("."));
+        let folder = path.parent().unwrap_or_else(|| Path::new("."));
         std::fs::create_dir_all(folder)?;
         std::fs::write(path, serde_json::to_string_pretty(&report)? + "\n")?;
     }
