@@ -19,7 +19,7 @@ build profile="dev":
 ci: lint test
 
 # All tests.
-test: unit purity peers platform-tests chart fuzz-smoke
+test: unit purity instructions peers platform-tests chart fuzz-smoke
 
 # Formatting, lints, documentation: warnings are errors.
 lint:
@@ -121,16 +121,41 @@ deny:
     command -v cargo-deny >/dev/null || cargo install --quiet --locked --root target/tools cargo-deny
     cargo deny --locked check bans licenses sources
 
-# Benchmarks against a direct path in the same run; prints ratios.
-bench:
-    cargo build --locked --release -p adit-agent
-    cargo build --locked --profile tools -p adit-platform-tests
-    target/tools/adit-bench --json target/bench.json --floor 0.25 --link-floor
+# Benchmarks against a direct path in the same run; prints ratios, and leaves a page in target/bench.
+bench *args: _bench-build
+    target/tools/adit-bench --json target/bench/performance/hosts.json {{ args }}
+    target/tools/adit-bench page --docs target/bench
 
 # The node path between pods of the cluster, forwarded and in tunnels, beside pods outside the mesh.
-bench-cluster: cluster-up
+bench-cluster *args: cluster-up _bench-build
+    target/tools/adit-bench --cluster --json target/bench/performance/cluster.json {{ args }}
+    target/tools/adit-bench page --docs target/bench
+
+# The same with one packet of a hundred lost between the hosts, on every path.
+bench-loss *args: _bench-build
+    target/tools/adit-bench --loss 1 --json target/bench/performance/loss.json {{ args }}
+    target/tools/adit-bench page --docs target/bench
+
+# Full load on two agents for so many seconds, and whether their memory stays flat.
+bench-soak seconds="3600": _bench-build
+    target/tools/adit-bench --soak {{ seconds }} --json target/bench/performance/soak.json
+    target/tools/adit-bench page --docs target/bench
+
+# Measure all that, but for the cluster, and write docs/performance.md of it: a quiet machine for two hours. What
+# `just bench-cluster` has found before is on the page, too.
+performance: bench bench-loss bench-soak
+    mkdir -p docs/performance
+    cp target/bench/performance/*.json docs/performance/
+    target/tools/adit-bench page
+
+_bench-build:
+    cargo build --locked --release -p adit-agent
     cargo build --locked --profile tools -p adit-platform-tests
-    target/tools/adit-bench --cluster --json target/bench-cluster.json
+
+# What single calls of the data path cost, in instructions, held to a baseline; `--update` writes it anew.
+instructions *args:
+    cargo build --locked --release -p adit-instructions
+    target/release/adit-instructions {{ args }}
 
 # Benchmarks of single crates: netstack, tunnel, policy.
 microbench:

@@ -1,5 +1,5 @@
 #!/bin/sh
-# The laptop path of pasta (Debian: passt). See src/bench/path.rs, `external`, for what such a script has to do.
+# The laptop path of pasta (Debian: passt). README.md says what such a script has to do.
 set -eu
 command -v pasta >/dev/null || { echo "skip pasta isn't installed (Debian: passt)"; exit; }
 # A mount namespace of its own, so that pasta finds a TUN device that it may open. Pasta wants to be an ordinary user and
@@ -9,7 +9,7 @@ exec unshare --mount sh -eu -c '
     unshare --user --map-user=1000 --map-group=1000 \
         pasta --quiet --stderr --foreground --ipv4-only --no-map-gw --config-net sleep infinity >&2 &
     carrier=$!
-    trap "kill $carrier" EXIT
+    trap "kill $carrier" EXIT; trap exit TERM
     tries=0
     until inside=$(cat /proc/$carrier/task/$carrier/children 2>/dev/null) && [ -n "$inside" ] &&
         nsenter --target $inside --user --net --preserve-credentials ip -4 route show default 2>/dev/null | grep -q .; do

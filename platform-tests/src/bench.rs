@@ -2,18 +2,37 @@
 //!
 //! Every path leads from a client to an `adit-load` server. The measures are interleaved: in each round every
 //! measure is taken on one path after the other, so that a machine that slows down slows all of them.
+//!
+//! One way: a [`Plan`] and the paths (`ours`, `external`, `pods`) → figures (`measure`, `soak`) → a [`Report`] → the
+//! [`Page`] (`targets`, `table`, `plot`).
 
+mod external;
+mod loss;
+mod machine;
 mod measure;
+mod ours;
+mod page;
 mod path;
+mod plot;
 mod pods;
 mod report;
+mod soak;
+mod table;
+mod targets;
 
 use std::path::PathBuf;
+use std::time::Duration;
 
-pub use measure::{Figure, Measure};
-pub use path::{BenchPath, external};
+pub use external::external;
+pub use machine::{Machine, Run};
+pub use measure::{Cost, Figure, Measure};
+pub use page::{Page, PageError};
+pub use path::BenchPath;
 pub use pods::Pods;
-pub use report::{Machine, PathReport, Report, Row};
+pub use report::{Cell, PathReport, Report, Row, SCHEMA, Setting};
+pub use soak::{Carried, MemorySample, Soak};
+
+use report::Samples;
 
 use crate::lab::Lab;
 use crate::sandbox::{Sandbox, User};
@@ -29,6 +48,8 @@ pub struct Plan {
     pub requests: u64,
     /// How many idle connections memory is measured with.
     pub idle: usize,
+    /// Of a hundred packets that cross the cable, lose so many each way. Paths that don't cross it are left out then.
+    pub loss_percent: f64,
     /// Only the paths of these names, and the direct one; all without any.
     pub only: Vec<String>,
     /// Only these measures; all, and memory besides, without any.
@@ -37,19 +58,27 @@ pub struct Plan {
     pub externals: Vec<(String, PathBuf)>,
 }
 
-/// Sets up every path and measures; what is under way is told on standard error.
+/// Sets up every path between two hosts and measures; what is under way is told on standard error.
 ///
 /// # Panics
 /// If a path can't be set up or a load fails on it, with everything known about it.
 pub fn run(plan: &Plan) -> Report {
-    let lab = Lab::new(&User::ordinary());
+    let user = User::ordinary();
+    let lab = Lab::new(&user);
     // The hosts' sandboxes outlive the meshes in them.
     let (a, b) = (Sandbox::at(Some(lab.a)), Sandbox::at(Some(lab.b)));
-    let wanted = |name: &str| plan.only.is_empty() || plan.only.iter().any(|only| only == name);
-    let mut paths = path::standard(&a, &b, wanted);
-    let externals = plan.externals.iter().filter(|(name, _)| wanted(name));
+    let report = Report::begin(Setting::Hosts, plan);
+    let lossy = plan.loss_percent > 0.0;
+    let ours = ours::ALL
+        .iter()
+        .filter(|path| plan.wants(path.name) && (path.crosses_the_cable || !lossy));
+    let mut paths: Vec<_> = ours.map(|path| (path.set_up)(&a, &b)).collect();
+    let externals = plan.externals.iter().filter(|(name, _)| plan.wants(name));
     paths.extend(externals.filter_map(|(name, script)| external(name, script, &lab, &a)));
-    compare(&paths, plan)
+    if lossy {
+        loss::inject(&lab, &user, plan.loss_percent);
+    }
+    compare(report, &paths, plan)
 }
 
 /// Measures between pods of the cluster.
@@ -58,32 +87,59 @@ pub fn run(plan: &Plan) -> Report {
 /// As [`run`].
 pub fn run_pods(plan: &Plan, pods: &Pods<'_>) -> Report {
     let mut paths = pods.paths();
-    paths.retain(|path| path.name == "direct" || plan.only.is_empty() || plan.only.contains(&path.name));
-    compare(&paths, plan)
+    paths.retain(|path| plan.wants(&path.name));
+    compare(Report::begin(Setting::Cluster, plan), &paths, plan)
 }
 
-fn compare(paths: &[BenchPath<'_>], plan: &Plan) -> Report {
-    let mut report = Report::new(plan, paths.iter().map(|path| path.name.clone()));
-    for (index, path) in paths.iter().enumerate().filter(|_| plan.measures.is_empty()) {
-        eprintln!("memory of idle connections on {}", path.name);
-        report.measure_memory(index, path, plan);
+/// Loads two agents fully for so long, and looks at their memory.
+///
+/// # Panics
+/// As [`run`].
+pub fn run_soak(plan: &Plan, time: Duration) -> Report {
+    let lab = Lab::new(&User::ordinary());
+    let (a, b) = (Sandbox::at(Some(lab.a)), Sandbox::at(Some(lab.b)));
+    let mut report = Report::begin(
+        Setting::Hosts,
+        &Plan {
+            rounds: 0,
+            ..plan.clone()
+        },
+    );
+    let two_agents = ours::ALL.iter().find(|path| path.name == ours::TWO_AGENTS);
+    let path = (two_agents.expect("it's one of ours").set_up)(&a, &b);
+    report.soak = Some(Soak::run(&path, time));
+    report
+}
+
+fn compare(mut report: Report, paths: &[BenchPath<'_>], plan: &Plan) -> Report {
+    report.paths = paths.iter().map(PathReport::before_load).collect();
+    for (path, found) in paths.iter().zip(&mut report.paths) {
+        if plan.measures.is_empty() && plan.idle > 0 && !path.carriers.is_empty() {
+            eprintln!("memory of idle connections on {}", path.name);
+            found.idle_connection = tolerant(path, || measure::memory_of_idle(path, plan));
+        }
     }
+    let (mut samples, mut failed) = (Samples::default(), Vec::new());
     for round in 1..=plan.rounds {
         for measure in plan.measures() {
             for (index, path) in paths.iter().enumerate() {
-                eprintln!(
-                    "round {round} of {}: {} on {}",
-                    plan.rounds,
-                    measure.label(),
-                    path.name
-                );
-                report.add(index, take(*measure, path, plan));
+                if failed.contains(&(*measure, index)) {
+                    continue;
+                }
+                let (rounds, label) = (plan.rounds, measure.label());
+                eprintln!("round {round} of {rounds}: {label} on {}", path.name);
+                match tolerant(path, || measure.take(path, plan)) {
+                    Some(figures) => samples.add(index, figures),
+                    // It would take as long again to fail.
+                    None => failed.push((*measure, index)),
+                }
             }
         }
     }
-    for (index, path) in paths.iter().enumerate() {
-        report.measure_memory_after(index, path);
+    for (path, found) in paths.iter().zip(&mut report.paths) {
+        found.resident_after = path.usage().resident;
     }
+    report.rows = samples.rows(paths.len());
     report
 }
 
@@ -95,15 +151,49 @@ impl Plan {
             &self.measures
         }
     }
+
+    /// Whether a path is to be measured: the direct one always is.
+    fn wants(&self, path: &str) -> bool {
+        path == ours::DIRECT || self.only.is_empty() || self.only.iter().any(|only| only == path)
+    }
+}
+
+impl Report {
+    /// One without figures.
+    fn begin(setting: Setting, plan: &Plan) -> Self {
+        Self {
+            schema: SCHEMA.to_owned(),
+            setting,
+            run: Run::of(plan),
+            machine: Machine::this(),
+            paths: Vec::new(),
+            rows: Vec::new(),
+            soak: None,
+        }
+    }
+}
+
+impl PathReport {
+    fn before_load(path: &BenchPath<'_>) -> Self {
+        let resident = path.usage().resident;
+        Self {
+            name: path.name.clone(),
+            processes: path.carriers.len(),
+            resident_idle: resident,
+            resident_after: resident,
+            idle_connection: None,
+        }
+    }
 }
 
 /// One measure. Where somebody else's proxy fails, as pasta of Debian 12 does with eight streams, its cell stays empty.
-fn take(measure: Measure, path: &BenchPath<'_>, plan: &Plan) -> Vec<Figure> {
+fn tolerant<T>(path: &BenchPath<'_>, measure: impl FnOnce() -> T) -> Option<T> {
     if !path.foreign {
-        return measure.take(path, plan);
+        return Some(measure());
     }
-    std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| measure.take(path, plan))).unwrap_or_else(|_| {
-        eprintln!("{} failed on {}: left out", measure.label(), path.name);
-        Vec::new()
-    })
+    let taken = std::panic::catch_unwind(std::panic::AssertUnwindSafe(measure));
+    if taken.is_err() {
+        eprintln!("failed on {}: left out", path.name);
+    }
+    taken.ok()
 }

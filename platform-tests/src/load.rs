@@ -10,8 +10,10 @@ mod op;
 mod scan;
 mod server;
 
-pub use client::{ActiveSpec, ConnectSpec, EndSpec, RrSpec, StreamSpec};
-pub use client::{ClientError, Target, active, connect, end, idle, rr, stall, stream, wait_for_stdin, who};
+pub use client::{ActiveSpec, ConnectSpec, EndSpec, RrSpec, Stage, StreamSpec};
+pub use client::{
+    ClientError, Target, active, connect, end, idle, rr, stall, stream, turns, wait_for_stdin, who,
+};
 pub use digest::{Digest, Pattern};
 pub use measure::{Active, Connect, End, Ended, Idle, Latency, Rr, Stream, raise_descriptor_limit};
 pub use op::{HEADER_LEN, InvalidHeader, Op, REPORT_LEN, Report};

@@ -7,7 +7,7 @@ pub fn percentile<T: Copy>(samples: &[T], percent: f64) -> Option<T> {
 }
 
 /// The middle of some figures and how far they are apart.
-#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct Spread {
     /// The least.
     pub min: f64,

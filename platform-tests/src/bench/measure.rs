@@ -2,18 +2,15 @@
 
 use std::time::Duration;
 
-use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::Plan;
 use super::path::{BenchPath, PORTS};
 use crate::load;
-use crate::process::{Finished, Running};
-use crate::procfs::usage;
+use crate::process::Running;
 
 /// A kind of load.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, clap::ValueEnum)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]
 pub enum Measure {
     /// One stream from the client.
     Forward,
@@ -21,8 +18,14 @@ pub enum Measure {
     Reverse,
     /// Eight streams from the client.
     ForwardEight,
+    /// Eight streams to the client.
+    ReverseEight,
     /// Requests and responses of 64 bytes on one connection.
     RequestResponse,
+    /// The same on ten connections in turn.
+    TurnsTen,
+    /// The same on ten thousand connections in turn.
+    TurnsTenThousand,
     /// New connections, one after another: how long `connect()` takes, and how long from its call until a byte that was
     /// sent has come back. On every path the client and the server are the same programs, the server's threads are there
     /// already, and all 16 ports take turns. The path is warm: of the thousands that the median is of, all but the first
@@ -34,7 +37,7 @@ pub enum Measure {
 }
 
 /// What one measure gave.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Figure {
     /// The name of the row: a measure may give several.
     pub row: &'static str,
@@ -42,6 +45,45 @@ pub struct Figure {
     pub value: f64,
     /// The row's unit.
     pub unit: &'static str,
+    /// The unit of what it cost.
+    pub cpu_unit: &'static str,
+    /// What it cost the carriers; `None` where there are none.
+    pub cost: Option<Cost>,
+}
+
+/// What a measure cost the processes that carry the traffic.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Cost {
+    /// Time on processors, in the row's unit of it.
+    pub cpu: f64,
+    /// Bytes resident afterwards.
+    pub resident: u64,
+}
+
+/// The figures of one load: row, value, unit.
+type Values = Vec<(&'static str, f64, &'static str)>;
+
+/// How much was done, and what the cost of it is counted in.
+#[derive(Clone, Copy)]
+enum Work {
+    Bytes(u64),
+    Connections(u64),
+    Requests(u64),
+}
+
+/// The names of the rows that others ask for.
+pub(super) mod row {
+    pub(in crate::bench) const STREAM: &str = "one stream";
+    pub(in crate::bench) const STREAM_BACK: &str = "one stream back";
+    pub(in crate::bench) const EIGHT: &str = "eight streams";
+    pub(in crate::bench) const EIGHT_BACK: &str = "eight streams back";
+    pub(in crate::bench) const RR_P50: &str = "request-response, median";
+    pub(in crate::bench) const RR_P99: &str = "request-response, 99th percentile";
+    pub(in crate::bench) const TURNS_10: &str = "request-response, 10 connections in turn";
+    pub(in crate::bench) const TURNS_10_000: &str = "request-response, 10,000 connections in turn";
+    pub(in crate::bench) const CONNECT: &str = "connect, median";
+    pub(in crate::bench) const FIRST_BYTE: &str = "connect and first byte, median";
+    pub(in crate::bench) const CONNECT_RATE: &str = "connections, four threads";
 }
 
 impl Measure {
@@ -50,7 +92,10 @@ impl Measure {
         Self::Forward,
         Self::Reverse,
         Self::ForwardEight,
+        Self::ReverseEight,
         Self::RequestResponse,
+        Self::TurnsTen,
+        Self::TurnsTenThousand,
         Self::Connect,
         Self::ConnectRate,
     ];
@@ -60,10 +105,13 @@ impl Measure {
         match self {
             Self::Connect => "new connections",
             Self::ConnectRate => "new connections from four threads",
-            Self::Forward => "one stream",
-            Self::ForwardEight => "eight streams",
+            Self::Forward => row::STREAM,
+            Self::ForwardEight => row::EIGHT,
             Self::RequestResponse => "request-response",
-            Self::Reverse => "one stream back",
+            Self::Reverse => row::STREAM_BACK,
+            Self::ReverseEight => row::EIGHT_BACK,
+            Self::TurnsTen => row::TURNS_10,
+            Self::TurnsTenThousand => row::TURNS_10_000,
         }
     }
 
@@ -74,134 +122,143 @@ impl Measure {
     #[track_caller]
     pub fn take(self, path: &BenchPath<'_>, plan: &Plan) -> Vec<Figure> {
         let seconds = plan.seconds.to_string();
-        let figure = |row, value, unit| Figure { row, value, unit };
+        let within = ["connect", "--seconds", &seconds];
         match self {
-            Self::Connect => {
-                let found: load::Connect = run(path, plan, &["connect", "--seconds", &seconds]);
-                assert_eq!(found.failed, 0, "{found:?}");
+            Self::Connect => connect(path, plan, &within, |found| {
                 vec![
-                    figure("connect, median", found.connect.p50_ns as f64 / 1e3, "µs"),
-                    figure(
-                        "connect and first byte, median",
-                        found.first_byte.p50_ns as f64 / 1e3,
-                        "µs",
-                    ),
+                    (row::CONNECT, micros(found.connect.p50_ns), "µs"),
+                    (row::FIRST_BYTE, micros(found.first_byte.p50_ns), "µs"),
                 ]
-            }
+            }),
             Self::ConnectRate => {
-                let found: load::Connect =
-                    run(path, plan, &["connect", "--parallel", "4", "--seconds", &seconds]);
-                assert_eq!(found.failed, 0, "{found:?}");
-                vec![figure("connections, four threads", found.per_second, "/s")]
+                let arguments = [&within[..], &["--parallel", "4"]].concat();
+                connect(path, plan, &arguments, |found| {
+                    vec![(row::CONNECT_RATE, found.per_second, "/s")]
+                })
             }
-            Self::Forward => stream(path, plan, ["one stream", "one stream, CPU"], &[]),
-            Self::ForwardEight => stream(
-                path,
-                plan,
-                ["eight streams", "eight streams, CPU"],
-                &["--parallel", "8"],
-            ),
+            Self::Forward => stream(path, plan, row::STREAM, &[]),
+            Self::ForwardEight => stream(path, plan, row::EIGHT, &["--parallel", "8"]),
             Self::RequestResponse => {
                 let count = plan.requests.to_string();
-                let found: load::Rr = run(path, plan, &["rr", "--count", &count]);
-                vec![
-                    figure(
-                        "request-response, median",
-                        found.latency.p50_ns as f64 / 1e3,
-                        "µs",
-                    ),
-                    figure(
-                        "request-response, 99th percentile",
-                        found.latency.p99_ns as f64 / 1e3,
-                        "µs",
-                    ),
-                ]
+                costed(path, || {
+                    let found: load::Rr = run(path, plan, &["rr", "--count", &count]);
+                    let values = vec![
+                        (row::RR_P50, micros(found.latency.p50_ns), "µs"),
+                        (row::RR_P99, micros(found.latency.p99_ns), "µs"),
+                    ];
+                    // A tenth as many come first, unmeasured.
+                    (values, Work::Requests(found.count + found.count / 10))
+                })
             }
-            Self::Reverse => stream(
-                path,
-                plan,
-                ["one stream back", "one stream back, CPU"],
-                &["--reverse"],
-            ),
+            Self::Reverse => stream(path, plan, row::STREAM_BACK, &["--reverse"]),
+            Self::ReverseEight => stream(path, plan, row::EIGHT_BACK, &["--reverse", "--parallel", "8"]),
+            Self::TurnsTen => turns(path, plan, row::TURNS_10, 10),
+            Self::TurnsTenThousand => turns(path, plan, row::TURNS_10_000, 10_000),
         }
     }
 }
 
-/// The throughput, and the carriers' time for each gigabyte.
-fn stream(path: &BenchPath<'_>, plan: &Plan, rows: [&'static str; 2], more: &[&str]) -> Vec<Figure> {
-    let cpu = || {
-        path.carriers
-            .iter()
-            .filter_map(|pid| usage(*pid))
-            .map(|usage| usage.cpu)
-            .sum::<Duration>()
-    };
+fn stream(path: &BenchPath<'_>, plan: &Plan, row: &'static str, more: &[&str]) -> Vec<Figure> {
     let seconds = plan.seconds.to_string();
-    let before = cpu();
-    let found: load::Stream = run(
-        path,
-        plan,
-        &[&["stream", "--unchecked", "--seconds", &seconds], more].concat(),
-    );
-    let used = (cpu() - before).as_secs_f64();
-    let mut figures = vec![Figure {
-        row: rows[0],
-        value: found.bytes as f64 * 8.0 / found.seconds / 1e9,
-        unit: "Gbit/s",
-    }];
-    if !path.carriers.is_empty() {
-        figures.push(Figure {
-            row: rows[1],
-            value: used / (found.bytes as f64 / 1e9),
-            unit: "s/GB",
-        });
-    }
+    let arguments = [&["stream", "--unchecked", "--seconds", &seconds], more].concat();
+    costed(path, || {
+        let found: load::Stream = run(path, plan, &arguments);
+        let rate = found.bytes as f64 * 8.0 / found.seconds / 1e9;
+        (vec![(row, rate, "Gbit/s")], Work::Bytes(found.bytes))
+    })
+}
+
+fn connect(
+    path: &BenchPath<'_>,
+    plan: &Plan,
+    arguments: &[&str],
+    values: impl Fn(&load::Connect) -> Values,
+) -> Vec<Figure> {
+    costed(path, || {
+        let found: load::Connect = run(path, plan, arguments);
+        // Under loss a SYN may be lost as often as the kernel repeats it.
+        assert!(found.failed == 0 || plan.loss_percent > 0.0, "{found:?}");
+        (values(&found), Work::Connections(found.count))
+    })
+}
+
+/// Opening and closing the connections isn't measured.
+fn turns(path: &BenchPath<'_>, plan: &Plan, row: &'static str, connections: u32) -> Vec<Figure> {
+    let (count, requests) = (connections.to_string(), plan.requests.to_string());
+    let mut client = start(path, &["turns", "--count", &count, "--requests", &requests]);
+    client.wait_for("opened", limit(plan));
+    let mut figures = costed(path, || {
+        client.say("begin");
+        client.wait_for("answered", limit(plan));
+        (vec![(row, f64::NAN, "µs")], Work::Requests(plan.requests))
+    });
+    client.say("enough");
+    let found: load::Rr = client.finish(limit(plan)).json();
+    figures[0].value = micros(found.latency.p50_ns);
     figures
+}
+
+/// Runs a load, and says of its figures what they cost the carriers.
+fn costed(path: &BenchPath<'_>, load: impl FnOnce() -> (Values, Work)) -> Vec<Figure> {
+    let before = path.usage();
+    let (values, work) = load();
+    let after = path.usage();
+    let (per_second, cpu_unit) = match work {
+        Work::Bytes(bytes) => (1e9 / bytes as f64, "s/GB"),
+        Work::Connections(count) => (1e6 / count as f64, "µs each"),
+        Work::Requests(count) => (1e6 / count as f64, "µs each"),
+    };
+    let cost = (!path.carriers.is_empty()).then(|| Cost {
+        cpu: after.cpu.saturating_sub(before.cpu).as_secs_f64() * per_second,
+        resident: after.resident,
+    });
+    let figure = |(row, value, unit)| Figure {
+        row,
+        value,
+        unit,
+        cpu_unit,
+        cost,
+    };
+    values.into_iter().map(figure).collect()
 }
 
 /// What a client finds that runs with `arguments` and the path's target.
 #[track_caller]
 fn run<T: DeserializeOwned>(path: &BenchPath<'_>, plan: &Plan, arguments: &[&str]) -> T {
+    start(path, arguments).finish(limit(plan)).json()
+}
+
+/// A client with `arguments`, the first of them its command, and the path's target.
+#[track_caller]
+pub(super) fn start(path: &BenchPath<'_>, arguments: &[&str]) -> Running {
     let mut command = path.client();
-    let ports = PORTS.to_string();
     command
         .args(&arguments[..1])
         .arg(&path.target)
-        .args(["--target-ports", &ports])
+        .args(["--target-ports", &PORTS.to_string()])
         .args(&arguments[1..]);
-    Finished::of(command, limit(plan)).json()
+    Running::spawn(command)
 }
 
-/// The carriers' own memory, in bytes, with so many idle connections open and without them.
+/// What each idle connection adds to the carriers' own memory, in bytes.
 #[track_caller]
-pub(super) fn memory_of_idle(path: &BenchPath<'_>, plan: &Plan) -> (u64, u64) {
-    let memory = || {
-        path.carriers
-            .iter()
-            .filter_map(|pid| usage(*pid))
-            .map(|usage| usage.anonymous)
-            .sum::<u64>()
-    };
-    let mut command = path.client();
-    command.args([
-        "idle",
-        &path.target,
-        "--target-ports",
-        &PORTS.to_string(),
-        "--count",
-        &plan.idle.to_string(),
-    ]);
-    let before = memory();
-    let mut client = Running::spawn(command);
+pub(super) fn memory_of_idle(path: &BenchPath<'_>, plan: &Plan) -> f64 {
+    let count = plan.idle.to_string();
+    let before = path.usage().anonymous;
+    let mut client = start(path, &["idle", "--count", &count]);
     client.wait_for("opened", limit(plan));
-    let with = memory();
+    let with = path.usage().anonymous;
     client.say("enough");
     let found: load::Idle = client.finish(limit(plan)).json();
     assert_eq!(found.usable, plan.idle as u64, "{found:?}");
-    (before, with)
+    (with as f64 - before as f64) / plan.idle as f64
+}
+
+fn micros(nanos: u64) -> f64 {
+    nanos as f64 / 1e3
 }
 
 /// Far more than any measure takes on a machine that works.
 fn limit(plan: &Plan) -> Duration {
-    Duration::from_secs_f64(plan.seconds * 2.0 + 120.0)
+    Duration::from_secs_f64(plan.seconds * 2.0 + 180.0)
 }

@@ -1,319 +1,200 @@
-//! What was found: a table for people, JSON for everything else.
+//! What was found, as it's kept: one JSON object a run, described in `platform-tests/bench/README.md`.
 
 use std::collections::BTreeMap;
-use std::fmt;
-use std::fs;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
-use super::Plan;
-use super::measure::{Figure, memory_of_idle};
-use super::path::{BenchPath, PACKET_PATH};
-use crate::procfs::usage;
-use crate::stats::Spread;
+use super::machine::{Machine, Run};
+use super::measure::Figure;
+use super::soak::Soak;
+use crate::stats::{Spread, percentile};
+
+/// The schema of [`Report`]. It changes when a field changes its meaning or goes, not when one is added.
+pub const SCHEMA: &str = "adit-bench/1";
 
 /// Everything that one run found.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Report {
+    /// [`SCHEMA`].
+    pub schema: String,
+    /// What lies between the ends.
+    pub setting: Setting,
+    /// When and how it ran.
+    pub run: Run,
     /// Where it ran.
     pub machine: Machine,
-    /// How many rounds the figures are of.
-    pub rounds: usize,
-    /// The names of the paths; the first is the direct one.
-    pub paths: Vec<String>,
-    /// Memory of the processes that carry the traffic, by path.
-    pub memory: Vec<PathReport>,
+    /// The paths; the first is the direct one.
+    pub paths: Vec<PathReport>,
     /// The figures, in order of the measures.
     pub rows: Vec<Row>,
-    #[serde(skip)]
-    samples: Samples,
+    /// What a run at full load for a long time found.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub soak: Option<Soak>,
 }
 
-/// By the row's place in the report: name, unit, and by path the figure of each round.
-type Samples = Vec<(&'static str, &'static str, BTreeMap<usize, Vec<f64>>)>;
-
-/// The machine.
-#[derive(Clone, Debug, Serialize)]
-pub struct Machine {
-    /// The processor's name.
-    pub processor: String,
-    /// How many there are.
-    pub processors: usize,
-    /// The kernel's release.
-    pub kernel: String,
-    /// How the hosts' kernels bound what they send: it concerns the direct path and the tunnels between nodes.
-    pub congestion_control: String,
-    /// The load average before the run: a figure above 0.5 makes the others doubtful.
-    pub load_average: f64,
+/// What lies between the ends of the paths.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Setting {
+    /// The network of a Kubernetes cluster, its nodes on this machine.
+    Cluster,
+    /// A veth pair.
+    Hosts,
 }
 
-/// Memory of a path's processes, all together.
-#[derive(Clone, Copy, Debug, Default, Serialize)]
+/// One path, and the memory of the processes that carry its traffic, all together.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct PathReport {
-    /// Processes.
+    /// Its name.
+    pub name: String,
+    /// How many processes carry its traffic, the programs at the ends apart.
     pub processes: usize,
     /// Resident before any load, with the pages of programs and libraries, in bytes.
     pub resident_idle: u64,
     /// Resident after every load, in bytes.
     pub resident_after: u64,
-    /// What each idle connection adds, in bytes.
-    pub idle_connection: f64,
+    /// What each idle connection adds, in bytes; `None` if it wasn't measured.
+    pub idle_connection: Option<f64>,
 }
 
 /// One figure on every path.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Row {
     /// What it is.
-    pub name: &'static str,
+    pub name: String,
     /// Its unit.
-    pub unit: &'static str,
-    /// By path; `None` where it makes no sense.
-    pub figures: Vec<Option<Spread>>,
-    /// The median by that of the direct path, by path.
-    pub ratios: Vec<Option<f64>>,
+    pub unit: String,
+    /// The unit of what the carriers spent on it.
+    pub cpu_unit: String,
+    /// By path; `None` where it wasn't or couldn't be measured.
+    pub cells: Vec<Option<Cell>>,
+}
+
+/// One figure on one path.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Cell {
+    /// Of all rounds.
+    pub figure: Spread,
+    /// The median by that of the direct path; `None` if that has none.
+    pub of_direct: Option<f64>,
+    /// What the carriers spent, in the row's unit; `None` on the direct path.
+    pub cpu: Option<Spread>,
+    /// Bytes resident in the carriers after it, the median of all rounds; `None` on the direct path.
+    pub resident: Option<u64>,
+}
+
+/// The figures of all rounds while they come in.
+#[derive(Debug, Default)]
+pub(super) struct Samples {
+    rows: Vec<(Figure, BTreeMap<usize, Vec<Figure>>)>,
 }
 
 impl Report {
-    pub(super) fn new(plan: &Plan, paths: impl Iterator<Item = String>) -> Self {
-        let paths: Vec<String> = paths.collect();
-        let memory = vec![PathReport::default(); paths.len()];
-        Self {
-            machine: Machine::this(),
-            rounds: plan.rounds,
-            paths,
-            memory,
-            rows: Vec::new(),
-            samples: Vec::new(),
-        }
+    /// One path's figure in a row.
+    pub fn cell(&self, path: &str, row: &str) -> Option<&Cell> {
+        let index = self.paths.iter().position(|found| found.name == path)?;
+        self.row(row)?.cells.get(index)?.as_ref()
     }
 
-    /// Notes a path's memory before any load and what idle connections add to it.
-    pub(super) fn measure_memory(&mut self, index: usize, path: &BenchPath<'_>, plan: &Plan) {
-        let memory = &mut self.memory[index];
-        memory.processes = path.carriers.len();
-        memory.resident_idle = resident(path);
-        if !path.carriers.is_empty() && plan.idle > 0 {
-            let (before, with) = memory_of_idle(path, plan);
-            memory.idle_connection = (with as f64 - before as f64) / plan.idle as f64;
-        }
+    /// The row of this name.
+    pub fn row(&self, name: &str) -> Option<&Row> {
+        self.rows.iter().find(|row| row.name == name)
     }
 
-    /// Notes a path's memory after everything.
-    pub(super) fn measure_memory_after(&mut self, index: usize, path: &BenchPath<'_>) {
-        self.memory[index].resident_after = resident(path);
+    /// The path of this name.
+    pub fn path(&self, name: &str) -> Option<&PathReport> {
+        self.paths.iter().find(|path| path.name == name)
     }
+}
 
+impl Samples {
     /// Adds the figures of one measure on the path at `index`.
     pub(super) fn add(&mut self, index: usize, figures: Vec<Figure>) {
         for figure in figures {
-            let place = self.samples.iter().position(|(name, ..)| *name == figure.row);
-            let place = place.unwrap_or_else(|| {
-                self.samples.push((figure.row, figure.unit, BTreeMap::new()));
-                self.samples.len() - 1
+            let known = self.rows.iter().position(|(first, _)| first.row == figure.row);
+            let place = known.unwrap_or_else(|| {
+                self.rows.push((figure, BTreeMap::new()));
+                self.rows.len() - 1
             });
-            self.samples[place].2.entry(index).or_default().push(figure.value);
-        }
-        self.rows = self
-            .samples
-            .iter()
-            .map(|sample| row(sample, self.paths.len()))
-            .collect();
-    }
-
-    /// The ratio of a row's median on a path to the direct path's.
-    pub fn ratio(&self, path: &str, row: &str) -> Option<f64> {
-        self.ratio_to(path, &self.paths[0], row)
-    }
-
-    /// The ratio of a row's median on a path to another path's.
-    pub fn ratio_to(&self, path: &str, base: &str, row: &str) -> Option<f64> {
-        let median = |path: &str| {
-            let index = self.paths.iter().position(|name| name == path)?;
-            let row = self.rows.iter().find(|found| found.name == row)?;
-            Some(row.figures[index].as_ref()?.median)
-        };
-        Some(median(path)? / median(base)?)
-    }
-
-    /// What a packet socket makes of each figure of a TUN device: everything else on the two paths is the same.
-    fn links(&self) -> Vec<String> {
-        let of = |row: &Row| {
-            let ratio = self.ratio_to(PACKET_PATH, "adit-one", row.name)?;
-            Some(format!("{} ×{ratio:.2}", row.name))
-        };
-        self.rows.iter().filter_map(of).collect()
-    }
-}
-
-fn row((name, unit, samples): &(&'static str, &'static str, BTreeMap<usize, Vec<f64>>), paths: usize) -> Row {
-    let spread = |index| {
-        samples
-            .get(&index)
-            .and_then(|figures| Spread::of(figures.iter().copied()))
-    };
-    let figures: Vec<Option<Spread>> = (0..paths).map(spread).collect();
-    let direct = figures.first().copied().flatten();
-    let ratio = |figure: &Option<Spread>| Some(figure.as_ref()?.median / direct?.median);
-    Row {
-        name,
-        unit,
-        ratios: figures.iter().map(ratio).collect(),
-        figures,
-    }
-}
-
-fn resident(path: &BenchPath<'_>) -> u64 {
-    path.carriers
-        .iter()
-        .filter_map(|pid| usage(*pid))
-        .map(|usage| usage.resident)
-        .sum()
-}
-
-impl Machine {
-    fn this() -> Self {
-        let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-        let name = cpuinfo
-            .lines()
-            .find_map(|line| line.strip_prefix("model name")?.split_once(": "));
-        let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
-        let setting = |name: &str| {
-            let text = fs::read_to_string(format!("/proc/sys/{name}")).unwrap_or_default();
-            text.trim().to_owned()
-        };
-        Self {
-            processor: name.map_or_else(|| "unknown".to_owned(), |(_, name)| name.to_owned()),
-            processors: std::thread::available_parallelism().map_or(0, usize::from),
-            kernel: setting("kernel/osrelease"),
-            congestion_control: setting("net/ipv4/tcp_congestion_control"),
-            load_average: load
-                .split_whitespace()
-                .next()
-                .and_then(|text| text.parse().ok())
-                .unwrap_or(f64::NAN),
+            self.rows[place].1.entry(index).or_default().push(figure);
         }
     }
-}
 
-/// A table in Markdown: medians, ratios to the direct path, and in brackets the least and the greatest.
-impl fmt::Display for Report {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Machine {
-            processor,
-            processors,
-            kernel,
-            congestion_control,
-            load_average,
-        } = &self.machine;
-        writeln!(
-            f,
-            "{processors} × {processor}, Linux {kernel} with {congestion_control}, load average {load_average} before the run."
-        )?;
-        writeln!(
-            f,
-            "Medians of {} rounds [least to greatest], and × the direct path's.\n",
-            self.rounds
-        )?;
-        writeln!(f, "| | {} |", self.paths.join(" | "))?;
-        writeln!(f, "|---|{}", "---|".repeat(self.paths.len()))?;
-        for row in &self.rows {
-            write!(f, "| {} ({}) |", row.name, row.unit)?;
-            for (index, (figure, ratio)) in row.figures.iter().zip(&row.ratios).enumerate() {
-                match (figure, ratio) {
-                    (Some(figure), Some(ratio)) if index > 0 => {
-                        write!(f, " {} **×{ratio:.2}** |", shown(figure))?
-                    }
-                    (Some(figure), _) => write!(f, " {} |", shown(figure))?,
-                    (None, _) => write!(f, " |")?,
-                }
+    /// The rows for so many paths.
+    pub(super) fn rows(&self, paths: usize) -> Vec<Row> {
+        let row = |(first, by_path): &(Figure, BTreeMap<usize, Vec<Figure>>)| {
+            let direct = by_path.get(&0).and_then(|figures| Spread::of(values(figures)));
+            let cell = |index| Cell::of(by_path.get(&index)?, direct);
+            Row {
+                name: first.row.to_owned(),
+                unit: first.unit.to_owned(),
+                cpu_unit: first.cpu_unit.to_owned(),
+                cells: (0..paths).map(cell).collect(),
             }
-            writeln!(f)?;
-        }
-        let mib = |bytes: u64| format!("{:.1}", bytes as f64 / f64::from(1 << 20));
-        self.memory_row(f, "resident, idle (MiB)", |memory| mib(memory.resident_idle))?;
-        self.memory_row(f, "resident, after all loads (MiB)", |memory| {
-            mib(memory.resident_after)
-        })?;
-        self.memory_row(f, "each idle connection (bytes)", |memory| {
-            format!("{:.0}", memory.idle_connection)
-        })?;
-        match self.links().join(", ") {
-            links if links.is_empty() => Ok(()),
-            links => writeln!(f, "\n{PACKET_PATH} beside adit-one: {links}."),
-        }
+        };
+        self.rows.iter().map(row).collect()
     }
 }
 
-impl Report {
-    fn memory_row(
-        &self,
-        f: &mut fmt::Formatter<'_>,
-        name: &str,
-        cell: impl Fn(&PathReport) -> String,
-    ) -> fmt::Result {
-        write!(f, "| {name} |")?;
-        for memory in &self.memory {
-            match memory.processes {
-                0 => write!(f, " |")?,
-                1 => write!(f, " {} |", cell(memory))?,
-                several => write!(f, " {} in {several} processes |", cell(memory))?,
-            }
-        }
-        writeln!(f)
+impl Cell {
+    fn of(figures: &[Figure], direct: Option<Spread>) -> Option<Self> {
+        let figure = Spread::of(values(figures))?;
+        let costs = || figures.iter().filter_map(|figure| figure.cost);
+        let mut resident: Vec<u64> = costs().map(|cost| cost.resident).collect();
+        resident.sort_unstable();
+        Some(Self {
+            figure,
+            of_direct: direct.map(|direct| figure.median / direct.median),
+            cpu: Spread::of(costs().map(|cost| cost.cpu)),
+            resident: percentile(&resident, 50.0),
+        })
     }
 }
 
-fn shown(spread: &Spread) -> String {
-    let digits = if spread.median < 100.0 { 2 } else { 0 };
-    format!(
-        "{:.digits$} [{:.digits$} to {:.digits$}]",
-        spread.median, spread.min, spread.max
-    )
+fn values(figures: &[Figure]) -> impl Iterator<Item = f64> {
+    figures.iter().map(|figure| figure.value)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::bench::measure::Cost;
 
-    #[test]
-    fn ratios_are_of_medians_and_missing_figures_stay_empty() {
-        let plan = Plan {
-            rounds: 3,
-            seconds: 1.0,
-            requests: 1,
-            idle: 0,
-            only: Vec::new(),
-            measures: Vec::new(),
-            externals: Vec::new(),
-        };
-        let paths = ["direct", "adit-one", PACKET_PATH];
-        let mut report = Report::new(&plan, paths.map(str::to_owned).into_iter());
-        let figure = |row, value| Figure {
+    fn figure(row: &'static str, value: f64, cost: Option<Cost>) -> Figure {
+        Figure {
             row,
             value,
             unit: "Gbit/s",
-        };
-        report.add(2, vec![figure("one stream", 4.0)]);
-        for value in [20.0, 10.0, 40.0] {
-            report.add(0, vec![figure("one stream", value)]);
-            report.add(
-                1,
-                vec![figure("one stream", value / 4.0), figure("one stream, CPU", 1.0)],
-            );
+            cpu_unit: "s/GB",
+            cost,
         }
-        assert_eq!(report.ratio("adit-one", "one stream"), Some(0.25));
-        assert_eq!(report.ratio("adit-one", "one stream, CPU"), None);
-        let text = report.to_string();
-        assert!(text.contains(
-            "| one stream (Gbit/s) | 20.00 [10.00 to 40.00] | 5.00 [2.50 to 10.00] **×0.25** | 4.00"
-        ));
-        assert!(
-            text.contains("| one stream, CPU (Gbit/s) | | 1.00 [1.00 to 1.00] | |"),
-            "{text}"
+    }
+
+    #[test]
+    fn ratios_are_of_medians_and_missing_figures_stay_empty() {
+        let mut samples = Samples::default();
+        for (value, cpu) in [(20.0, 3.0), (10.0, 1.0), (40.0, 2.0)] {
+            samples.add(0, vec![figure("one stream", value, None)]);
+            let cost = Cost { cpu, resident: 7 };
+            let ours = vec![
+                figure("one stream", value / 4.0, Some(cost)),
+                figure("only ours", 1.0, None),
+            ];
+            samples.add(1, ours);
+        }
+        let rows = samples.rows(3);
+        let [Some(direct), Some(ours), None] = rows[0].cells[..] else {
+            panic!("{rows:?}")
+        };
+        assert_eq!(
+            (direct.figure.median, direct.cpu, direct.resident),
+            (20.0, None, None)
         );
-        assert!(
-            text.ends_with("adit-packet beside adit-one: one stream ×0.80.\n"),
-            "{text}"
-        );
+        assert_eq!((ours.of_direct, ours.resident), (Some(0.25), Some(7)));
+        assert_eq!(ours.cpu.map(|cpu| cpu.median), Some(2.0));
+        let [None, Some(only), None] = rows[1].cells[..] else {
+            panic!("{rows:?}")
+        };
+        assert_eq!(only.of_direct, None);
     }
 }

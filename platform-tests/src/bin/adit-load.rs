@@ -6,7 +6,8 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use adit_platform_tests::load::{
-    self, ActiveSpec, ConnectSpec, EndSpec, Op, RrSpec, ScanSpec, ServeSpec, Server, StreamSpec, Target,
+    self, ActiveSpec, ConnectSpec, EndSpec, Op, RrSpec, ScanSpec, ServeSpec, Server, Stage, StreamSpec,
+    Target,
 };
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use serde::Serialize;
@@ -74,6 +75,21 @@ enum Command {
         /// Bytes of a response.
         #[arg(long, default_value_t = 64)]
         response: u32,
+    },
+    /// Open connections, print `opened`; at a line on standard input send requests on them, each on one chosen at
+    /// random, print `answered`; at another line close them.
+    Turns {
+        #[command(flatten)]
+        target: TargetArgs,
+        /// How many connections.
+        #[arg(long, value_parser = clap::value_parser!(u64).range(1..=100_000))]
+        count: u64,
+        /// How many requests.
+        #[arg(long, default_value_t = 10_000)]
+        requests: u64,
+        /// Seconds to wait at most for each line.
+        #[arg(long, default_value_t = 60)]
+        hold: u64,
     },
     /// Open and close connections.
     Connect {
@@ -253,6 +269,24 @@ fn run(command: Command, limit: Duration) -> Result<(), Box<dyn Error>> {
                 response,
             },
         )?),
+        Command::Turns {
+            target,
+            count,
+            requests,
+            hold,
+        } => {
+            let target = target.resolve()?;
+            print(&load::turns(target, count, requests, |stage| {
+                println!(
+                    "{}",
+                    match stage {
+                        Stage::Answered => "answered",
+                        Stage::Opened => "opened",
+                    }
+                );
+                load::wait_for_stdin(Duration::from_secs(hold));
+            })?)
+        }
         Command::Connect {
             target,
             count,

@@ -86,6 +86,15 @@ pub struct EndSpec {
     pub reset: bool,
 }
 
+/// How far [`turns`] is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// All requests are answered; the connections are open still.
+    Answered,
+    /// All connections are open, and nothing was measured yet.
+    Opened,
+}
+
 /// A load failed.
 #[derive(Debug)]
 pub struct ClientError {
@@ -308,6 +317,60 @@ pub fn rr(target: Target, spec: RrSpec) -> Result<Rr, ClientError> {
     }
     Ok(Rr {
         count: spec.count,
+        latency: Latency::of(&mut times),
+    })
+}
+
+/// Opens `count` connections, tells through `stage`, sends `requests` requests of 64 bytes on them, each on one chosen
+/// at random, awaits each answer, tells once more, and closes them. What `stage` does in between isn't measured.
+///
+/// # Errors
+/// A connection could not be opened, or broke.
+pub fn turns(
+    target: Target,
+    count: u64,
+    requests: u64,
+    mut stage: impl FnMut(Stage),
+) -> Result<Rr, ClientError> {
+    const BYTES: usize = 64;
+    let failed = |step| {
+        move |source| ClientError {
+            step,
+            target: target.address,
+            source,
+        }
+    };
+    let op = Op::RequestResponse {
+        request: BYTES as u32,
+        response: BYTES as u32,
+    };
+    let opened: Result<Vec<_>, _> = (0..count).map(|index| target.open(index, op, &[])).collect();
+    let mut streams = opened?;
+    let mut ask = |turn: usize| {
+        let mut answer = [0; BYTES];
+        let stream = &mut streams[turn];
+        stream.write_all(&[b'q'; BYTES]).map_err(failed("asking"))?;
+        stream
+            .read_exact(&mut answer)
+            .map_err(failed("waiting for the answer"))
+    };
+    // Every connection has carried something before it counts.
+    (0..count as usize).try_for_each(&mut ask)?;
+    stage(Stage::Opened);
+    let mut turn = 1_u64;
+    let mut times = Vec::new();
+    for _ in 0..requests {
+        // Xorshift: the same connections in every run.
+        turn ^= turn << 13;
+        turn ^= turn >> 7;
+        turn ^= turn << 17;
+        let asked = Instant::now();
+        ask((turn % count) as usize)?;
+        times.push(nanos(asked.elapsed()));
+    }
+    stage(Stage::Answered);
+    Ok(Rr {
+        count: requests,
         latency: Latency::of(&mut times),
     })
 }
