@@ -335,6 +335,7 @@ mod tests {
             [
                 "ca_",
                 "http_",
+                "link",
                 "netstack_",
                 "pass",
                 "flows_passing",
