@@ -77,8 +77,8 @@ fn closed_nodes(sandbox: &Sandbox) -> [PathBuf; 2] {
 
 #[test]
 fn each_link_carries_streams_and_says_so() {
-    let sandbox = Sandbox::new();
     for link in ["tun", "packet"] {
+        let sandbox = Sandbox::new();
         let mut mesh = up(&sandbox, link, &["--link", link]);
         check_streams(&mesh, &sandbox, link);
         assert!(!mesh.logs().contains("ADIT-N044"), "{}", mesh.logs());
@@ -88,11 +88,11 @@ fn each_link_carries_streams_and_says_so() {
 
 #[test]
 fn without_a_tun_device_pods_get_a_veth_pair_and_adit_says_why() {
-    let sandbox = Sandbox::new();
-    for (number, node) in closed_nodes(&sandbox).iter().enumerate() {
-        let node = node.display().to_string();
+    for which in [0, 1] {
+        let sandbox = Sandbox::new();
+        let node = closed_nodes(&sandbox)[which].display().to_string();
         let arguments = ["--link", "auto", "--tun-device", &node];
-        let mut mesh = up(&sandbox, &format!("closed-{number}"), &arguments);
+        let mut mesh = up(&sandbox, "closed", &arguments);
         check_streams(&mesh, &sandbox, "packet");
         let logs = mesh.logs();
         let said = logs
