@@ -12,7 +12,6 @@
 //! acknowledged.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
 use std::future::poll_fn;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
@@ -20,15 +19,17 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use adit_flow::{DropReason, FourTuple};
+use adit_flow::FourTuple;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::time::timeout;
 
-use super::{Pod, Worker, tunnels};
+use super::{Admission, Pod, Worker, tunnels};
 use crate::cluster::PodSockets;
 use crate::pipeline::course::speaks_hbone;
 use crate::pipeline::inbound::{Door, connect_app};
 use crate::pipeline::plain;
+use ports::{Ports, Step};
+
+mod ports;
 
 /// Istio's port for HBONE, which takes streams for every port.
 pub(crate) const HBONE_PORT: u16 = 15008;
@@ -36,12 +37,6 @@ pub(crate) const HBONE_PORT: u16 = 15008;
 /// Source ports of agents' sockets begin here: the helper gives each outer namespace this range, and applications'
 /// kernels choose lower ones unless they are told otherwise.
 pub(crate) const AGENT_PORTS: u16 = 61_440;
-
-/// Original ports that one pod may have open; each is a rule and a listener.
-const PORTS_LIMIT: usize = 256;
-
-/// SYNs kept for a port while it's being opened. More are dropped: their kernels repeat them.
-const HELD_LIMIT: usize = 64;
 
 /// A port without a connection for this long is closed; the next SYN opens it again.
 const IDLE_LIMIT: Duration = Duration::from_secs(600);
@@ -51,7 +46,7 @@ pub(crate) struct Doors {
     sockets: Arc<PodSockets>,
     /// The pod's: a port is opened at all of them at once, for the helper's rules don't tell them apart.
     addresses: Vec<IpAddr>,
-    ports: RefCell<HashMap<u16, Port>>,
+    ports: RefCell<Ports>,
 }
 
 /// A port that is to have a listener.
@@ -60,13 +55,6 @@ struct Wanted {
     port: u16,
     /// The flow as which the application is asked whether it listens; not at all for Istio's port, which is ours.
     flow: Option<FourTuple>,
-}
-
-enum Port {
-    /// Being opened; these frames wait for it.
-    Opening(Vec<Vec<u8>>),
-    /// It has a listener.
-    Open,
 }
 
 /// What becomes of SYNs that waited for a port.
@@ -109,34 +97,27 @@ impl Doors {
 
     /// Listens on Istio's port, as long as the pod is served.
     pub(crate) fn open_hbone(&self, worker: &Rc<Worker>, pod: &Rc<Pod>) {
-        self.start(worker, pod, Wanted::HBONE, Vec::new());
+        self.ports.borrow_mut().open(HBONE_PORT);
+        self.start(worker, pod, Wanted::HBONE);
     }
 
-    /// Takes a SYN for a port without listener, another agent's or one for Istio's port: `frame`, with its virtio-net header. It comes back by
-    /// [`Pod::answer_syns`] once it's known what to do with it.
+    /// Takes a SYN for a port without listener, another agent's or one for Istio's port: `frame`, with its virtio-net
+    /// header. It comes back by [`Pod::answer_syns`] once it's known what to do with it.
     pub(crate) fn on_syn(&self, worker: &Rc<Worker>, pod: &Rc<Pod>, tuple: FourTuple, frame: &[u8]) {
-        let mut ports = self.ports.borrow_mut();
-        let full = ports.len() >= PORTS_LIMIT;
         let wanted = Wanted::by(tuple);
-        match ports.get_mut(&wanted.port) {
-            Some(Port::Opening(held)) if held.len() < HELD_LIMIT => held.push(frame.to_owned()),
-            Some(Port::Opening(_)) => worker.counters.dropped(DropReason::QueueFull),
-            // It came early, or the helper has closed the port: it does so when it believes that the agent is gone.
-            Some(port @ Port::Open) => {
-                *port = Port::Opening(vec![frame.to_owned()]);
+        let step = self.ports.borrow_mut().take(wanted.port, frame);
+        match step {
+            Step::Open => self.start(worker, pod, wanted),
+            Step::OpenAgain => {
                 let (pod, sockets) = (Rc::clone(pod), Arc::clone(&self.sockets));
                 tokio::task::spawn_local(async move { open_again(&pod, &sockets, wanted.port).await });
             }
-            None if full => worker.counters.dropped(DropReason::TableFull),
-            None => {
-                drop(ports);
-                self.start(worker, pod, wanted, vec![frame.to_owned()]);
-            }
+            Step::Wait => {}
+            Step::Drop(reason) => worker.counters.dropped(reason),
         }
     }
 
-    fn start(&self, worker: &Rc<Worker>, pod: &Rc<Pod>, wanted: Wanted, held: Vec<Vec<u8>>) {
-        self.ports.borrow_mut().insert(wanted.port, Port::Opening(held));
+    fn start(&self, worker: &Rc<Worker>, pod: &Rc<Pod>, wanted: Wanted) {
         let place = Place {
             worker: Rc::clone(worker),
             pod: Rc::clone(pod),
@@ -148,19 +129,12 @@ impl Doors {
 
     /// The SYNs that waited; the port is open from now on, or forgotten.
     pub(super) fn settle(&self, port: u16, outcome: &Outcome) -> Vec<Vec<u8>> {
-        let mut ports = self.ports.borrow_mut();
-        let held = match ports.remove(&port) {
-            Some(Port::Opening(held)) => held,
-            Some(Port::Open) | None => Vec::new(),
-        };
-        if matches!(outcome, Outcome::Open) {
-            ports.insert(port, Port::Open);
-        }
-        held
+        let is_open = matches!(outcome, Outcome::Open);
+        self.ports.borrow_mut().settle(port, is_open)
     }
 
     fn forget(&self, port: u16) {
-        self.ports.borrow_mut().remove(&port);
+        self.ports.borrow_mut().forget(port);
     }
 }
 
@@ -248,13 +222,14 @@ async fn accept(
     let connected = Rc::new(Cell::new(0_usize));
     loop {
         // Connections wait in the kernel meanwhile. If this agent ends they are cut before their first byte, and made again.
-        worker.until_answering().await;
-        let accepted = match idle {
-            None => next(listeners).await,
-            Some(limit) => match timeout(limit, next(listeners)).await {
-                Ok(accepted) => accepted,
-                Err(_elapsed) if connected.get() == 0 => return,
-                Err(_elapsed) => continue,
+        worker.until(|admission| admission != Admission::Held).await;
+        let accepted = tokio::select! {
+            biased;
+            () = worker.until(|admission| admission == Admission::Held) => continue,
+            accepted = next(listeners) => accepted,
+            () = idle_for(idle) => match connected.get() {
+                0 => return,
+                _ => continue,
             },
         };
         match accepted {
@@ -272,6 +247,14 @@ async fn accept(
                 tokio::time::sleep(PAUSE).await;
             }
         }
+    }
+}
+
+/// Returns after `limit`, or never without one.
+async fn idle_for(limit: Option<Duration>) {
+    match limit {
+        Some(limit) => tokio::time::sleep(limit).await,
+        None => std::future::pending().await,
     }
 }
 

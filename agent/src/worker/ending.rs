@@ -68,12 +68,10 @@ impl Worker {
         *self.admission.borrow() == Admission::Held
     }
 
-    /// Returns once new flows are answered.
-    pub(super) async fn until_answering(&self) {
+    /// Returns once what becomes of new flows is as `wanted`.
+    pub(super) async fn until(&self, wanted: impl Fn(Admission) -> bool) {
         let mut admission = self.admission.subscribe();
         // It can't fail: the sender is this worker's.
-        let _ = admission
-            .wait_for(|admission| *admission != Admission::Held)
-            .await;
+        let _ = admission.wait_for(|admission| wanted(*admission)).await;
     }
 }
