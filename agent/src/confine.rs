@@ -96,6 +96,7 @@ fn allow_list() -> Result<BpfProgram, seccompiler::BackendError> {
     let mut rules: BTreeMap<i64, Vec<SeccompRule>> =
         ALLOWED.iter().map(|&number| (number, Vec::new())).collect();
     rules.insert(libc::SYS_socket, socket_rules()?);
+    rules.insert(libc::SYS_setsockopt, vec![no_packet_options()?]);
     rules.insert(libc::SYS_clone, vec![thread_only()?]);
     let refused = SeccompAction::Errno(libc::EPERM as u32);
     SeccompFilter::new(
@@ -123,6 +124,16 @@ fn socket_rules() -> Result<Vec<SeccompRule>, seccompiler::BackendError> {
         }
     }
     Ok(rules)
+}
+
+/// A pod's queue may be a packet socket, which comes with its options set. Its rings and groups are a privilege elsewhere.
+fn no_packet_options() -> Result<SeccompRule, seccompiler::BackendError> {
+    SeccompRule::new(vec![SeccompCondition::new(
+        1,
+        SeccompCmpArgLen::Dword,
+        SeccompCmpOp::Ne,
+        libc::SOL_PACKET as u64,
+    )?])
 }
 
 /// `clone` makes threads; a new process or namespace is refused.
@@ -159,7 +170,6 @@ const ALLOWED: &[i64] = &[
     libc::SYS_getsockname,
     libc::SYS_getpeername,
     libc::SYS_getsockopt,
-    libc::SYS_setsockopt,
     libc::SYS_sendto,
     libc::SYS_sendmsg,
     libc::SYS_sendmmsg, // the C library asks for IPv4 and IPv6 addresses at once

@@ -43,7 +43,7 @@ enum Device {
     Tun(TunQueue),
 }
 
-/// What a queue has counted since it was adopted.
+/// What a queue has counted since it was adopted; what overflowed while nobody read it is in its first count.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct QueueCounters {
     /// Questions about addresses that were answered.
@@ -54,6 +54,8 @@ pub struct QueueCounters {
     pub invalid: u64,
     /// Frames of the pod that found no room in the queue, as far as the kernel tells: TUN devices keep that to themselves.
     pub overflowed: u64,
+    /// Packets to the pod that the kernel didn't take: it had no room, mostly.
+    pub refused: u64,
     /// Packets to the pod that were summed here because the kernel refused to.
     pub summed: u64,
     /// Frames of the pod that the kernel could not describe, and dropped: super-packets of a kind that its virtio-net
@@ -115,14 +117,24 @@ impl Queue {
         self.counters.get()
     }
 
-    /// Takes the next frame. `None` is one that was for the link, and is dealt with.
+    /// Takes the next frame. `None` is one that was for the link, and is dealt with, or one that made no sense, and is
+    /// counted.
     ///
     /// # Errors
-    /// `WouldBlock` when the queue is empty; `InvalidData` when a TUN device handed out a header we don't know (the frame
-    /// is gone, the queue is fine); the kernel's own otherwise: the device was removed, or its outer end brought down.
+    /// `WouldBlock` when the queue is empty; the kernel's own otherwise: the device was removed, or its outer end brought
+    /// down.
     pub fn recv(&self, frame: &mut Frame) -> io::Result<Option<VnetHeader>> {
         let queue = match &self.device {
-            Device::Tun(queue) => return frame.fill(0, |bytes| queue.recv(bytes)).map(Some),
+            Device::Tun(queue) => {
+                return match frame.fill(0, |bytes| queue.recv(bytes)) {
+                    Ok(header) => Ok(Some(header)),
+                    Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                        self.count(|counters| counters.invalid += 1);
+                        Ok(None)
+                    }
+                    Err(error) => Err(error),
+                };
+            }
             Device::Packet(queue) => queue,
         };
         match queue.recv(frame) {
@@ -159,7 +171,8 @@ impl Queue {
         };
         let whole = || packet.clone().into_iter().collect::<Vec<_>>().concat();
         let first = !self.sums.get();
-        let sent = send_as_taken(header, &self.sums, whole, send)?;
+        let sent = send_as_taken(header, &self.sums, whole, send);
+        let sent = sent.inspect_err(|_| self.count(|counters| counters.refused += 1))?;
         if sent == Taken::Finished {
             self.count(|counters| counters.summed += 1);
         }
@@ -175,15 +188,16 @@ impl Queue {
     /// # Errors
     /// As [`send`](Self::send).
     pub fn forward(&self, frame: &[u8]) -> io::Result<()> {
-        let queue = match &self.device {
-            Device::Tun(queue) => return queue.forward(frame),
-            Device::Packet(queue) => queue,
-        };
+        if let Device::Tun(queue) = &self.device {
+            let forwarded = queue.forward(frame);
+            return forwarded.inspect_err(|_| self.count(|counters| counters.refused += 1));
+        }
         let invalid = |error| io::Error::new(io::ErrorKind::InvalidInput, error);
         let Some((header, packet)) = frame.split_first_chunk() else {
             return Err(io::ErrorKind::InvalidInput.into());
         };
-        queue.send(&VnetHeader::parse(header).map_err(invalid)?, [packet])
+        let header = VnetHeader::parse(header).map_err(invalid)?;
+        self.send(&header, [packet]).map(drop)
     }
 
     fn count(&self, change: impl FnOnce(&mut QueueCounters)) {

@@ -131,6 +131,10 @@ pub(crate) const NAMES: &[Name] = &[
         "Frames of pods that the kernel had no virtio-net header for, and dropped",
     ),
     (
+        "link_packets_refused_total",
+        "Packets to pods that their device didn't take: it had no room, mostly",
+    ),
+    (
         "link_packets_summed_total",
         "Packets to pods that were summed in the agent, since the kernel refused to",
     ),

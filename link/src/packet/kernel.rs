@@ -11,14 +11,6 @@ use nix::libc::{self, c_int, socklen_t};
 
 use crate::ethernet::MacAddress;
 
-/// `struct tpacket_stats`.
-#[repr(C)]
-#[derive(Default)]
-struct Statistics {
-    packets: u32,
-    drops: u32,
-}
-
 /// Has frames come and go with a virtio-net header of ten bytes.
 pub(super) fn set_vnet_header(fd: BorrowedFd<'_>) -> io::Result<()> {
     set(fd, libc::PACKET_VNET_HDR, 1)
@@ -36,12 +28,13 @@ pub(super) fn skip_queueing(fd: BorrowedFd<'_>) -> io::Result<()> {
 }
 
 pub(super) fn has_vnet_header(fd: BorrowedFd<'_>) -> io::Result<bool> {
-    Ok(get::<c_int>(fd, libc::PACKET_VNET_HDR)? != 0)
+    Ok(get(fd, libc::PACKET_VNET_HDR)? != [0])
 }
 
-/// Frames dropped since this was last asked.
+/// Frames dropped since this was last asked (`struct tpacket_stats`).
 pub(super) fn take_drops(fd: BorrowedFd<'_>) -> io::Result<u32> {
-    Ok(get::<Statistics>(fd, libc::PACKET_STATISTICS)?.drops)
+    let [_packets, drops] = get(fd, libc::PACKET_STATISTICS)?;
+    Ok(drops)
 }
 
 /// Receives every frame of one device, and sends there.
@@ -107,19 +100,19 @@ fn set(fd: BorrowedFd<'_>, option: c_int, value: c_int) -> io::Result<()> {
     checked(outcome)
 }
 
-/// `T` is plain numbers, as the option has them.
-fn get<T: Default>(fd: BorrowedFd<'_>, option: c_int) -> io::Result<T> {
-    let mut value = T::default();
-    let mut len = size_of::<T>() as socklen_t;
-    // SAFETY: getsockopt writes at most `len` bytes, which is the size of `value`, and any bytes are valid in the two
-    // types that this is called with. What it leaves out stays as it was.
+/// An option that is `N` numbers.
+fn get<const N: usize>(fd: BorrowedFd<'_>, option: c_int) -> io::Result<[u32; N]> {
+    let mut value = [0_u32; N];
+    let mut len = size_of_val(&value) as socklen_t;
+    // SAFETY: getsockopt writes at most `len` bytes, which is the size of `value`, and any bytes are numbers. What it
+    // leaves out stays as it was.
     // JUSTIFICATION: as above.
     let outcome = unsafe {
         libc::getsockopt(
             fd.as_raw_fd(),
             libc::SOL_PACKET,
             option,
-            (&raw mut value).cast(),
+            value.as_mut_ptr().cast(),
             &raw mut len,
         )
     };

@@ -90,12 +90,14 @@ fn links(machine: &Machine, trials: &Trials, options: &Options, missing: Status)
             finding(Code::CHECK_TUN, Status::Ok, "TUN device", reason)
         }
         Some((code, message)) => {
-            let instead = match missing {
-                Status::Fail => "",
-                _ => "; pods get a veth pair instead",
+            let (status, instead) = match missing {
+                // It can be made, so pods would get it and no other, and nothing would come through.
+                _ if code == Code::LINK_SILENT => (Status::Fail, ""),
+                Status::Fail => (Status::Fail, ""),
+                _ => (missing, "; pods get a veth pair instead"),
             };
             let reason = format!("{message} ({code}){instead}");
-            finding(Code::CHECK_TUN, missing, "TUN device", reason).with_fix(tun_fix(
+            finding(Code::CHECK_TUN, status, "TUN device", reason).with_fix(tun_fix(
                 code,
                 machine,
                 &options.tun_device,
@@ -164,7 +166,7 @@ pub(crate) fn tun_fix(code: Code, machine: &Machine, device: &Path) -> String {
         Code::TUN_OPEN if !machine.tun_driver => "sudo modprobe tun".to_owned(),
         Code::TUN_OPEN if !machine.tun_node => format!("sudo mknod -m 0666 {device} c 10 200"),
         Code::TUN_OPEN => format!("sudo chmod 0666 {device}, as distributions ship it"),
-        Code::LINK_SILENT => "look for a packet filter on TUN devices".to_owned(),
+        Code::LINK_SILENT => "look for a packet filter on TUN devices, or use --link packet".to_owned(),
         _ => format!("check that {device} is character device 10:200"),
     }
 }

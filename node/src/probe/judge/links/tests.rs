@@ -151,3 +151,14 @@ fn little_room_matters_where_packets_wait_in_it() {
     let unused = judged(made(None), little(), LinkChoice::Auto);
     assert_eq!(status_of(&unused, Code::CHECK_PACKET_BUFFER), None);
 }
+
+#[test]
+fn a_tun_device_that_carries_nothing_fails_since_pods_would_get_it() {
+    let findings = judged(
+        refused_with(Code::LINK_SILENT),
+        made(Some(8 << 20)),
+        LinkChoice::Auto,
+    );
+    assert_eq!(status_of(&findings, Code::CHECK_TUN), Some(Status::Fail));
+    assert_eq!(status_of(&findings, Code::CHECK_PACKET), Some(Status::Ok));
+}
