@@ -54,7 +54,7 @@ pub struct Plan {
     pub only: Vec<String>,
     /// Only these measures; all, and memory besides, without any.
     pub measures: Vec<Measure>,
-    /// Proxies of others: a name and the script that sets it up.
+    /// Proxies of others: a name and the script that sets it up (`platform-tests/bench/README.md`).
     pub externals: Vec<(String, PathBuf)>,
 }
 
