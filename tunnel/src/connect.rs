@@ -60,15 +60,15 @@ impl ConnectError {
         }
     }
 
-    /// Whether the connection broke off before the tunnel was there: whoever accepted it has ended, and what comes in its
-    /// place may do better. One that didn't accept it is another matter, and one that says why.
+    /// Whether the connection was reset before the tunnel was there: whoever accepted it has ended, and what comes in its
+    /// place may do better. One that wasn't accepted is another matter, and one that was closed in order, or says why.
     pub(crate) fn broke_off(&self) -> bool {
         let Self::Handshake(HandshakeError::Io(error)) = self else {
             return false;
         };
         matches!(
             error.kind(),
-            io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe
+            io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe
         )
     }
 
