@@ -30,6 +30,13 @@ impl Sum {
     }
 }
 
+/// The ones' complement sum of `bytes` (RFC 1071), folded to 16 bits and not inverted: what stands in a checksum field whose
+/// sum is to be finished, if the bytes are the pseudo-header's. An odd number of them is taken as if a zero followed.
+#[must_use]
+pub fn ones_complement_sum(bytes: &[u8]) -> u16 {
+    !Sum::default().add(bytes).finish()
+}
+
 /// Finishes the sum that [`Checksum::Partial`](crate::Checksum::Partial) describes: the field has the pseudo-header's and
 /// gets the whole one. `None` when the field isn't inside the packet, which is left as it is.
 pub(crate) fn finish(packet: &mut [u8], start: u16, offset: u16) -> Option<()> {
@@ -65,6 +72,7 @@ mod tests {
     fn the_example_of_rfc_1071_sums_up() {
         let sum = Sum::default().add(&[0x00, 0x01, 0xf2, 0x03, 0xf4, 0xf5, 0xf6, 0xf7]);
         assert_eq!(sum.finish(), !0xddf2);
+        assert_eq!(ones_complement_sum(&[0xf2, 0x03, 0xf4, 0xf5, 0xf6]), 0xdcfa);
     }
 
     #[test]

@@ -22,6 +22,7 @@ mod seqpacket;
 mod tun;
 mod vnet;
 
+pub use checksum::ones_complement_sum;
 pub use frame::Frame;
 pub use inherit::inherit_descriptor;
 pub use packet::{PACKET_BUFFER, PacketError, PacketQueue, open_packet};

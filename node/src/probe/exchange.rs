@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use adit_link::{Checksum, Frame, Queue, VnetHeader};
+use adit_link::{Checksum, Frame, Queue, VnetHeader, ones_complement_sum};
 
 use crate::sys;
 
@@ -85,23 +85,14 @@ fn datagram(from: SocketAddrV4, to: SocketAddrV4) -> Vec<u8> {
     packet[2..4].copy_from_slice(&(20 + udp_len).to_be_bytes());
     packet.extend(from.ip().octets());
     packet.extend(to.ip().octets());
-    let sum = !folded(&packet);
+    let sum = !ones_complement_sum(&packet);
     packet[10..12].copy_from_slice(&sum.to_be_bytes());
     let pseudo = [&packet[12..20], &[0, 17], &udp_len.to_be_bytes()].concat();
-    for field in [from.port(), to.port(), udp_len, folded(&pseudo)] {
+    for field in [from.port(), to.port(), udp_len, ones_complement_sum(&pseudo)] {
         packet.extend(field.to_be_bytes());
     }
     packet.extend(WORDS);
     packet
-}
-
-/// The ones' complement sum (RFC 1071) of an even number of bytes, not inverted.
-fn folded(bytes: &[u8]) -> u16 {
-    let (words, _) = bytes.as_chunks::<2>();
-    words.iter().fold(0, |sum: u16, word| {
-        let (sum, carry) = sum.overflowing_add(u16::from_be_bytes(*word));
-        sum + u16::from(carry)
-    })
 }
 
 #[cfg(test)]
@@ -111,7 +102,11 @@ mod tests {
     #[test]
     fn a_datagram_is_as_a_kernel_would_make_it() {
         let packet = datagram(ELSEWHERE, SocketAddrV4::new([192, 0, 2, 1].into(), 0x1234));
-        assert_eq!(folded(&packet[..20]), 0xffff, "the header's checksum is right");
+        assert_eq!(
+            ones_complement_sum(&packet[..20]),
+            0xffff,
+            "the header's checksum is right"
+        );
         assert_eq!(packet[20..26], [0, 9, 0x12, 0x34, 0, 25]);
         // 198.51 + 100.1 + 192.0 + 2.1 + 17 + 25, with the carry.
         let sum = 0xc633_u32 + 0x6401 + 0xc000 + 0x0201 + 17 + 25;

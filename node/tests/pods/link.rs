@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::Command;
 
-use adit_link::{Checksum, Gso, GsoKind, LinkKind, PacketQueue, Queue, VnetHeader};
+use adit_link::{Checksum, Gso, GsoKind, LinkKind, PacketQueue, Queue, VnetHeader, ones_complement_sum};
 use adit_node::Client;
 use adit_node::codes::Code;
 use adit_node::protocol::{PodInfo, PodSpec};
@@ -157,23 +157,14 @@ fn segment(payload: u16) -> Vec<u8> {
     let mut packet = vec![0x45, 0, 0, 0, 0, 0, 0x40, 0, 64, 6, 0, 0];
     packet.extend([192, 0, 2, 9, 10, 77, 0, 2]);
     packet[2..4].copy_from_slice(&(20 + tcp_len).to_be_bytes());
-    let sum = !folded(&packet);
+    let sum = !ones_complement_sum(&packet);
     packet[10..12].copy_from_slice(&sum.to_be_bytes());
     let pseudo = [&packet[12..20], &[0, 6], &tcp_len.to_be_bytes()].concat();
     packet.extend([0, 80, 0, 81, 0, 0, 0, 1, 0, 0, 0, 0, 0x50, 0x08, 0xff, 0xff]); // PSH
-    packet.extend(folded(&pseudo).to_be_bytes());
+    packet.extend(ones_complement_sum(&pseudo).to_be_bytes());
     packet.extend([0; 2]);
     packet.resize(40 + usize::from(payload), 7);
     packet
-}
-
-/// The ones' complement sum of an even number of bytes, not inverted.
-fn folded(bytes: &[u8]) -> u16 {
-    let (words, _) = bytes.as_chunks::<2>();
-    words.iter().fold(0, |sum: u16, word| {
-        let (sum, carry) = sum.overflowing_add(u16::from_be_bytes(*word));
-        sum + u16::from(carry)
-    })
 }
 
 fn a_flow_stays_on_one_packet_socket(world: &World) -> Outcome {
