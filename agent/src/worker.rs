@@ -305,9 +305,8 @@ impl Worker {
                 worker: Rc::clone(&worker),
                 pod: Rc::clone(&pod),
             };
-            // What they have counted is read when the pod is removed.
-            let _kept = (Rc::clone(&queue), wire_queue.clone());
-            if let Err(error) = pod.drive(queue, wire_queue, &arrivals).await {
+            // Lent, since what the queues have counted is read when the pod is removed.
+            if let Err(error) = pod.drive(&queue, wire_queue.as_ref(), &arrivals).await {
                 tracing::warn!(pod = %pod.name(), %error, "a pod's device failed; its flows are reset");
                 worker.remove_pod(pod.name());
             }

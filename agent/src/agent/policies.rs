@@ -59,16 +59,16 @@ impl Text {
 }
 
 fn readable(texts: &[Arc<Text>]) -> Result<(), Unreadable> {
+    if !texts.iter().any(|text| text.reading.incomplete) {
+        return Ok(());
+    }
     let broken = texts.iter().filter(|text| text.reading.incomplete);
     let errors = broken.flat_map(|text| &text.reading.diagnostics);
     let errors = errors.filter(|found| found.is_error());
     let report: Vec<_> = errors.map(ToString::to_string).collect();
-    match texts.iter().any(|text| text.reading.incomplete) {
-        false => Ok(()),
-        true => Err(Unreadable {
-            report: report.join("; "),
-        }),
-    }
+    Err(Unreadable {
+        report: report.join("; "),
+    })
 }
 
 fn tell(diagnostic: &Diagnostic) {
@@ -95,6 +95,11 @@ impl Policies {
     /// # Errors
     /// Such a file or object. The policies read before stay in force.
     pub(super) fn read(&mut self, files: &[Arc<PolicyDocument>]) -> Result<(), Unreadable> {
+        let same = files.len() == self.texts.len()
+            && files.iter().zip(&self.texts).all(|(file, text)| text.is_of(file));
+        if same {
+            return Ok(());
+        }
         let known: HashMap<_, _> = self
             .texts
             .iter()
@@ -110,17 +115,10 @@ impl Policies {
         };
         let texts: Vec<_> = files.iter().map(read).collect();
         readable(&texts)?;
-        let same = texts.len() == self.texts.len()
-            && texts
-                .iter()
-                .zip(&self.texts)
-                .all(|(new, old)| Arc::ptr_eq(new, old));
-        if !same {
-            let objects = texts.iter().flat_map(|text| &text.reading.objects);
-            self.objects = objects.cloned().collect();
-            duplicates(&self.objects).iter().for_each(tell);
-            self.texts = texts;
-        }
+        let objects = texts.iter().flat_map(|text| &text.reading.objects);
+        self.objects = objects.cloned().collect();
+        duplicates(&self.objects).iter().for_each(tell);
+        self.texts = texts;
         Ok(())
     }
 

@@ -38,7 +38,7 @@ pub(crate) struct Pod {
     pub(super) datagrams: Datagrams,
     /// The side of the wire, where it has one of its own: on a node.
     outer: Option<Outer>,
-    /// The queue of its device, which the driver holds: it is closed when that ends, whoever knows the pod then.
+    /// The queue of its device, which the driver's task holds: it is closed when that ends, whoever knows the pod then.
     queue: Weak<Queue>,
     driver: RefCell<Option<Waker>>,
     kicked: Cell<bool>,
@@ -271,11 +271,11 @@ impl Pod {
     /// The error of the queue: its device is gone.
     pub(crate) async fn drive(
         &self,
-        queue: Rc<Queue>,
-        wire: Option<Rc<Queue>>,
+        queue: &Rc<Queue>,
+        wire: Option<&Rc<Queue>>,
         arrivals: &impl Arrivals,
     ) -> io::Result<()> {
-        let mut turn = Turn::new(queue, wire)?;
+        let mut turn = Turn::new(Rc::clone(queue), wire.cloned())?;
         let mut sleep = pin!(tokio::time::sleep_until(tokio::time::Instant::now()));
         let mut passes = 0;
         poll_fn(|cx| {
