@@ -160,10 +160,7 @@ fn streams_lose_nothing_while_their_pods_join_and_leave() {
     let cluster = Cluster::running();
     Adit::install(&cluster);
     let namespace = Namespace::new(&cluster, "joining", Membership::Outside);
-    let ends = |namespace| Ends {
-        client: namespace,
-        server: namespace,
-    };
+    let ends = |namespace| Ends::within(namespace);
     for membership in [Membership::Mesh, Membership::Outside] {
         let streams = Streams::start(ends(&namespace), 20);
         namespace.set_membership(membership);
@@ -335,10 +332,7 @@ fn an_upgrade_of_the_agents_cuts_no_stream_and_refuses_no_connection() {
     })]);
     let opening = Opening::start(&namespace, 60);
     // Shorter than the time that an agent has to drain.
-    let ends = Ends {
-        client: &namespace,
-        server: &namespace,
-    };
+    let ends = Ends::within(&namespace);
     let streams = Streams::start(ends, 12);
     adit.restart_agents();
     streams.whole();
@@ -365,10 +359,7 @@ fn adit_is_taken_off_under_streams_and_leaves_nothing() {
     let adit = Adit::install(&cluster);
     let namespace = Namespace::new(&cluster, "off", Membership::Mesh);
     // Shorter than the time that they have to finish.
-    let ends = Ends {
-        client: &namespace,
-        server: &namespace,
-    };
+    let ends = Ends::within(&namespace);
     let streams = Streams::start(ends, 12);
     adit.take_off();
     streams.whole();
@@ -407,13 +398,7 @@ fn kills_heal() {
         adit.wait_whole();
     }
     // Of these no connection may notice anything.
-    let streams = Streams::start(
-        Ends {
-            client: &namespace,
-            server: &namespace,
-        },
-        30,
-    );
+    let streams = Streams::start(Ends::within(&namespace), 30);
     node.kill(HELPER);
     node.kill("containerd --config");
     cluster.restart(["apiserver", "5"]);

@@ -43,10 +43,7 @@ fn a_database_keeps_what_was_written() {
 fn streams_are_whole() {
     let cluster = Cluster::running();
     let namespace = Namespace::new(&cluster, "streams", Membership::Outside);
-    let ends = Ends {
-        client: &namespace,
-        server: &namespace,
-    };
+    let ends = Ends::within(&namespace);
     Streams::start(ends, 5).whole();
 }
 
@@ -114,13 +111,7 @@ fn faults_heal_and_pods_that_come_and_go_leave_nothing() {
             eprintln!("after kill -9 of {program}: {:?}", reach.again(begun));
         }
         // Of these no connection may notice anything.
-        let streams = Streams::start(
-            Ends {
-                client: &namespace,
-                server: &namespace,
-            },
-            20,
-        );
+        let streams = Streams::start(Ends::within(&namespace), 20);
         cluster.node(2).kill("containerd --config");
         cluster.restart(["apiserver", "2"]);
         streams.whole();

@@ -189,13 +189,7 @@ impl Pod {
     /// The same by reference: nothing of `data` is copied.
     pub(crate) fn send_shared(&mut self, data: &Bytes) {
         let index = self.any_peer();
-        let Peer {
-            flow,
-            port,
-            address,
-            seq,
-            ack,
-        } = self.peers[index];
+        let flow = self.peers[index].flow;
         let taken = self.stack.send_bytes(self.now, flow, &mut data.clone());
         let taken = taken.expect("the flow is open");
         while self
@@ -205,28 +199,29 @@ impl Pod {
         {
             black_box(self.parts.slices().count());
         }
-        let ack = ack.wrapping_add(taken as u32);
-        self.peers[index].ack = ack;
-        self.segment((address, port), seq, ack, ACK, &[], 0);
-        self.stack
-            .handle_frame(self.now, &self.frame, RxChecksum::Partial);
-        self.drain();
+        self.acknowledge(index, taken);
     }
 
     /// Bytes are written, sent and acknowledged by the pod.
     pub(crate) fn send(&mut self, data: &[u8]) {
         let index = self.any_peer();
+        let flow = self.peers[index].flow;
+        let taken = self.stack.send(self.now, flow, data).expect("the flow is open");
+        assert!(self.drain() > 0);
+        self.acknowledge(index, taken);
+    }
+
+    /// The pod has all that was sent to it.
+    fn acknowledge(&mut self, index: usize, taken: usize) {
+        let peer = &mut self.peers[index];
+        peer.ack = peer.ack.wrapping_add(taken as u32);
         let Peer {
-            flow,
             port,
             address,
             seq,
             ack,
-        } = self.peers[index];
-        let taken = self.stack.send(self.now, flow, data).expect("the flow is open");
-        assert!(self.drain() > 0);
-        let ack = ack.wrapping_add(taken as u32);
-        self.peers[index].ack = ack;
+            ..
+        } = *peer;
         self.segment((address, port), seq, ack, ACK, &[], 0);
         self.stack
             .handle_frame(self.now, &self.frame, RxChecksum::Partial);

@@ -127,19 +127,18 @@ impl Target {
 
     fn open(&self, index: u64, op: Op, payload: &[u8]) -> Result<TcpStream, ClientError> {
         let address = self.nth(index);
-        let failed = |step| {
-            move |source| ClientError {
-                step,
-                target: address,
-                source,
-            }
-        };
+        let failed = |step| failing(step, address);
         let mut stream = TcpStream::connect_timeout(&address, STEP_LIMIT).map_err(failed("connecting"))?;
         prepare(&stream).map_err(failed("setting socket options"))?;
         let first = [&op.encode(), payload].concat();
         stream.write_all(&first).map_err(failed("sending the header"))?;
         Ok(stream)
     }
+}
+
+/// What failed, and towards whom, for errors that say neither.
+fn failing(step: &'static str, target: SocketAddr) -> impl FnOnce(io::Error) -> ClientError {
+    move |source| ClientError { step, target, source }
 }
 
 fn prepare(stream: &TcpStream) -> io::Result<()> {
@@ -200,13 +199,7 @@ fn send(target: Target, index: u64, spec: StreamSpec) -> Result<(Report, Report)
         },
         &[],
     )?;
-    let failed = |step| {
-        move |source| ClientError {
-            step,
-            target: target.nth(index),
-            source,
-        }
-    };
+    let failed = |step| failing(step, target.nth(index));
     let limits = SourceSpec {
         bytes: spec.bytes,
         time: spec.time,
@@ -243,13 +236,7 @@ fn receive(target: Target, index: u64, spec: StreamSpec) -> Result<(Report, Repo
         },
     };
     let mut stream = target.open(index, op, &[])?;
-    let failed = |step| {
-        move |source| ClientError {
-            step,
-            target: target.nth(index),
-            source,
-        }
-    };
+    let failed = |step| failing(step, target.nth(index));
     let mut buffer = vec![0; CHUNK];
     let mut digest = Digest::new();
     let mut received = Report::default();
@@ -289,13 +276,7 @@ fn receive(target: Target, index: u64, spec: StreamSpec) -> Result<(Report, Repo
 /// # Errors
 /// The connection broke.
 pub fn rr(target: Target, spec: RrSpec) -> Result<Rr, ClientError> {
-    let failed = |step| {
-        move |source| ClientError {
-            step,
-            target: target.address,
-            source,
-        }
-    };
+    let failed = |step| failing(step, target.address);
     let op = Op::RequestResponse {
         request: spec.request,
         response: spec.response,
@@ -333,13 +314,7 @@ pub fn turns(
     mut stage: impl FnMut(Stage),
 ) -> Result<Rr, ClientError> {
     const BYTES: usize = 64;
-    let failed = |step| {
-        move |source| ClientError {
-            step,
-            target: target.address,
-            source,
-        }
-    };
+    let failed = |step| failing(step, target.address);
     let op = Op::RequestResponse {
         request: BYTES as u32,
         response: BYTES as u32,
@@ -415,7 +390,7 @@ pub fn connect(target: Target, spec: ConnectSpec) -> Result<Connect, ClientError
     let first = errors.into_iter().next();
     let first_failure = match (count, first) {
         (0, Some(first)) => return Err(first),
-        (_, first) => first.map(|error| format!("{error}: {}", error.source)),
+        (_, first) => first.map(|error| error.to_string()),
     };
     Ok(Connect {
         count,
@@ -429,13 +404,7 @@ pub fn connect(target: Target, spec: ConnectSpec) -> Result<Connect, ClientError
 
 fn open_and_close(target: Target, index: u64) -> Result<(Duration, Duration), ClientError> {
     let address = target.nth(index);
-    let failed = |step| {
-        move |source| ClientError {
-            step,
-            target: address,
-            source,
-        }
-    };
+    let failed = |step| failing(step, address);
     let begun = Instant::now();
     let mut stream = TcpStream::connect_timeout(&address, STEP_LIMIT).map_err(failed("connecting"))?;
     let connected = begun.elapsed();
@@ -579,13 +548,7 @@ fn of_client(error: &ClientError) -> End {
 }
 
 fn run_to_end(target: Target, spec: EndSpec, received: &mut u64) -> Result<(), ClientError> {
-    let failed = |step| {
-        move |source| ClientError {
-            step,
-            target: target.address,
-            source,
-        }
-    };
+    let failed = |step| failing(step, target.address);
     let mut stream = target.open(0, spec.op, &[])?;
     source(&mut stream, SourceSpec::new(Some(spec.send), None, false)).map_err(failed("sending"))?;
     if spec.reset {
@@ -623,13 +586,7 @@ fn run_to_end(target: Target, spec: EndSpec, received: &mut u64) -> Result<(), C
 /// # Errors
 /// The connection failed or the answer isn't an address.
 pub fn who(target: Target) -> Result<SocketAddr, ClientError> {
-    let failed = |step| {
-        move |source| ClientError {
-            step,
-            target: target.address,
-            source,
-        }
-    };
+    let failed = |step| failing(step, target.address);
     let mut stream = target.open(0, Op::Who, &[])?;
     let mut text = String::new();
     stream

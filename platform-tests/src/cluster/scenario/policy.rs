@@ -25,10 +25,7 @@ pub struct Cut {
 /// If there is no stream before the policy comes, or the policy is refused.
 #[track_caller]
 pub fn cut_by(namespace: &Namespace<'_>, policy: Value, patience: Duration) -> Cut {
-    let ends = Ends {
-        client: namespace,
-        server: namespace,
-    };
+    let ends = Ends::within(namespace);
     ends.server.up([pod("server", 2, [load()])]);
     ends.client.up([pod("client", 1, [load()])]);
     assert!(connects(namespace), "there is no connection without the policy");

@@ -19,6 +19,16 @@ pub struct Ends<'n, 'c> {
     pub server: &'n Namespace<'c>,
 }
 
+impl<'n, 'c> Ends<'n, 'c> {
+    /// Both in one.
+    pub fn within(namespace: &'n Namespace<'c>) -> Self {
+        Self {
+            client: namespace,
+            server: namespace,
+        }
+    }
+}
+
 /// Streams of 100 Mbit/s from pods on node 1 to one on node 2, `there`, and the other way, `back`.
 ///
 /// Their clients are pods of their own, so that they live on when the API server, and with it `kubectl exec`, is away.
