@@ -51,6 +51,8 @@ pub struct AgentSettings {
     pub svid_ttl: Duration,
     /// Worker threads. Default: one a core, eight at most.
     pub workers: usize,
+    /// How long a worker may look for work before it sleeps, where that pays. Default 100 µs; none switches it off.
+    pub busy_poll: Duration,
     /// Flow records kept for readers. Default 4096, some 2 MiB.
     pub flow_records: usize,
 }
@@ -94,6 +96,7 @@ impl Default for AgentSettings {
             state_dir: None,
             svid_ttl: Duration::from_secs(3600),
             workers: cores.min(8),
+            busy_poll: Duration::from_micros(100),
             flow_records: 4096,
         }
     }

@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use adit_control::Snapshot;
 use adit_flow::{Direction, DropReason, FourTuple, Protocol, WorkloadName};
@@ -22,6 +23,7 @@ use crate::pipeline::live::{Live, LiveFlows, Permitted};
 use crate::pipeline::{inbound, outbound, plain};
 use crate::telemetry::{self, Counters, Recorder};
 
+mod busy_poll;
 mod crossing;
 mod datagrams;
 mod dns_end;
@@ -39,6 +41,7 @@ mod tunnel_end;
 mod tunnels;
 mod turn;
 
+use busy_poll::BusyPoll;
 pub(crate) use crossing::{Course, Crossed};
 pub(crate) use dns_end::DnsEnd;
 pub(crate) use doors::{AGENT_PORTS, HBONE_PORT};
@@ -167,12 +170,14 @@ pub(crate) struct Worker {
     pods: RefCell<HashMap<WorkloadName, Rc<Pod>>>,
     /// What pods that are gone have counted: a sum that fell would look like a new start.
     departed: RefCell<BTreeMap<String, u64>>,
+    busy_poll: Rc<BusyPoll>,
     admission: watch::Sender<Admission>,
     random: Cell<u64>,
 }
 
 impl Worker {
-    /// Starts a worker on a thread of its own; it ends when its mailbox is closed.
+    /// Starts a worker on a thread of its own; it ends when its mailbox is closed. It looks for work for `busy_poll` at most
+    /// before it sleeps.
     ///
     /// # Errors
     /// The thread or its runtime could not be made.
@@ -181,6 +186,7 @@ impl Worker {
         shared: Arc<Shared>,
         counters: Arc<Counters>,
         mailbox: mpsc::Receiver<Command>,
+        busy_poll: Duration,
         seed: u64,
     ) -> io::Result<std::thread::JoinHandle<()>> {
         // A local runtime stays on the thread that made it, so that thread says whether there is one.
@@ -194,7 +200,7 @@ impl Worker {
                 };
                 let _ = made.send(Ok(()));
                 runtime.block_on(async move {
-                    let worker = Rc::new(Self::new(shared, counters, seed));
+                    let worker = Rc::new(Self::new(shared, counters, busy_poll, seed));
                     worker.run(mailbox).await;
                 });
             })?;
@@ -205,11 +211,12 @@ impl Worker {
         }
     }
 
-    fn new(shared: Arc<Shared>, counters: Arc<Counters>, seed: u64) -> Self {
+    fn new(shared: Arc<Shared>, counters: Arc<Counters>, busy_poll: Duration, seed: u64) -> Self {
         Self {
             live: LiveFlows::default(),
             tunnels: tunnels::Tunnels::new(Arc::clone(&shared), Arc::clone(&counters)),
             resolver: resolver::Resolver::default(),
+            busy_poll: Rc::new(BusyPoll::new(busy_poll, Arc::clone(&counters))),
             shared,
             counters,
             pods: RefCell::default(),
@@ -221,6 +228,8 @@ impl Worker {
 
     async fn run(self: Rc<Self>, mut mailbox: mpsc::Receiver<Command>) {
         tokio::task::spawn_local(beat(Arc::clone(&self.counters)));
+        let busy_poll = Rc::clone(&self.busy_poll);
+        tokio::task::spawn_local(async move { busy_poll.run().await });
         while let Some(command) = mailbox.recv().await {
             self.handle(command);
         }
@@ -293,7 +302,14 @@ impl Worker {
             None => (None, None),
         };
         let queue = Rc::new(queue);
-        let pod = Rc::new(Pod::new(name.clone(), stack, Rc::downgrade(&queue), outer));
+        let busy_poll = Rc::clone(&self.busy_poll);
+        let pod = Rc::new(Pod::new(
+            name.clone(),
+            stack,
+            Rc::downgrade(&queue),
+            outer,
+            busy_poll,
+        ));
         if let Some(outer) = pod.outer() {
             outer.doors.open_hbone(self, &pod);
         }
@@ -306,7 +322,10 @@ impl Worker {
                 pod: Rc::clone(&pod),
             };
             // Lent, since what the queues have counted is read when the pod is removed.
-            if let Err(error) = pod.drive(&queue, wire_queue.as_ref(), &arrivals).await {
+            if let Err(error) = pod
+                .drive(&queue, wire_queue.as_ref(), &arrivals)
+                .await
+            {
                 tracing::warn!(pod = %pod.name(), %error, "a pod's device failed; its flows are reset");
                 worker.remove_pod(pod.name());
             }
@@ -315,7 +334,7 @@ impl Worker {
 
     /// Removes a pod once its flows have ended: the FINs of a program that has just exited are still under way.
     async fn let_pod_go(self: Rc<Self>, name: WorkloadName, done: oneshot::Sender<()>) {
-        const GRACE: std::time::Duration = std::time::Duration::from_millis(500);
+        const GRACE: Duration = Duration::from_millis(500);
         if let Some(pod) = self.pod(&name) {
             let _ = tokio::time::timeout(GRACE, until_quiet(&pod)).await;
         }
@@ -446,7 +465,7 @@ fn runtime() -> io::Result<runtime::LocalRuntime> {
 
 /// Shows every second that the thread isn't stuck.
 async fn beat(counters: Arc<Counters>) {
-    const PAUSE: std::time::Duration = std::time::Duration::from_secs(1);
+    const PAUSE: Duration = Duration::from_secs(1);
     loop {
         counters.pulse.beat();
         tokio::time::sleep(PAUSE).await;
@@ -455,7 +474,7 @@ async fn beat(counters: Arc<Counters>) {
 
 /// Returns once no flow of the pod is served, or the pod is gone.
 async fn until_quiet(pod: &Pod) {
-    const POLL: std::time::Duration = std::time::Duration::from_millis(10);
+    const POLL: Duration = Duration::from_millis(10);
     while pod.has_flows() && !pod.is_gone() {
         tokio::time::sleep(POLL).await;
     }

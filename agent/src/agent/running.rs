@@ -86,6 +86,7 @@ impl Running {
                 Arc::clone(&shared),
                 Arc::clone(&counters[index]),
                 mailbox,
+                settings.busy_poll,
                 seed(),
             )
             .map_err(|source| StartError::Workers { source })?;

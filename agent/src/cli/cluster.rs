@@ -38,6 +38,7 @@ pub(super) fn node_agent(args: NodeAgent) -> Result<u8, CliError> {
             signer,
             svid_ttl,
             workers: args.workers.map_or(defaults.workers, usize::from),
+            busy_poll: args.busy_poll.unwrap_or(defaults.busy_poll),
             ..defaults
         },
     })?;

@@ -4,12 +4,12 @@ use std::time::Duration;
 
 /// A text that is no length of time.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("expected a number and a unit, such as 500ms, 10s, 5m or 1h, got {got:?}")]
+#[error("expected a number and a unit, such as 100us, 500ms, 10s, 5m or 1h, got {got:?}")]
 pub(super) struct InvalidDuration {
     got: String,
 }
 
-/// Reads `500ms`, `10s`, `5m`, `1h`.
+/// Reads `100us`, `500ms`, `10s`, `5m`, `1h`.
 ///
 /// # Errors
 /// Anything else, and what is beyond a year.
@@ -19,21 +19,22 @@ pub(super) fn parse(text: &str) -> Result<Duration, InvalidDuration> {
         .find(|character: char| !character.is_ascii_digit())
         .ok_or_else(invalid)?;
     let number: u64 = text[..digits].parse().map_err(|_| invalid())?;
-    let millis = match &text[digits..] {
-        "ms" => 1,
-        "s" => 1000,
-        "m" => 60_000,
-        "h" => 3_600_000,
+    let micros = match &text[digits..] {
+        "us" | "µs" => 1,
+        "ms" => 1000,
+        "s" => 1_000_000,
+        "m" => 60_000_000,
+        "h" => 3_600_000_000,
         _ => return Err(invalid()),
     };
-    let millis = number
-        .checked_mul(millis)
-        .filter(|&millis| millis <= YEAR)
+    let micros = number
+        .checked_mul(micros)
+        .filter(|&micros| micros <= YEAR)
         .ok_or_else(invalid)?;
-    Ok(Duration::from_millis(millis))
+    Ok(Duration::from_micros(micros))
 }
 
-const YEAR: u64 = 366 * 24 * 3_600_000;
+const YEAR: u64 = 366 * 24 * 3_600_000_000;
 
 #[cfg(test)]
 mod tests {
@@ -41,14 +42,16 @@ mod tests {
 
     #[test]
     fn units_are_understood_and_anything_else_is_not() {
-        for (text, millis) in [
-            ("500ms", 500),
-            ("10s", 10_000),
-            ("5m", 300_000),
-            ("1h", 3_600_000),
+        for (text, micros) in [
+            ("100us", 100),
+            ("100µs", 100),
+            ("500ms", 500_000),
+            ("10s", 10_000_000),
+            ("5m", 300_000_000),
+            ("1h", 3_600_000_000),
             ("0s", 0),
         ] {
-            assert_eq!(parse(text), Ok(Duration::from_millis(millis)));
+            assert_eq!(parse(text), Ok(Duration::from_micros(micros)));
         }
         for bad in [
             "",

@@ -31,6 +31,7 @@ pub(super) fn agent(args: Agent) -> Result<u8, CliError> {
             state_dir: args.state_dir,
             svid_ttl: args.svid_ttl.unwrap_or(defaults.svid_ttl),
             workers: args.workers.map_or(defaults.workers, usize::from),
+            busy_poll: args.busy_poll.unwrap_or(defaults.busy_poll),
             ..defaults
         },
     })?;

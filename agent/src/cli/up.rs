@@ -35,6 +35,7 @@ pub(super) fn up(args: Up) -> Result<u8, CliError> {
             state_dir: args.state_dir,
             svid_ttl: args.svid_ttl,
             workers: args.workers,
+            busy_poll: args.busy_poll,
         },
         once,
         foreground: false,

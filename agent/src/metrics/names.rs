@@ -8,6 +8,10 @@ pub(crate) const NAMES: &[Name] = &[
     ("bad_connects_total", "CONNECT requests refused unread, by reason"),
     ("build_info", "1, with the version as a label"),
     (
+        "busy_polls_total",
+        "Looks for work before a worker slept, by outcome: paid or vain",
+    ),
+    (
         "ca_certificates_refused_total",
         "Certificates that the signer refused, by gRPC code",
     ),

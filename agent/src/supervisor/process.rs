@@ -31,6 +31,8 @@ pub struct AgentArguments {
     pub svid_ttl: Option<Duration>,
     /// Worker threads; one a core without it.
     pub workers: Option<u16>,
+    /// How long a worker may look for work before it sleeps; the agent's own default without it.
+    pub busy_poll: Option<Duration>,
 }
 
 /// A process that ends when this is dropped, at the latest.
@@ -69,6 +71,9 @@ pub(super) fn agent(paths: &RunPaths, arguments: &AgentArguments) -> Command {
     }
     if let Some(workers) = arguments.workers {
         command.arg("--workers").arg(workers.to_string());
+    }
+    if let Some(limit) = arguments.busy_poll {
+        command.arg("--busy-poll").arg(format!("{}us", limit.as_micros()));
     }
     command.stdout(Stdio::null()).stderr(Stdio::piped());
     command

@@ -19,6 +19,8 @@ pub(crate) struct Counters {
     tunnels_failed: Mutex<BTreeMap<&'static str, u64>>,
     bad_heads: Mutex<BTreeMap<&'static str, u64>>,
     listeners_failed: AtomicU64,
+    busy_polls_paid: AtomicU64,
+    busy_polls_vain: AtomicU64,
     refused: [AtomicU64; RefuseReason::ALL.len()],
     closed: [AtomicU64; CloseReason::ALL.len()],
     dropped: [AtomicU64; DropReason::ALL.len()],
@@ -59,6 +61,16 @@ impl Counters {
         bump(&self.listeners_failed);
     }
 
+    /// Work came while it was looked for.
+    pub(crate) fn busy_poll_paid(&self) {
+        bump(&self.busy_polls_paid);
+    }
+
+    /// Work was looked for, and none came in time.
+    pub(crate) fn busy_poll_vain(&self) {
+        bump(&self.busy_polls_vain);
+    }
+
     /// A CONNECT was refused unread, for the reason with this label.
     pub(crate) fn bad_head(&self, label: &'static str) {
         bump_label(&self.bad_heads, label);
@@ -78,6 +90,8 @@ impl Counters {
         add("flows_inbound_total".into(), &self.flows_inbound);
         add("flows_live".into(), &self.flows_live);
         add("listeners_failed_total".into(), &self.listeners_failed);
+        add("busy_polls_total{outcome=paid}".into(), &self.busy_polls_paid);
+        add("busy_polls_total{outcome=vain}".into(), &self.busy_polls_vain);
         for reason in RefuseReason::ALL {
             add(
                 format!("flows_refused_total{{reason={reason}}}"),

@@ -23,6 +23,7 @@ use adit_policy::PolicySet;
 use tokio::sync::Notify;
 use tokio::time::Sleep;
 
+use super::busy_poll::BusyPoll;
 use super::crossing::Course;
 use super::datagrams::{Content, Datagrams, Packet};
 use super::doors::Outcome;
@@ -41,6 +42,8 @@ pub(crate) struct Pod {
     /// The queue of its device, which the driver's task holds: it is closed when that ends, whoever knows the pod then.
     queue: Weak<Queue>,
     driver: RefCell<Option<Waker>>,
+    /// Told when the driver has something to do, which it has for whatever reaches the pod.
+    busy_poll: Rc<BusyPoll>,
     kicked: Cell<bool>,
     gone: Cell<bool>,
     /// Wakes those that live as long as the pod.
@@ -78,7 +81,13 @@ pub(crate) trait Arrivals {
 
 impl Pod {
     /// A pod with its netstack; [`Pod::drive`] brings it to life, with the queue.
-    pub(crate) fn new(name: WorkloadName, stack: Netstack, queue: Weak<Queue>, outer: Option<Outer>) -> Self {
+    pub(super) fn new(
+        name: WorkloadName,
+        stack: Netstack,
+        queue: Weak<Queue>,
+        outer: Option<Outer>,
+        busy_poll: Rc<BusyPoll>,
+    ) -> Self {
         Self {
             name,
             stack: RefCell::new(stack),
@@ -87,6 +96,7 @@ impl Pod {
             outer,
             queue,
             driver: RefCell::default(),
+            busy_poll,
             kicked: Cell::new(false),
             gone: Cell::new(false),
             ended: Notify::new(),
@@ -269,7 +279,7 @@ impl Pod {
     ///
     /// # Errors
     /// The error of the queue: its device is gone.
-    pub(crate) async fn drive(
+    pub(super) async fn drive(
         &self,
         queue: &Rc<Queue>,
         wire: Option<&Rc<Queue>>,
@@ -282,6 +292,7 @@ impl Pod {
             if self.gone.get() {
                 return Poll::Ready(Ok(()));
             }
+            self.busy_poll.work();
             self.register(cx);
             let reading = turn.read(cx, self, arrivals)?;
             self.expire(cx, sleep.as_mut());

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use adit_control::Snapshot;
 use adit_flow::{CloseReason, FlowRecord, Protocol, RefuseReason, VerdictKind, WorkloadName};
@@ -18,7 +19,7 @@ use crate::admin::{FlowHub, FlowReader, Next};
 use crate::cluster::OuterSockets;
 use crate::identities::Identities;
 use crate::telemetry::Counters;
-use crate::worker::{Command, Mailbox, Pod, PodArrivals, Shared, Worker};
+use crate::worker::{BusyPoll, Command, Mailbox, Pod, PodArrivals, Shared, Worker};
 
 const MESH: &str = "
 apiVersion: adit.dev/v1alpha1
@@ -115,6 +116,7 @@ impl World {
                 Netstack::new(config, 1, std::time::Instant::now()),
                 std::rc::Weak::new(),
                 None,
+                Rc::new(BusyPoll::new(Duration::ZERO, Arc::default())),
             ))
         });
         let mut compiler = Compiler::new(Options::default());
@@ -137,7 +139,12 @@ impl World {
             workers: vec![sender],
             flows,
         });
-        let worker = Rc::new(Worker::new(shared, Arc::new(Counters::default()), 1));
+        let worker = Rc::new(Worker::new(
+            shared,
+            Arc::new(Counters::default()),
+            Duration::ZERO,
+            1,
+        ));
         let [web, api] = pods;
         for pod in [&web, &api] {
             worker
