@@ -30,6 +30,7 @@ mod dns_end;
 mod doors;
 mod ending;
 mod flow_end;
+mod frames;
 mod host_end;
 mod outer;
 mod plain_end;
@@ -47,6 +48,7 @@ pub(crate) use dns_end::DnsEnd;
 pub(crate) use doors::{AGENT_PORTS, HBONE_PORT};
 pub(crate) use ending::{Admission, Which};
 pub(crate) use flow_end::FlowEnd;
+use frames::Frames;
 pub(crate) use host_end::HostEnd;
 pub(crate) use outer::WireSide;
 pub(crate) use plain_end::PlainEnd;
@@ -171,6 +173,7 @@ pub(crate) struct Worker {
     /// What pods that are gone have counted: a sum that fell would look like a new start.
     departed: RefCell<BTreeMap<String, u64>>,
     busy_poll: Rc<BusyPoll>,
+    frames: Frames,
     admission: watch::Sender<Admission>,
     random: Cell<u64>,
 }
@@ -217,6 +220,7 @@ impl Worker {
             tunnels: tunnels::Tunnels::new(Arc::clone(&shared), Arc::clone(&counters)),
             resolver: resolver::Resolver::default(),
             busy_poll: Rc::new(BusyPoll::new(busy_poll, Arc::clone(&counters))),
+            frames: Frames::default(),
             shared,
             counters,
             pods: RefCell::default(),
@@ -323,7 +327,7 @@ impl Worker {
             };
             // Lent, since what the queues have counted is read when the pod is removed.
             if let Err(error) = pod
-                .drive(&queue, wire_queue.as_ref(), &arrivals)
+                .drive(&queue, wire_queue.as_ref(), worker.frames.clone(), &arrivals)
                 .await
             {
                 tracing::warn!(pod = %pod.name(), %error, "a pod's device failed; its flows are reset");

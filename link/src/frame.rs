@@ -2,9 +2,12 @@
 
 use crate::VnetHeader;
 
+/// Parts of a packet to be sent, its headers among them, up to which no memory is asked for.
+pub(crate) const USUAL_PARTS: usize = 16;
+
 /// A frame as [`Queue::recv`](crate::Queue::recv) left it: its virtio-net header, and the IP packet right after it.
 ///
-/// The memory is used again by the next frame unless it is [taken](Frame::take).
+/// The memory is used again by the next frame unless it is [replaced](Frame::replace).
 #[derive(Debug, Default)]
 pub struct Frame {
     bytes: Vec<u8>,
@@ -31,16 +34,17 @@ impl Frame {
         self.bytes.get_mut(self.start..).unwrap_or_default()
     }
 
-    /// Where in [`Frame::take`]'s memory the packet begins, in bytes.
+    /// Where in [`Frame::replace`]'s memory the packet begins, in bytes.
     #[must_use]
     pub fn packet_start(&self) -> usize {
         self.start + VnetHeader::LEN
     }
 
-    /// The memory, for whoever keeps the packet longer than until the next one. What is left has none.
+    /// The memory, for whoever keeps the packet longer than until the next one, which is read into `next`: what that holds is
+    /// lost, and it grows if it has to.
     #[must_use]
-    pub fn take(&mut self) -> Vec<u8> {
-        std::mem::take(&mut self.bytes)
+    pub fn replace(&mut self, next: Vec<u8>) -> Vec<u8> {
+        std::mem::replace(&mut self.bytes, next)
     }
 
     /// Has a device write into the memory, `start` bytes of which come before the virtio-net header.

@@ -22,9 +22,11 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
+use smallvec::{SmallVec, smallvec};
 use thiserror::Error;
 
 use crate::ethernet::{self, Answer, Arrival, ETHERNET_HEADER, MacAddress};
+use crate::frame::USUAL_PARTS;
 use crate::{Checksum, Frame, MAX_FRAME, MAX_QUEUES, VnetHeader, checksum};
 
 /// Bytes of frames that may wait in a packet socket, each with the kernel's own notes on it, and of those on their way
@@ -157,7 +159,7 @@ impl PacketQueue {
             with_ethernet(header).emit(),
             ethernet::header_for(self.pod, version),
         );
-        let mut parts = vec![IoSlice::new(&header), IoSlice::new(&ethernet)];
+        let mut parts: SmallVec<[_; USUAL_PARTS]> = smallvec![IoSlice::new(&header), IoSlice::new(&ethernet)];
         for part in packet {
             parts.push(IoSlice::new(part));
         }

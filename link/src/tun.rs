@@ -9,9 +9,11 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
+use smallvec::{SmallVec, smallvec};
 use thiserror::Error;
 
 use crate::VnetHeader;
+use crate::frame::USUAL_PARTS;
 
 /// Where distributions put the TUN device node.
 pub const DEFAULT_TUN_DEVICE: &str = "/dev/net/tun";
@@ -166,7 +168,7 @@ impl TunQueue {
     /// when the kernel has no room; `EIO` while the interface is down; `EBADFD` when the device was removed.
     pub fn send<'a>(&self, header: &VnetHeader, frame: impl IntoIterator<Item = &'a [u8]>) -> io::Result<()> {
         let header = header.emit();
-        let mut parts = vec![IoSlice::new(&header)];
+        let mut parts: SmallVec<[_; USUAL_PARTS]> = smallvec![IoSlice::new(&header)];
         for part in frame {
             parts.push(IoSlice::new(part));
         }

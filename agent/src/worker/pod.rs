@@ -27,6 +27,7 @@ use super::busy_poll::BusyPoll;
 use super::crossing::Course;
 use super::datagrams::{Content, Datagrams, Packet};
 use super::doors::Outcome;
+use super::frames::Frames;
 use super::outer::Outer;
 use super::turn::{Progress, Turn};
 
@@ -283,9 +284,10 @@ impl Pod {
         &self,
         queue: &Rc<Queue>,
         wire: Option<&Rc<Queue>>,
+        frames: Frames,
         arrivals: &impl Arrivals,
     ) -> io::Result<()> {
-        let mut turn = Turn::new(Rc::clone(queue), wire.cloned())?;
+        let mut turn = Turn::new(Rc::clone(queue), wire.cloned(), frames)?;
         let mut sleep = pin!(tokio::time::sleep_until(tokio::time::Instant::now()));
         let mut passes = 0;
         poll_fn(|cx| {

@@ -7,10 +7,10 @@ use std::time::Instant;
 
 use adit_link::{Checksum, Frame, MAX_FRAME, Queue, Sent, VnetHeader};
 use adit_netstack::{Netstack, NewFlow, PacketParts, RxChecksum, Side, Transmit};
-use bytes::Bytes;
 use tokio::io::unix::AsyncFd;
 
 use super::crossing::{Course, Next};
+use super::frames::Frames;
 use super::outer::Outer;
 use super::pod::{Arrivals, Pod};
 
@@ -29,6 +29,7 @@ pub(super) struct Turn {
     queue: AsyncFd<Rc<Queue>>,
     wire: Option<AsyncFd<Rc<Queue>>>,
     frame: Frame,
+    frames: Frames,
     packet: PacketParts,
 }
 
@@ -40,11 +41,12 @@ pub(super) enum Progress {
 
 impl Turn {
     /// Takes over the queue of a pod's device and, on a node, that of its outer one.
-    pub(super) fn new(queue: Rc<Queue>, wire: Option<Rc<Queue>>) -> io::Result<Self> {
+    pub(super) fn new(queue: Rc<Queue>, wire: Option<Rc<Queue>>, frames: Frames) -> io::Result<Self> {
         Ok(Self {
             queue: watched(queue)?,
             wire: wire.map(watched).transpose()?,
             frame: Frame::default(),
+            frames,
             packet: PacketParts::default(),
         })
     }
@@ -134,7 +136,8 @@ impl Turn {
             stack.handle_frame(now, self.frame.packet(), checksum);
         } else {
             let start = self.frame.packet_start();
-            let packet = Bytes::from(self.frame.take()).slice(start..);
+            let frame = self.frame.replace(self.frames.lend());
+            let packet = self.frames.hand_on(frame).slice(start..);
             stack.handle_frame_bytes(now, &packet, checksum);
         }
     }
