@@ -22,7 +22,9 @@ pub enum Measure {
     ReverseEight,
     /// Requests and responses of 64 bytes on one connection.
     RequestResponse,
-    /// The same on ten connections in turn.
+    /// Requests and responses of 64 bytes while another connection streams as fast as it can.
+    RequestsBesideStream,
+    /// Requests and responses on ten connections in turn.
     TurnsTen,
     /// The same on ten thousand connections in turn.
     TurnsTenThousand,
@@ -77,8 +79,11 @@ pub(super) mod row {
     pub(in crate::bench) const STREAM_BACK: &str = "one stream back";
     pub(in crate::bench) const EIGHT: &str = "eight streams";
     pub(in crate::bench) const EIGHT_BACK: &str = "eight streams back";
+    pub(in crate::bench) const EIGHT_SHARES: &str = "eight streams, the slowest of the fastest";
+    pub(in crate::bench) const EIGHT_BACK_SHARES: &str = "eight streams back, the slowest of the fastest";
     pub(in crate::bench) const RR_P50: &str = "request-response, median";
     pub(in crate::bench) const RR_P99: &str = "request-response, 99th percentile";
+    pub(in crate::bench) const BESIDE_P99: &str = "request-response beside a stream, 99th percentile";
     pub(in crate::bench) const TURNS_10: &str = "request-response, 10 connections in turn";
     pub(in crate::bench) const TURNS_10_000: &str = "request-response, 10,000 connections in turn";
     pub(in crate::bench) const CONNECT: &str = "connect, median";
@@ -94,6 +99,7 @@ impl Measure {
         Self::ForwardEight,
         Self::ReverseEight,
         Self::RequestResponse,
+        Self::RequestsBesideStream,
         Self::TurnsTen,
         Self::TurnsTenThousand,
         Self::Connect,
@@ -108,6 +114,7 @@ impl Measure {
             Self::Forward => row::STREAM,
             Self::ForwardEight => row::EIGHT,
             Self::RequestResponse => "request-response",
+            Self::RequestsBesideStream => "request-response beside a stream",
             Self::Reverse => row::STREAM_BACK,
             Self::ReverseEight => row::EIGHT_BACK,
             Self::TurnsTen => row::TURNS_10,
@@ -136,8 +143,8 @@ impl Measure {
                     vec![(row::CONNECT_RATE, found.per_second, "/s")]
                 })
             }
-            Self::Forward => stream(path, plan, row::STREAM, &[]),
-            Self::ForwardEight => stream(path, plan, row::EIGHT, &["--parallel", "8"]),
+            Self::Forward => stream(path, plan, &[row::STREAM], &[]),
+            Self::ForwardEight => stream(path, plan, &[row::EIGHT, row::EIGHT_SHARES], &["--parallel", "8"]),
             Self::RequestResponse => {
                 let count = plan.requests.to_string();
                 costed(path, || {
@@ -150,21 +157,33 @@ impl Measure {
                     (values, Work::Requests(found.count + found.count / 10))
                 })
             }
-            Self::Reverse => stream(path, plan, row::STREAM_BACK, &["--reverse"]),
-            Self::ReverseEight => stream(path, plan, row::EIGHT_BACK, &["--reverse", "--parallel", "8"]),
+            Self::RequestsBesideStream => beside_stream(path, plan),
+            Self::Reverse => stream(path, plan, &[row::STREAM_BACK], &["--reverse"]),
+            Self::ReverseEight => {
+                let rows = [row::EIGHT_BACK, row::EIGHT_BACK_SHARES];
+                stream(path, plan, &rows, &["--reverse", "--parallel", "8"])
+            }
             Self::TurnsTen => turns(path, plan, row::TURNS_10, 10),
             Self::TurnsTenThousand => turns(path, plan, row::TURNS_10_000, 10_000),
         }
     }
 }
 
-fn stream(path: &BenchPath<'_>, plan: &Plan, row: &'static str, more: &[&str]) -> Vec<Figure> {
+/// The streams' rate together and, where there are two rows, how evenly they share it.
+fn stream(path: &BenchPath<'_>, plan: &Plan, rows: &[&'static str], more: &[&str]) -> Vec<Figure> {
     let seconds = plan.seconds.to_string();
     let arguments = [&["stream", "--unchecked", "--seconds", &seconds], more].concat();
     costed(path, || {
         let found: load::Stream = run(path, plan, &arguments);
         let rate = found.bytes as f64 * 8.0 / found.seconds / 1e9;
-        (vec![(row, rate, "Gbit/s")], Work::Bytes(found.bytes))
+        let each = || found.bits_per_second.iter().copied();
+        let share = each().fold(f64::INFINITY, f64::min) / each().fold(0.0, f64::max);
+        let values = [(rate, "Gbit/s"), (share, "×")];
+        let values = rows
+            .iter()
+            .zip(values)
+            .map(|(row, (value, unit))| (*row, value, unit));
+        (values.collect(), Work::Bytes(found.bytes))
     })
 }
 
@@ -180,6 +199,21 @@ fn connect(
         assert!(found.failed == 0 || plan.loss_percent > 0.0, "{found:?}");
         (values(&found), Work::Connections(found.count))
     })
+}
+
+/// Requests for as long as other measures take, or fewer if they are many; the stream is begun before and ends after them.
+fn beside_stream(path: &BenchPath<'_>, plan: &Plan) -> Vec<Figure> {
+    let (seconds, longer) = (plan.seconds.to_string(), (plan.seconds * 1.5 + 1.0).to_string());
+    let count = plan.requests.min(1000).to_string();
+    let stream = start(path, &["stream", "--unchecked", "--seconds", &longer]);
+    let figures = costed(path, || {
+        let found: load::Rr = run(path, plan, &["rr", "--count", &count, "--seconds", &seconds]);
+        let p99 = (row::BESIDE_P99, micros(found.latency.p99_ns), "µs");
+        (vec![p99], Work::Requests(found.count))
+    });
+    let found: load::Stream = stream.finish(limit(plan)).json();
+    assert!(found.seconds > 0.0, "{found:?}");
+    figures
 }
 
 /// Opening and closing the connections isn't measured.

@@ -85,6 +85,25 @@ pub(super) const ALL: &[Target] = &[
         value: |from| Some(from.ours(row::RR_P99)? / from.ours(row::RR_P50)?),
     },
     Target {
+        what: "request-response p99 beside a stream",
+        unit: "µs",
+        better: Better::Less,
+        floor: 5000.0,
+        aim: 1000.0,
+        value: |from| from.ours(row::BESIDE_P99),
+    },
+    Target {
+        what: "the slowest of eight streams, of the fastest",
+        unit: "×",
+        better: Better::More,
+        floor: 0.8,
+        aim: 0.9,
+        value: |from| {
+            let rows = [row::EIGHT_SHARES, row::EIGHT_BACK_SHARES];
+            least(rows.into_iter().map(|row| from.ours(row)))
+        },
+    },
+    Target {
         what: "new connection and its first byte through a warm tunnel p50, of the direct path's",
         unit: "×",
         better: Better::Less,

@@ -69,6 +69,9 @@ enum Command {
         /// How many.
         #[arg(long, default_value_t = 10_000)]
         count: u64,
+        /// Stop after so long, if they aren't done.
+        #[arg(long)]
+        seconds: Option<f64>,
         /// Bytes of a request.
         #[arg(long, default_value_t = 64)]
         request: u32,
@@ -259,12 +262,14 @@ fn run(command: Command, limit: Duration) -> Result<(), Box<dyn Error>> {
         Command::Rr {
             target,
             count,
+            seconds,
             request,
             response,
         } => print(&load::rr(
             target.resolve()?,
             RrSpec {
                 count,
+                time: seconds.map(Duration::from_secs_f64),
                 request,
                 response,
             },

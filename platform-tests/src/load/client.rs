@@ -45,8 +45,10 @@ pub struct StreamSpec {
 /// What to ask, and how often.
 #[derive(Clone, Copy, Debug)]
 pub struct RrSpec {
-    /// How often, after a tenth as many unmeasured ones.
+    /// How often at most, after a tenth as many unmeasured ones.
     pub count: u64,
+    /// For how long at most, the unmeasured ones left out.
+    pub time: Option<Duration>,
     /// Bytes of a request.
     pub request: u32,
     /// Bytes of a response.
@@ -286,8 +288,17 @@ pub fn rr(target: Target, spec: RrSpec) -> Result<Rr, ClientError> {
     let mut response = vec![0; spec.response as usize];
     let warm_up = spec.count / 10;
     let mut times = Vec::with_capacity(usize::try_from(spec.count).unwrap_or(0).min(1 << 24));
+    let mut begun = None;
     for turn in 0..spec.count + warm_up {
         let asked = Instant::now();
+        if turn == warm_up {
+            begun = Some(asked);
+        }
+        if let (Some(begun), Some(time)) = (begun, spec.time)
+            && asked.duration_since(begun) >= time
+        {
+            break;
+        }
         stream.write_all(&request).map_err(failed("asking"))?;
         stream
             .read_exact(&mut response)
@@ -297,7 +308,7 @@ pub fn rr(target: Target, spec: RrSpec) -> Result<Rr, ClientError> {
         }
     }
     Ok(Rr {
-        count: spec.count,
+        count: times.len() as u64,
         latency: Latency::of(&mut times),
     })
 }
