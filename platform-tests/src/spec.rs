@@ -148,7 +148,8 @@ impl Workload {
     pub fn shell(sandbox: &Sandbox, name: &str) -> Self {
         let jobs = sandbox.folder(&format!("home/{name}.jobs"));
         sandbox.fifo(&format!("home/{name}.jobs/queue"));
-        let script = "while :; do if read -r job < $0/queue; then sh $job & fi; done";
+        // Held open both ways: a job that is written while another is read would go with a descriptor that is closed in between.
+        let script = "exec 3<>$0/queue; while read -r job <&3; do sh $job 3<&- & done";
         Self::new(name, ["sh", "-c", script, &jobs.to_string_lossy()])
     }
 
