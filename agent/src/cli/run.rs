@@ -110,6 +110,7 @@ fn mesh_file(mesh_name: String, name: &WorkloadName, argv: Vec<String>) -> MeshF
         }],
         services: Vec::new(),
         policies: Vec::new(),
+        test: None,
     }
 }
 
