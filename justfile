@@ -19,7 +19,7 @@ build profile="dev":
 ci: lint test
 
 # All tests.
-test: unit purity instructions peers platform-tests chart fuzz-smoke
+test: unit purity instructions peers platform-tests chart ci-examples fuzz-smoke
 
 # Formatting, lints, documentation: warnings are errors.
 lint:
@@ -58,6 +58,26 @@ chart: _helm
     else \
         echo "skipped: chart (helm's modules can't be fetched)"; \
     fi
+
+# The jobs of examples/ci are what GitHub Actions and GitLab CI accept.
+ci-examples: _ci-linters
+    if [ -x target/tools/bin/actionlint ]; then \
+        target/tools/bin/actionlint -color examples/ci/github.yml; \
+    else \
+        echo "skipped: ci-examples/github (actionlint's modules can't be fetched)"; \
+    fi
+    if [ -x target/tools/python/bin/check-jsonschema ]; then \
+        target/tools/python/bin/check-jsonschema --builtin-schema vendor.gitlab-ci examples/ci/gitlab-ci.yml; \
+    else \
+        echo "skipped: ci-examples/gitlab (check-jsonschema can't be fetched)"; \
+    fi
+
+_ci-linters:
+    [ -x target/tools/bin/actionlint ] || GOBIN=$PWD/target/tools/bin CGO_ENABLED=0 \
+        platform-tests/cluster/cluster.sh go install -trimpath -ldflags "-s -w" \
+        github.com/rhysd/actionlint/cmd/actionlint@v1.7.12 || true
+    [ -x target/tools/python/bin/check-jsonschema ] || { python3 -m venv target/tools/python && \
+        target/tools/python/bin/pip install --quiet --disable-pip-version-check check-jsonschema==0.39.0; } || true
 
 # Write deploy/adit.yaml and deploy/uninstall.yaml anew from the chart.
 manifest: _helm

@@ -23,6 +23,8 @@ mod server;
 pub use client::{AgentClient, ClientError, FlowStream, Joined, SupervisorClient};
 pub use codec::{LINE_LIMIT, LineBuffer, LineTooLong};
 pub use flows::{FlowHub, FlowReader, Missed, Next};
+#[cfg(test)]
+pub(crate) use message::tests::record;
 pub use message::{
     AgentRequest, EndpointPattern, ExplainQuery, Explained, Fault, FilesStatus, FlowLine, FlowQuery,
     InvalidPattern, JoinRequest, JoinTicket, JoinedWorkload, MeshUpdate, PolicyText, PsReport, PsRow,

@@ -36,7 +36,11 @@ use args::{Cli, Command};
 /// Runs the command that the process was started with.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
-    let is_run = matches!(cli.command, Command::Run(_));
+    let runs_a_program = match &cli.command {
+        Command::Run(_) => true,
+        Command::Up(up) => up.once.is_some(),
+        _ => false,
+    };
     match dispatch(cli.command) {
         Ok(code) => ExitCode::from(code),
         // Whoever read our output has seen enough.
@@ -44,7 +48,11 @@ pub fn main() -> ExitCode {
         Err(error) => {
             error.show();
             // Apart from what the program's own code can be, as env(1) and others do.
-            ExitCode::from(if is_run { RUN_FAILED } else { error.exit_code() })
+            ExitCode::from(if runs_a_program {
+                RUN_FAILED
+            } else {
+                error.exit_code()
+            })
         }
     }
 }
@@ -136,6 +144,17 @@ enum CliError {
         /// Why.
         #[from]
         source: adit_node::cluster::Error,
+    },
+    /// `--once` without a name, and none in the file.
+    #[error(
+        "[ADIT-A083] --once: {} names no test: write `test: NAMESPACE/NAME` into it, or give one of {known} after --once",
+        file.display()
+    )]
+    NoTest {
+        /// The mesh file.
+        file: PathBuf,
+        /// What runs here.
+        known: String,
     },
     /// The mesh goes on in the background, and not everything in it is ready.
     #[error("[ADIT-A035] mesh {mesh} goes on in the background, but this isn't ready: {waiting}; its output is in {}", log.display())]
@@ -255,7 +274,7 @@ fn print(text: &dyn fmt::Display) -> Result<(), CliError> {
     Ok(out.flush()?)
 }
 
-/// What `adit run` exits with when it fails itself.
+/// What `adit run` and `adit up --once` exit with when adit itself fails.
 const RUN_FAILED: u8 = 125;
 
 #[cfg(test)]

@@ -54,7 +54,7 @@ macro_rules! codes {
 }
 
 /// The codes of the binary itself: A001 the commands and the supervisor, A020 the agent's start, A030 the control
-/// sockets, A040 the CA's state, A050 what the agent is asked, A060 a cluster's processes, A070 `adit mesh`.
+/// sockets, A040 the CA's state, A050 what the agent is asked, A060 a cluster's processes, A070 `adit mesh`, A080 `adit up --once`.
 const AGENT: &[Code] = codes! {
     "ADIT-A001":
         "a mesh of this name is running already",
@@ -272,6 +272,26 @@ const AGENT: &[Code] = codes! {
         "the Kubernetes API didn't do what it was asked for",
         "it can't be reached, or its answer is not the expected one",
         "the message has its answer; `kubectl version` shows whether it can be reached";
+    "ADIT-A080":
+        "what is to be kept of a run can't be",
+        "the folder of --artifacts can't be made, isn't this user's to write, or its disk is full",
+        "the message names the file and the kernel's answer; name another folder. Before the start nothing runs yet; at the end the run itself was carried out";
+    "ADIT-A081":
+        "a workload ended before the test began",
+        "a test begins when everything beside it is ready, and this workload ended with an error and isn't started again (restartPolicy)",
+        "its own last lines, on the terminal or in logs/ of --artifacts, say why it ended; one that does its work and ends must end with status 0";
+    "ADIT-A082":
+        "the mesh was stopped under the test",
+        "somebody ran `adit down` while `adit up --once` was running",
+        "run it again";
+    "ADIT-A083":
+        "there is no test to run",
+        "--once was given without a name, and the mesh file has no `test`",
+        "write `test: NAMESPACE/NAME` into the mesh file, or name the workload after --once";
+    "ADIT-A084":
+        "the test took longer than --timeout",
+        "it hangs, or what it needs isn't ready: the message says which. The time counts from the start of everything",
+        "its last lines and the flows that policy denied are in junit.xml of --artifacts; give it more time if that's all it needs";
 };
 
 #[cfg(test)]
@@ -312,6 +332,34 @@ mod tests {
             .map(|code| code.code)
             .collect();
         assert!(unused.is_empty(), "{unused:?}");
+    }
+
+    /// What people read of codes elsewhere is true of this build.
+    #[test]
+    fn every_code_in_the_documentation_is_explained() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+        let texts = [root.clone(), root.join("docs"), root.join("docs/adr")]
+            .into_iter()
+            .flat_map(|folder| {
+                std::fs::read_dir(folder)
+                    .unwrap()
+                    .map(|entry| entry.unwrap().path())
+            })
+            .filter(|path| path.extension().is_some_and(|end| end == "md"))
+            .map(|path| std::fs::read_to_string(path).unwrap());
+        let mut named = BTreeSet::new();
+        for text in texts {
+            for (at, _) in text.match_indices("ADIT-") {
+                let code = text.get(at..at + "ADIT-A001".len()).unwrap_or_default();
+                let digits = code.get(6..).filter(|digits| digits.len() == 3);
+                if digits.is_some_and(|digits| digits.bytes().all(|byte| byte.is_ascii_digit())) {
+                    named.insert(code.to_owned());
+                }
+            }
+        }
+        assert!(named.len() > 40, "{named:?}");
+        let unexplained: Vec<_> = named.iter().filter(|code| find(code).is_none()).collect();
+        assert!(unexplained.is_empty(), "{unexplained:?}");
     }
 
     /// The codes that the sources below `folder` mention, this table apart.

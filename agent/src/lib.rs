@@ -9,6 +9,7 @@ mod confine;
 mod dns;
 pub mod explain;
 mod identities;
+mod junit;
 mod metrics;
 mod pipeline;
 pub mod rundir;

@@ -28,6 +28,13 @@ struct Shared {
     stuck: AtomicBool,
 }
 
+/// Whether those who read are told where lines are missing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Notes {
+    Omitted,
+    Written,
+}
+
 /// The thread that writes. Dropping it doesn't wait; see [`SinkThread::finish`].
 #[derive(Debug)]
 pub struct SinkThread {
@@ -40,6 +47,26 @@ impl LineSink {
     /// # Errors
     /// What the kernel says if no thread can be made.
     pub fn start(limit: usize, writer: impl Write + Send + 'static) -> io::Result<(Self, SinkThread)> {
+        Self::start_with(limit, writer, Notes::Written)
+    }
+
+    /// As [`LineSink::start`], but nothing is written besides the lines, for whoever reads them may not expect anything else:
+    /// lines that were dropped are only counted.
+    ///
+    /// # Errors
+    /// As [`LineSink::start`].
+    pub fn start_without_notes(
+        limit: usize,
+        writer: impl Write + Send + 'static,
+    ) -> io::Result<(Self, SinkThread)> {
+        Self::start_with(limit, writer, Notes::Omitted)
+    }
+
+    fn start_with(
+        limit: usize,
+        writer: impl Write + Send + 'static,
+        notes: Notes,
+    ) -> io::Result<(Self, SinkThread)> {
         let (queue, lines) = sync_channel(limit);
         let (done, finished) = sync_channel(1);
         let shared = Arc::new(Shared::default());
@@ -47,7 +74,7 @@ impl LineSink {
         std::thread::Builder::new()
             .name("lines".to_owned())
             .spawn(move || {
-                write_lines(&lines, &writers, writer);
+                write_lines(&lines, &writers, writer, notes);
                 let _ = done.send(());
             })?;
         Ok((Self { queue, shared }, SinkThread { finished }))
@@ -95,7 +122,7 @@ impl SinkThread {
     }
 }
 
-fn write_lines(lines: &Receiver<Vec<u8>>, shared: &Shared, writer: impl Write) {
+fn write_lines(lines: &Receiver<Vec<u8>>, shared: &Shared, writer: impl Write, notes: Notes) {
     let Shared { dropped, stuck } = shared;
     let mut writer = BufWriter::new(writer);
     let mut told = 0;
@@ -104,7 +131,7 @@ fn write_lines(lines: &Receiver<Vec<u8>>, shared: &Shared, writer: impl Write) {
         // What waits is written in one go and flushed before sleeping again.
         while let Ok(line) = next {
             let lost = dropped.load(Ordering::Relaxed);
-            if lost > told && tell(&mut writer, lost - told).is_ok() {
+            if lost > told && notes == Notes::Written && tell(&mut writer, lost - told).is_ok() {
                 told = lost;
             }
             if writer.write_all(&line).is_err() {
@@ -119,7 +146,7 @@ fn write_lines(lines: &Receiver<Vec<u8>>, shared: &Shared, writer: impl Write) {
         }
     }
     let lost = dropped.load(Ordering::Relaxed);
-    if lost > told {
+    if lost > told && notes == Notes::Written {
         let _ = tell(&mut writer, lost - told);
     }
     let _ = writer.flush();

@@ -11,15 +11,19 @@
 //! `docs/lifecycle.md` for what happens when which process dies.
 
 mod agent_keeper;
+mod artifacts;
+mod error;
 mod helper;
 mod members;
 mod notice;
+mod once;
 mod output;
 mod pods;
 pub mod probe;
 mod process;
 mod replica;
 mod restart;
+mod signals;
 mod table;
 
 use std::collections::BTreeSet;
@@ -32,24 +36,29 @@ use std::time::{Duration, Instant};
 use adit_control::{FileSource, Loaded, Report, Style, Update};
 use adit_flow::WorkloadName;
 use adit_node::LinkChoice;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet, LocalSet};
 
 use crate::admin::{self, Fault, PsReport};
 use crate::agent::policies;
-use crate::rundir::{Base, RunDir, RunDirError};
+use crate::rundir::{Base, RunDir};
 use crate::sink::{self, LineSink, SinkThread};
 use agent_keeper::{AgentKeeper, Applied};
+pub use artifacts::{Artifacts, ArtifactsError};
+use artifacts::{Log, Recording};
+pub use error::UpError;
 use helper::Helper;
 use members::{Ask, Door};
 use notice::Notices;
-use output::Prefix;
+pub use once::Once;
+use once::{Ended, Test};
+use output::{Lines, Prefix};
 pub use process::AgentArguments;
 use process::Kept;
 use replica::{Console, Replica};
+use signals::Signals;
 pub use table::Source;
-use table::{Change, Desired, Replaced, Table, policy_texts};
+use table::{Around, Change, Desired, Replaced, Table, policy_texts};
 
 /// What to run and how.
 #[derive(Debug)]
@@ -65,64 +74,13 @@ pub struct Options {
     /// How the agent is to run.
     pub agent: AgentArguments,
     /// The workload whose end is the end of everything; its exit code is ours.
-    pub once: Option<WorkloadName>,
+    pub once: Option<Once>,
     /// Whether to follow the mesh file and its policy files as they change.
     pub watch: bool,
     /// Whether the one workload has the terminal, as under `adit run`.
     pub foreground: bool,
     /// How long programs may take to end after SIGTERM.
     pub grace: Duration,
-}
-
-/// Why everything ended, or never began.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum UpError {
-    /// The agent doesn't start, or doesn't stay.
-    #[error("[ADIT-A006] {reason}")]
-    Agent {
-        /// What happened.
-        reason: String,
-    },
-    /// The helper is gone, and the pods with it.
-    #[error("[ADIT-A005] the node helper ended with {how}: every pod is gone")]
-    HelperDied {
-        /// How it ended.
-        how: String,
-    },
-    /// The helper doesn't start.
-    #[error("[ADIT-A004] the node helper did not start: {detail}")]
-    HelperNotStarted {
-        /// What it said.
-        detail: String,
-    },
-    /// A workload's pod can't be made or served.
-    #[error("[ADIT-A015] workload {name}: {reason}")]
-    Pod {
-        /// Which.
-        name: WorkloadName,
-        /// Why.
-        reason: String,
-    },
-    /// No run directory.
-    #[error(transparent)]
-    RunDir(#[from] RunDirError),
-    /// The system is out of something.
-    #[error("[ADIT-A014] {step}: {source}")]
-    System {
-        /// What was tried.
-        step: &'static str,
-        /// The kernel's answer.
-        source: io::Error,
-    },
-    /// `--once` names no workload of this node.
-    #[error("[ADIT-A016] --once: no workload {wanted} runs here; those that do: {known}")]
-    UnknownOnce {
-        /// What was asked for.
-        wanted: WorkloadName,
-        /// What there is.
-        known: String,
-    },
 }
 
 /// How far everything is to stop.
@@ -160,12 +118,35 @@ enum Event {
 
 /// Runs the mesh until it is told to stop, or until the workload ends that it is run for.
 ///
-/// The result is what to exit with: that workload's code, 128 and the signal's number after a signal, or 0.
-/// Call it from the main thread: processes are started that end with the thread that started them.
+/// The result is what to exit with: that workload's code, 124 when its time was over, 128 and the signal's number after a
+/// signal, or 0. Call it from the main thread: processes are started that end with the thread that started them.
 ///
 /// # Errors
 /// See [`UpError`]. Everything that was started has ended then.
-pub fn up(options: Options) -> Result<u8, UpError> {
+pub fn up(mut options: Options) -> Result<u8, UpError> {
+    let began = Instant::now();
+    let artifacts = options.once.as_mut().and_then(|once| once.artifacts.take());
+    let recording = artifacts.map(Recording::start).transpose()?;
+    let story = (
+        options.source.mesh.name.clone(),
+        options.once.as_ref().map(|once| once.test.clone()),
+    );
+    let outcome = run(options, recording.as_ref());
+    let (Some(recording), (mesh, Some(test))) = (recording, story) else {
+        return outcome.map(|ended| ended.code());
+    };
+    let kept = recording.finish(&mesh, &test, &outcome, began.elapsed());
+    let code = outcome?.code();
+    match kept {
+        // What the test says counts more than what is kept of it.
+        Err(error) if code != 0 => eprintln!("adit: {error}"),
+        Err(error) => return Err(error.into()),
+        Ok(()) => {}
+    }
+    Ok(code)
+}
+
+fn run(options: Options, recording: Option<&Recording>) -> Result<Ended, UpError> {
     let system = |step| move |source| UpError::System { step, source };
     let run_dir = RunDir::create(&options.base, &options.source.mesh.name)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -179,8 +160,8 @@ pub fn up(options: Options) -> Result<u8, UpError> {
                 .map_err(system("starting the thread that prints"))?,
         ),
     };
-    let (notices, printer) = notices(&options, printer);
-    let outcome = LocalSet::new().block_on(&runtime, supervise(options, &run_dir, &notices));
+    let (notices, printer) = notices(&options, printer, recording.map(Recording::of_adit));
+    let outcome = LocalSet::new().block_on(&runtime, supervise(options, &run_dir, &notices, recording));
     if outcome.is_err() {
         notices.take_kept().iter().for_each(|line| eprintln!("{line}"));
     }
@@ -191,12 +172,16 @@ pub fn up(options: Options) -> Result<u8, UpError> {
     if let Some(printer) = printer {
         printer.finish(LAST_LINES);
     }
-    let code = outcome?;
+    let ended = outcome?;
     removed?;
-    Ok(code)
+    Ok(ended)
 }
 
-fn notices(options: &Options, printer: Option<(LineSink, SinkThread)>) -> (Notices, Option<SinkThread>) {
+fn notices(
+    options: &Options,
+    printer: Option<(LineSink, SinkThread)>,
+    log: Option<Log>,
+) -> (Notices, Option<SinkThread>) {
     let Some((sink, thread)) = printer else {
         return (Notices::kept(), None);
     };
@@ -211,6 +196,7 @@ fn notices(options: &Options, printer: Option<(LineSink, SinkThread)>) -> (Notic
             sink,
             width,
             coloured: output::coloured(),
+            log,
         },
         Some(thread),
     )
@@ -234,7 +220,12 @@ fn display_names(options: &Options) -> Vec<(WorkloadName, String)> {
     names.iter().map(|name| (name.clone(), shown(name))).collect()
 }
 
-async fn supervise(options: Options, run_dir: &RunDir, notices: &Notices) -> Result<u8, UpError> {
+async fn supervise(
+    options: Options,
+    run_dir: &RunDir,
+    notices: &Notices,
+    recording: Option<&Recording>,
+) -> Result<Ended, UpError> {
     let mut signals = Signals::new().map_err(|source| UpError::System {
         step: "watching for signals",
         source,
@@ -242,14 +233,25 @@ async fn supervise(options: Options, run_dir: &RunDir, notices: &Notices) -> Res
     check_once(&options)?;
     let (helper_process, helper) =
         helper::start(run_dir.paths(), options.link, &options.tun_device, notices).await?;
-    let mut supervisor = Supervisor::start(options, run_dir, notices.clone(), helper_process, helper)?;
+    let mut supervisor = Supervisor::start(
+        options,
+        run_dir,
+        notices.clone(),
+        helper_process,
+        helper,
+        recording,
+    )?;
     let outcome = supervisor.follow(&mut signals).await;
+    if let Some(recording) = recording {
+        // As things are now, before what runs besides is stopped.
+        recording.keep_state(&supervisor.paths, supervisor.report()).await;
+    }
     supervisor.stop(&mut signals).await;
     outcome
 }
 
 fn check_once(options: &Options) -> Result<(), UpError> {
-    let Some(wanted) = &options.once else {
+    let Some(wanted) = options.once.as_ref().map(|once| &once.test) else {
         return Ok(());
     };
     let names = display_names(options);
@@ -270,7 +272,7 @@ fn check_once(options: &Options) -> Result<(), UpError> {
 /// Everything that runs.
 struct Supervisor {
     table: Table,
-    once: Option<WorkloadName>,
+    test: Option<Test>,
     foreground: bool,
     notices: Notices,
     warned: BTreeSet<String>,
@@ -298,6 +300,7 @@ impl Supervisor {
         notices: Notices,
         helper_process: Kept,
         helper: Helper,
+        recording: Option<&Recording>,
     ) -> Result<Self, UpError> {
         let table = Table::new(options.source.clone(), Instant::now());
         let (reports, events) = mpsc::unbounded_channel();
@@ -314,6 +317,7 @@ impl Supervisor {
             stop: agent_stop,
             events: reports.clone(),
             notices: notices.clone(),
+            flows: recording.map(Recording::flows),
         };
         let agent = tokio::task::spawn_local(keeper.run());
         let listener = admin::bind(&paths.supervisor_socket()).map_err(|source| UpError::System {
@@ -325,6 +329,7 @@ impl Supervisor {
             Arc::new(Door::new(reports.clone(), stop.clone())),
         ));
         let watch = watch(&options, &reports);
+        let test = options.once.as_ref().map(Test::new);
         let mut replicas = JoinSet::new();
         let snapshot = table.snapshot();
         for (index, (name, shown)) in display_names(&options).into_iter().enumerate() {
@@ -340,22 +345,25 @@ impl Supervisor {
                     sink,
                     width,
                     coloured,
-                } => Console::Lines {
+                    ..
+                } => Console::Lines(Lines {
                     prefix: Prefix::new(&shown, *width, index, *coloured),
                     sink: sink.clone(),
-                },
+                    log: recording.and_then(|recording| recording.of(&name)),
+                }),
             };
+            let start = test.as_ref().and_then(|test| test.gate(&name));
             let replica = Replica {
                 pod: table.pod(&name).expect("the table has every replica"),
                 spec: pods::spec(&snapshot, &name).expect("the snapshot has every replica"),
                 argv: spec.command.iter().chain(&spec.args).cloned().collect(),
                 env: spec.env.clone(),
                 directory: spec.working_dir.clone(),
-                restart: if options.once.as_ref() == Some(&name) {
-                    adit_control::RestartPolicy::Never
-                } else {
-                    spec.restart
+                restart: match start {
+                    Some(_) => adit_control::RestartPolicy::Never,
+                    None => spec.restart,
                 },
+                start,
                 probe: spec.readiness.clone(),
                 console,
                 grace: options.grace,
@@ -370,7 +378,7 @@ impl Supervisor {
         }
         Ok(Self {
             table,
-            once: options.once,
+            test,
             foreground: options.foreground,
             notices,
             warned: BTreeSet::new(),
@@ -390,7 +398,12 @@ impl Supervisor {
     }
 
     /// Takes events until something ends it all.
-    async fn follow(&mut self, signals: &mut Signals) -> Result<u8, UpError> {
+    async fn follow(&mut self, signals: &mut Signals) -> Result<Ended, UpError> {
+        if let Some(error) = self.let_test_begin() {
+            return Err(error);
+        }
+        let deadline = self.test.as_ref().and_then(Test::deadline);
+        let mut reminder = self.test.as_ref().and_then(Test::reminder);
         loop {
             tokio::select! {
                 Some(event) = self.events.recv() => {
@@ -404,30 +417,46 @@ impl Supervisor {
                     Signals::INT | Signals::QUIT if self.foreground => {}
                     number => {
                         self.notices.say(&format!("stopping on signal {number}; a second one ends everything at once"));
-                        return Ok(128 + number);
+                        return Ok(Ended::Signal(number));
                     }
                 },
+                () = once::at(deadline) => return Ok(self.time_is_over()),
+                () = once::at(reminder) => {
+                    reminder = None;
+                    self.say_what_is_missing();
+                }
             }
         }
     }
 
     /// Takes one event in; `Some` when it is the last.
-    fn on_event(&mut self, event: Event) -> Option<Result<u8, UpError>> {
+    fn on_event(&mut self, event: Event) -> Option<Result<Ended, UpError>> {
         match event {
             Event::AgentFailed(reason) => return Some(Err(UpError::Agent { reason })),
             Event::Asked(Ask::Down { answer }) => {
                 let _ = answer.send(());
-                return Some(Ok(0));
+                return Some(match &self.test {
+                    Some(test) if !self.foreground => Err(UpError::Stopped {
+                        test: test.name.clone(),
+                    }),
+                    _ => Ok(Ended::Down),
+                });
             }
             Event::Asked(ask) => self.on_ask(ask),
             Event::Changed { name, change } => {
                 if self.table.on_change(&name, change, Instant::now()) {
                     self.desired.send_replace(self.table.desired());
                 }
+                return self.let_test_begin().map(Err);
             }
             Event::FileChanged(update) => self.on_file(*update),
-            Event::Finished { name, code } if self.once.as_ref() == Some(&name) => return Some(Ok(code)),
-            Event::Finished { .. } => {}
+            Event::Finished { name, code } => {
+                if self.test.as_ref().is_some_and(|test| test.name == name) {
+                    let how = self.table.last_exit(&name).unwrap_or_default();
+                    self.notices.say(&format!("the test {name} ended with {how}"));
+                    return Some(Ok(Ended::Test { code, how }));
+                }
+            }
             Event::PodFailed { name, reason } => return Some(Err(UpError::Pod { name, reason })),
             Event::Warning(text) => {
                 if self.warned.len() < WARNING_LIMIT && self.warned.insert(text.clone()) {
@@ -436,6 +465,47 @@ impl Supervisor {
             }
         }
         None
+    }
+
+    /// Lets the test begin once everything beside it is ready, and the agent knows; `Some` if that can't come to be.
+    fn let_test_begin(&self) -> Option<UpError> {
+        let test = self.test.as_ref().filter(|test| !test.may_begin())?;
+        match self.table.around(&test.name, Instant::now()) {
+            Around::Failed { name, how } => Some(UpError::BeforeTest { name, how }),
+            Around::Waiting(_) => None,
+            Around::Ready => {
+                test.let_begin(self.table.generation());
+                None
+            }
+        }
+    }
+
+    fn say_what_is_missing(&self) {
+        let missing = self.missing();
+        if let (Some(test), false) = (&self.test, missing.is_empty()) {
+            let (name, missing) = (&test.name, missing.join(", "));
+            self.notices
+                .say(&format!("the test {name} begins when this is ready: {missing}"));
+        }
+    }
+
+    /// What keeps the test from beginning; nothing once it has begun.
+    fn missing(&self) -> Vec<String> {
+        let test = self.test.as_ref().filter(|test| !test.may_begin());
+        match test.map(|test| self.table.around(&test.name, Instant::now())) {
+            Some(Around::Waiting(missing)) => missing,
+            _ => Vec::new(),
+        }
+    }
+
+    fn time_is_over(&self) -> Ended {
+        let limit = self.test.as_ref().and_then(|test| test.limit).unwrap_or_default();
+        let ended = Ended::TimedOut {
+            limit,
+            missing: self.missing(),
+        };
+        self.notices.say(&format!("[{TIMED_OUT}] {ended}"));
+        ended
     }
 
     /// A file that is wrong changes nothing, and people are told what is wrong with it.
@@ -602,42 +672,10 @@ fn helper_died(ended: io::Result<ExitStatus>) -> UpError {
     }
 }
 
-/// The signals that tell us to stop.
-struct Signals {
-    hangup: tokio::signal::unix::Signal,
-    interrupt: tokio::signal::unix::Signal,
-    quit: tokio::signal::unix::Signal,
-    terminate: tokio::signal::unix::Signal,
-}
-
-impl Signals {
-    const HUP: u8 = 1;
-    const INT: u8 = 2;
-    const QUIT: u8 = 3;
-    const TERM: u8 = 15;
-
-    fn new() -> io::Result<Self> {
-        Ok(Self {
-            hangup: signal(SignalKind::hangup())?,
-            interrupt: signal(SignalKind::interrupt())?,
-            quit: signal(SignalKind::quit())?,
-            terminate: signal(SignalKind::terminate())?,
-        })
-    }
-
-    /// The number of the next one. Safe to drop.
-    async fn next(&mut self) -> u8 {
-        tokio::select! {
-            _ = self.hangup.recv() => Self::HUP,
-            _ = self.interrupt.recv() => Self::INT,
-            _ = self.quit.recv() => Self::QUIT,
-            _ = self.terminate.recv() => Self::TERM,
-        }
-    }
-}
-
 /// A saved file that can't be taken.
 const REFUSED_FILE: &str = "ADIT-A019";
+/// The time of `--timeout` was over.
+const TIMED_OUT: &str = "ADIT-A084";
 /// How long a terminal that takes no more is waited for at the end.
 const LAST_LINES: Duration = Duration::from_secs(2);
 /// Different warnings that are shown, at most.

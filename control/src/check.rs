@@ -87,6 +87,10 @@ pub(crate) fn mesh(path: &Path, file: MeshFile, findings: &mut Findings<'_>) -> 
         return None;
     }
     services_reach_workloads(&services, &workloads, &at_services, findings);
+    let test = file
+        .test
+        .as_deref()
+        .and_then(|test| parts::test(test, &workloads, &root.field("test"), findings));
     let allocation = allocate(&ranges, &nodes, &workloads, &services, findings)?;
     Some(Mesh {
         name: file.name,
@@ -98,6 +102,7 @@ pub(crate) fn mesh(path: &Path, file: MeshFile, findings: &mut Findings<'_>) -> 
         services,
         policy_paths,
         policies: Vec::new(),
+        test,
         allocation,
     })
 }

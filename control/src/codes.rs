@@ -163,4 +163,9 @@ codes! {
         cause: "A mesh has at most 10,000 replicas of all its workloads together. Each has a network namespace, addresses and a certificate of its own.",
         fix: "Run fewer of them.",
     }
+    UNKNOWN_TEST = "ADIT-M031" {
+        summary: "a test that is no workload of the mesh",
+        cause: "`test` is the NAMESPACE/NAME of one workload of the file. It is misspelt, lacks the namespace, or the workload has replicas, which are called NAME-0, NAME-1 and so on.",
+        fix: "Correct the name, or add the workload.",
+    }
 }

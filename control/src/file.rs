@@ -42,6 +42,10 @@ pub struct MeshFile {
     /// Policy files, or folders of them (`*.yaml`, `*.yml`, `*.json`), relative to this file.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub policies: Vec<String>,
+    /// The workload that `adit up --once` runs as the test, `NAMESPACE/NAME`: everything else is there for it, and ends
+    /// with it. One of several replicas is `NAMESPACE/NAME-0`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub test: Option<String>,
 }
 
 impl MeshFile {

@@ -36,6 +36,8 @@ pub struct Mesh {
     /// The policy documents found there, read but not interpreted. Empty after [`parse`](crate::parse), which
     /// reads no files.
     pub policies: Vec<PolicyDocument>,
+    /// The replica that `adit up --once` runs as the test, if the file names one.
+    pub test: Option<WorkloadName>,
     /// The addresses of every replica and service.
     pub allocation: Allocation,
 }

@@ -12,6 +12,12 @@
 //! and addresses of packet sockets, and for adopting an inherited descriptor by its number ([`inherit_descriptor`]). Every
 //! descriptor is an [`OwnedFd`](std::os::fd::OwnedFd) from the system call on, and every one is close-on-exec.
 
+#[cfg(not(target_os = "linux"))]
+compile_error!(
+    "adit runs on Linux alone: it is made of network namespaces, TUN devices and packet sockets. \
+     On macOS and Windows build and run it inside a Linux virtual machine or WSL 2; docs/platforms.md has the ways"
+);
+
 mod checksum;
 pub mod ethernet;
 mod frame;

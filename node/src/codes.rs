@@ -350,6 +350,43 @@ codes! {
         "check: the node helper",
         "adit check --node asks the helper of this node, if there is one, as the kubelet's probes do",
         "look at the log of the helper's pod; where adit was deleted, run adit node-helper --uninstall on the node";
+
+    CHECK_KERNEL = 140:
+        "check: the kernel's version",
+        "adit is tried on Linux 5.10 and later; older ones lack some of what it asks for, or do it otherwise",
+        "use a kernel of 5.10 or later";
+    CHECK_CONTAINER = 141:
+        "check: a container",
+        "what a container may do is decided by whoever started it: capabilities, a seccomp filter, devices, masked folders of /proc",
+        "what is refused has a finding of its own, with its fix";
+    CHECK_FARGATE = 142:
+        "check: AWS Fargate",
+        "Fargate gives a task neither a node nor a privileged container, so that nothing can stand between a pod and its network; its containers may mostly not make namespaces",
+        "run workloads of the mesh on EC2 nodes; `adit policy lint` and `adit policy test` work on Fargate too (docs/platforms.md)";
+    CHECK_AUTOPILOT = 143:
+        "check: GKE Autopilot",
+        "Autopilot refuses privileged pods, host folders and capabilities unless an allow-list that the cluster has installed names the workload",
+        "install an allow-list for adit's DaemonSets, or use a Standard cluster (docs/platforms.md)";
+    CHECK_GVISOR = 144:
+        "check: gVisor",
+        "a gVisor sandbox has a kernel of its own with a part of Linux' features, and sees nothing of the node",
+        "run adit outside of the sandbox: on the node, with runc (docs/platforms.md)";
+    CHECK_KATA = 145:
+        "check: Kata Containers",
+        "a Kata pod is a virtual machine with a kernel of its own, and sees nothing of the node",
+        "run the node helper and the agent with runc (docs/platforms.md)";
+    CHECK_WSL1 = 146:
+        "check: version 1 of Windows' subsystem for Linux",
+        "it translates system calls and has no Linux kernel",
+        "in PowerShell: wsl --set-version DISTRIBUTION 2";
+    CHECK_WSL2 = 147:
+        "check: version 2 of Windows' subsystem for Linux",
+        "it has a Linux kernel of its own, built by Microsoft",
+        "nothing is needed; what that kernel lacks has a finding of its own";
+    CHECK_DOCKER_DESKTOP = 148:
+        "check: Docker Desktop",
+        "its containers run in a virtual machine, whose kernel is the one that counts",
+        "nothing is needed; what that kernel lacks has a finding of its own";
 }
 
 #[cfg(test)]

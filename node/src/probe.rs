@@ -4,8 +4,10 @@
 //! the kernel says about itself to tell *why* something was refused. The judgement is pure ([`judge()`]) and tested
 //! against machines that we don't have.
 
+pub mod environment;
 mod exchange;
 mod judge;
+mod section;
 mod trial;
 
 use std::io;
@@ -17,6 +19,7 @@ use crate::sys;
 
 pub use judge::{Machine, judge};
 pub(crate) use judge::{finding, tun_fix};
+pub use section::Section;
 pub use trial::{Outcome, PodTrial, Trials};
 
 /// What to try.

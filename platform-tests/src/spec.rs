@@ -18,6 +18,7 @@ pub struct MeshSpec {
     services: Vec<Value>,
     policies: Vec<PathBuf>,
     addresses: Option<Value>,
+    test: Option<String>,
 }
 
 /// One workload of it.
@@ -37,6 +38,7 @@ impl MeshSpec {
             services: Vec::new(),
             policies: Vec::new(),
             addresses: None,
+            test: None,
         }
     }
 
@@ -82,6 +84,12 @@ impl MeshSpec {
         self
     }
 
+    /// Names the workload that `adit up --once` runs as the test.
+    pub fn test(mut self, workload: &str) -> Self {
+        self.test = Some(format!("{NAMESPACE}/{workload}"));
+        self
+    }
+
     /// The file's text.
     pub fn text(&self) -> String {
         let workloads: Vec<&Value> = self.workloads.iter().map(|workload| &workload.fields).collect();
@@ -92,6 +100,9 @@ impl MeshSpec {
         });
         if let Some(addresses) = &self.addresses {
             file["addresses"] = addresses.clone();
+        }
+        if let Some(test) = &self.test {
+            file["test"] = json!(test);
         }
         if !self.nodes.is_empty() {
             file["nodes"] = json!(self.nodes);

@@ -1,4 +1,5 @@
-//! `docs/policy.md`: every file in it is written and every command run, in order, and what they print is what stands there.
+//! `docs/policy.md` and `docs/ci.md`: every file in them is written and every command run, in order, and what they print is
+//! what stands there.
 //!
 //! ```text
 //! ```yaml file=NAME     the file NAME is written, and taken in if the mesh runs
@@ -9,8 +10,9 @@
 //! Times, drawn ports and process ids are blurred before the comparison. With `ADIT_UPDATE_DOCS` set, the document is written
 //! anew with what was printed.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use adit_platform_tests::{Finished, Running, Sandbox, program, wait_until};
@@ -143,7 +145,7 @@ impl Tutorial {
         Finished::of(command, LIMIT)
     }
 
-    fn folder(&self) -> std::path::PathBuf {
+    fn folder(&self) -> PathBuf {
         self.sandbox.dir().join("home")
     }
 
@@ -186,6 +188,9 @@ impl Tutorial {
 
     fn write(&self, name: &str, content: &str) {
         let told = self.told();
+        if let Some((folder, _)) = name.rsplit_once('/') {
+            self.sandbox.folder(&format!("home/{folder}"));
+        }
         self.sandbox.file(&format!("home/{name}"), content);
         self.wait_told(told);
     }
@@ -217,8 +222,41 @@ impl Tutorial {
 
 #[test]
 fn the_policy_tutorial_prints_what_it_says() {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/policy.md");
-    let document = std::fs::read_to_string(&path).expect("docs/policy.md");
+    follow("policy.md");
+}
+
+#[test]
+fn the_ci_tutorial_prints_what_it_says() {
+    follow("ci.md");
+}
+
+/// The files of the walk along a CI job are those of the example, until the walk breaks one.
+#[test]
+fn the_ci_tutorial_is_that_of_the_example() {
+    let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/ci");
+    let mut seen = BTreeSet::new();
+    for part in parts(&read("ci.md")) {
+        if let Part::File { name, content } = part
+            && seen.insert(name.clone())
+        {
+            let there = std::fs::read_to_string(example.join(&name)).unwrap_or_default();
+            assert_eq!(content, there, "{name} is another in examples/ci");
+        }
+    }
+    assert!(seen.len() >= 4, "{seen:?}");
+}
+
+fn path(document: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../docs")
+        .join(document)
+}
+
+fn read(document: &str) -> String {
+    std::fs::read_to_string(path(document)).unwrap_or_else(|error| panic!("docs/{document}: {error}"))
+}
+
+fn follow(document: &str) {
     program("curl", "curl");
     program("python3", "python3-minimal");
     let mut tutorial = Tutorial {
@@ -227,7 +265,7 @@ fn the_policy_tutorial_prints_what_it_says() {
     };
     let mut now = String::new();
     let mut differences = Vec::new();
-    for part in parts(&document) {
+    for part in parts(&read(document)) {
         match part {
             Part::Text(text) => now.push_str(&text),
             Part::File { name, content } => {
@@ -248,7 +286,7 @@ fn the_policy_tutorial_prints_what_it_says() {
         assert_eq!(ended.code(), 0, "adit up after adit down: {ended}");
     }
     if std::env::var_os("ADIT_UPDATE_DOCS").is_some() {
-        std::fs::write(&path, now).expect("the document can be written");
+        std::fs::write(path(document), now).expect("the document can be written");
     } else {
         assert!(differences.is_empty(), "{}", differences.join("\n\n"));
     }

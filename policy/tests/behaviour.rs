@@ -278,7 +278,7 @@ fn a_name_stands_for_its_first_replica() {
 }
 
 #[test]
-fn cases_pass_fail_and_become_junit() {
+fn cases_pass_and_fail() {
     let suite = "
 cases:
 - {name: sql, from: shop/web, to: 'shop/db:5432', expect: allow, by: default/KubernetesNetworkPolicy/shop/db/0}
@@ -304,8 +304,6 @@ cases:
         .map(|outcome| outcome.failure.is_some())
         .collect();
     assert_eq!(failed, [false, true], "{}", report.render());
-    assert!(report.junit().contains("tests=\"2\" failures=\"1\""));
-    assert!(report.junit().contains("name=\"&lt;ssh&gt;\""));
     assert_eq!(
         cases::wanted_files("objects: [a.yaml, b/]\ncases: []"),
         ["a.yaml", "b/"]

@@ -497,7 +497,7 @@ pub(super) mod tests {
 
     use super::*;
 
-    pub(in super::super) fn record(source: &str, destination: &str) -> FlowRecord {
+    pub(crate) fn record(source: &str, destination: &str) -> FlowRecord {
         let peer = |workload: &str, addr: &str| Peer {
             addr: addr.parse().unwrap(),
             workload: workload.parse().ok(),

@@ -1,7 +1,7 @@
 //! The command line.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use adit_flow::{VerdictKind, WorkloadName};
@@ -13,6 +13,7 @@ use super::check::NodeCheck;
 use super::duration;
 use super::policy::Policy;
 use crate::admin::EndpointPattern;
+use crate::junit::Target;
 
 /// A service mesh without netfilter, eBPF or root: programs in namespaces of their own, mutual TLS between them.
 #[derive(Debug, Parser)]
@@ -87,6 +88,9 @@ pub(super) struct Check {
     /// Print JSON
     #[arg(long)]
     pub(super) json: bool,
+    /// Write JUnit XML here, each finding a test case; with `-` to standard output instead of the findings
+    #[arg(long, value_name = "FILE|-", conflicts_with = "json")]
+    pub(super) junit: Option<Target>,
     #[command(flatten)]
     pub(super) link: PodLink,
     #[command(flatten)]
@@ -278,8 +282,8 @@ pub(super) struct Run {
 
 #[derive(Debug, Args)]
 pub(super) struct Up {
-    /// The mesh file
-    pub(super) file: PathBuf,
+    #[command(flatten)]
+    pub(super) file: MeshFile,
     /// Which of the mesh's nodes this is
     #[arg(long, value_name = "NAME")]
     pub(super) node: Option<String>,
@@ -298,9 +302,16 @@ pub(super) struct Up {
     /// How long a worker may look for work before it sleeps, where that has paid lately; 100us without it, 0us never
     #[arg(long, value_name = "TIME", env = "ADIT_BUSY_POLL", value_parser = duration::parse)]
     pub(super) busy_poll: Option<Duration>,
-    /// Stop when this workload ends, with its exit code
-    #[arg(long, value_name = "WORKLOAD")]
-    pub(super) once: Option<String>,
+    /// Run one workload as the test, once everything else is ready: stop when it ends, with its exit code. Without a name it is
+    /// the one that the mesh file names as `test`
+    #[arg(long, value_name = "WORKLOAD", num_args = 0..=1)]
+    pub(super) once: Option<Option<String>>,
+    /// Keep what happened in this folder: junit.xml, flows.jsonl, dump.json, check.json and logs/
+    #[arg(long, value_name = "FOLDER", requires = "once")]
+    pub(super) artifacts: Option<PathBuf>,
+    /// Stop with exit code 124 if the test hasn't ended by then, the start of everything else included
+    #[arg(long, value_name = "TIME", value_parser = duration::parse, requires = "once")]
+    pub(super) timeout: Option<Duration>,
     /// Go on in the background once everything is ready, and append the output to this file
     #[arg(long, value_name = "FILE", conflicts_with = "once")]
     pub(super) detach: Option<PathBuf>,
@@ -309,6 +320,25 @@ pub(super) struct Up {
     pub(super) grace: Duration,
     #[command(flatten)]
     pub(super) link: PodLink,
+}
+
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+pub(super) struct MeshFile {
+    /// The mesh file
+    #[arg(value_name = "FILE")]
+    positional: Option<PathBuf>,
+    /// The same
+    #[arg(short = 'f', long = "file", value_name = "FILE")]
+    named: Option<PathBuf>,
+}
+
+impl MeshFile {
+    /// Whichever was given.
+    pub(super) fn path(&self) -> &Path {
+        let given = self.positional.as_deref().or(self.named.as_deref());
+        given.expect("one of the two is required")
+    }
 }
 
 #[derive(Debug, Args)]
@@ -570,11 +600,13 @@ The exit code is the program's; 127 if it isn't found, 126 if it can't be execut
 const UP_EXAMPLES: &str = "Examples:
   adit up shop.yaml
   adit up shop.yaml --detach shop.log           in the background; `adit down` stops it
-  adit up e2e.yaml --once test/client           the exit code is the client's
+  adit up -f e2e.yaml --once                    in CI: the exit code is that of the file's `test`
+  adit up -f e2e.yaml --once shop/e2e --timeout 10m --artifacts out
   adit up shop.yaml --node left --state-dir ~/.local/state/adit/shop
 
 Ctrl-C stops the workloads, then everything else; a second one ends everything at once. The exit code is 0 after
-`adit down`, 128 and the signal's number after a signal, 2 for a wrong mesh file.";
+`adit down`, 128 and the signal's number after a signal, 2 for a wrong mesh file. With --once it is the test's own; 124 if its time
+was over, 125 if adit itself fails, a wrong mesh file included.";
 
 #[cfg(test)]
 mod tests {
@@ -654,6 +686,11 @@ mod tests {
             "adit up x.yaml --svid-ttl 10",
             "adit up x.yaml --link veth",
             "adit up x.yaml --listen 127.0.0.1:1",
+            "adit up x.yaml -f y.yaml",
+            "adit up x.yaml --artifacts out",
+            "adit up x.yaml --timeout 5s",
+            "adit up x.yaml --once --detach log",
+            "adit check --json --junit -",
             "adit flows --from a/b/c",
             "adit flows --verdict maybe",
             "adit check --cni-conf-dir /x",
@@ -682,6 +719,23 @@ mod tests {
                 panic!()
             };
             assert_eq!((helper.uninstall, helper.probe.is_some()), expected, "{line}");
+        }
+    }
+
+    #[test]
+    fn a_run_that_ends_with_a_test_takes_it_from_the_line_or_from_the_file() {
+        for (line, expected) in [
+            ("adit up e2e.yaml", None),
+            ("adit up -f e2e.yaml --once", Some(None)),
+            ("adit up e2e.yaml --once --artifacts out", Some(None)),
+            ("adit up --once=shop/e2e e2e.yaml", Some(Some("shop/e2e"))),
+            ("adit up e2e.yaml --once e2e --timeout 5m", Some(Some("e2e"))),
+        ] {
+            let Command::Up(up) = parse(line).unwrap().command else {
+                panic!()
+            };
+            assert_eq!(up.once.as_ref().map(Option::as_deref), expected, "{line}");
+            assert_eq!(up.file.path(), Path::new("e2e.yaml"), "{line}");
         }
     }
 

@@ -11,9 +11,11 @@ use adit_policy::commands::{Source, cases, diff, eval, lint, read};
 use adit_policy::objects::{Object, Reader};
 use adit_policy::{Compiler, Options, Trace};
 use clap::{Args, Subcommand};
+use quick_junit::TestCase;
 
 use super::{CliError, block_on, print};
 use crate::admin::{AgentClient, ExplainQuery};
+use crate::junit::{self, Outcome, Reason, Target};
 use crate::rundir::Base;
 
 #[derive(Debug, Subcommand)]
@@ -74,9 +76,9 @@ pub(super) struct Test {
     /// Files with cases; the objects that they name are read besides
     #[arg(required = true)]
     files: Vec<PathBuf>,
-    /// Write JUnit XML here
-    #[arg(long, value_name = "FILE")]
-    junit: Option<PathBuf>,
+    /// Write JUnit XML here; with `-` to standard output instead of the outcomes
+    #[arg(long, value_name = "FILE|-")]
+    junit: Option<Target>,
     #[command(flatten)]
     mesh: MeshWide,
 }
@@ -194,11 +196,51 @@ fn test_command(args: &Test) -> Result<u8, CliError> {
         &args.mesh.trust_domain,
         &texts.sources(),
     );
-    if let Some(path) = &args.junit {
-        fs::write(path, report.junit()).map_err(|source| unusable("writing", path, &source))?;
+    match &args.junit {
+        Some(Target::Stdout) => Target::Stdout.write(&as_junit(&report))?,
+        Some(target @ Target::File(path)) => {
+            target
+                .write(&as_junit(&report))
+                .map_err(|source| unusable("writing", path, &source))?;
+            print(&report.render())?;
+        }
+        None => print(&report.render())?,
     }
-    print(&report.render())?;
     Ok(u8::from(!report.passed()))
+}
+
+/// The outcome as a report: a suite for each file of cases, and one for objects that can't be used.
+fn as_junit(report: &cases::Report) -> String {
+    let mut suites = Vec::new();
+    if !report.diagnostics.is_empty() {
+        let all: Vec<_> = report.diagnostics.iter().map(ToString::to_string).collect();
+        let reason = Reason {
+            kind: "objects",
+            message: &all[0],
+            text: &all.join("\n"),
+        };
+        let case = junit::case("objects", "objects can be used", Outcome::Error(reason));
+        suites.push(junit::suite("objects", [case]));
+    }
+    for outcomes in report.outcomes.chunk_by(|a, b| a.case.file == b.case.file) {
+        let file = &outcomes[0].case.file;
+        suites.push(junit::suite(file, outcomes.iter().map(junit_case)));
+    }
+    junit::text("adit policy test", suites)
+}
+
+fn junit_case(outcome: &cases::Outcome) -> TestCase {
+    let case = &outcome.case;
+    let Some(why) = &outcome.failure else {
+        return junit::case(&case.file, &case.name, Outcome::Passed);
+    };
+    let text = format!("{}:{}: {why}", case.file, case.at.line);
+    let reason = Reason {
+        kind: "verdict",
+        message: why.lines().next().unwrap_or_default(),
+        text: &text,
+    };
+    junit::case(&case.file, &case.name, Outcome::Failed(reason))
 }
 
 /// Reads objects; what is wrong with them goes to standard error, and what can't be compiled fails closed.
@@ -269,5 +311,52 @@ fn collect(path: &Path, texts: &mut Vec<(String, String)>) -> Result<(), CliErro
 fn unusable(doing: &str, path: &Path, source: &io::Error) -> CliError {
     CliError::Usage {
         problem: format!("{doing} {}: {source}", path.display()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use quick_junit::{Report, TestCaseStatus};
+
+    use super::*;
+
+    #[test]
+    fn cases_become_junit_file_by_file_with_the_place_of_each() {
+        let pods = "
+{apiVersion: v1, kind: Pod, metadata: {name: web, namespace: shop}, status: {podIP: 10.0.0.1}}
+---
+{apiVersion: v1, kind: Pod, metadata: {name: db, namespace: shop}, status: {podIP: 10.0.0.2}}";
+        let suite = "
+cases:
+- {name: open, from: shop/web, to: 'shop/db:5432', expect: allow}
+- {name: '<shut>', from: shop/web, to: 'shop/db:22', expect: deny}
+";
+        let source = |file, text| Source { file, text };
+        let test = |sources: &[Source<'_>]| {
+            let domain = "cluster.local".parse().unwrap();
+            let report = cases::test(&Reader::default(), Options::default(), &domain, sources);
+            Report::deserialize_from_str(&as_junit(&report)).unwrap()
+        };
+        let report = test(&[
+            source("a.yaml", suite),
+            source("pods.yaml", pods),
+            source("z.yaml", suite),
+        ]);
+        let names: Vec<_> = report
+            .test_suites
+            .iter()
+            .map(|suite| suite.name.as_str())
+            .collect();
+        assert_eq!(names, ["a.yaml", "z.yaml"]);
+        assert_eq!((report.tests, report.failures, report.errors), (4, 2, 0));
+        let failed = &report.test_suites[0].test_cases[1];
+        let TestCaseStatus::NonSuccess { description, .. } = &failed.status else {
+            panic!("{failed:?}")
+        };
+        assert_eq!(failed.name.as_str(), "<shut>");
+        let text = description.as_ref().map(|text| text.as_str()).unwrap_or_default();
+        assert!(text.starts_with("a.yaml:4: expected deny, got allow"), "{text}");
+        let broken = test(&[source("pods.yaml", pods), source("z.yaml", "cases: [{from: x}]")]);
+        assert_eq!((broken.tests, broken.errors), (1, 1));
     }
 }

@@ -12,7 +12,7 @@ use super::args::Run;
 use super::{CliError, block_on, inner};
 use crate::admin::{JoinRequest, SupervisorClient};
 use crate::rundir::Base;
-use crate::supervisor::{self, AgentArguments, Options, Source};
+use crate::supervisor::{self, AgentArguments, Once, Options, Source};
 
 /// Runs the program; the exit code is the program's.
 pub(super) fn run(args: Run) -> Result<u8, CliError> {
@@ -75,7 +75,7 @@ fn alone(args: Run) -> Result<u8, CliError> {
         link: args.link.choice,
         tun_device: args.link.tun.path,
         agent: AgentArguments::default(),
-        once: Some(name),
+        once: Some(Once::new(name)),
         foreground: true,
         grace: GRACE,
     })?)
@@ -110,6 +110,7 @@ fn mesh_file(mesh_name: String, name: &WorkloadName, argv: Vec<String>) -> MeshF
         }],
         services: Vec::new(),
         policies: Vec::new(),
+        test: None,
     }
 }
 

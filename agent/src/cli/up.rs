@@ -6,24 +6,27 @@ use std::sync::Arc;
 
 use adit_flow::WorkloadName;
 
-use super::args::Up;
+use super::args::{PodLink, Up};
 use super::detach::detach;
-use super::{CliError, report_style};
+use super::{CliError, check, report_style};
 use crate::rundir::Base;
-use crate::supervisor::{self, AgentArguments, Options, Source};
+use crate::supervisor::{self, AgentArguments, Artifacts, Once, Options, Source, UpError};
 
 /// Loads the mesh file and runs it.
 pub(super) fn up(args: Up) -> Result<u8, CliError> {
     let source = load(&args)?;
-    let once = args
-        .once
-        .as_deref()
-        .map(|wanted| resolve(&source, wanted))
-        .transpose()?;
+    let test = match &args.once {
+        Some(wanted) => Some(test(&source, wanted.as_deref())?),
+        None => None,
+    };
     let node = source.mesh.choose_node(source.node.as_deref())?;
     if let Some(log) = &args.detach {
         return detach(&source.mesh.name, log);
     }
+    let artifacts = match (&args.artifacts, &test) {
+        (Some(folder), Some(test)) => Some(keep(folder, &source, test, &args.link)?),
+        _ => None,
+    };
     let listen = args.listen.or_else(|| node.map(|node| node.hbone));
     Ok(supervisor::up(Options {
         base: Base::of_process(),
@@ -37,11 +40,34 @@ pub(super) fn up(args: Up) -> Result<u8, CliError> {
             workers: args.workers,
             busy_poll: args.busy_poll,
         },
-        once,
+        once: test.map(|test| Once {
+            test,
+            timeout: args.timeout,
+            artifacts,
+        }),
         foreground: false,
         grace: args.grace,
         source,
     })?)
+}
+
+/// Opens the folder of artifacts, and keeps what this machine can do in it: that is tried out before anything is started,
+/// while this process has one thread.
+fn keep(folder: &Path, source: &Source, test: &WorkloadName, link: &PodLink) -> Result<Artifacts, CliError> {
+    let mut artifacts =
+        Artifacts::open(folder, &source.mesh.name, test, here(source)).map_err(UpError::from)?;
+    artifacts
+        .keep_check(&check::as_json(&check::laptop(link)?))
+        .map_err(UpError::from)?;
+    Ok(artifacts)
+}
+
+/// The replicas that run here.
+fn here(source: &Source) -> impl Iterator<Item = WorkloadName> {
+    source
+        .mesh
+        .replicas_on(source.node.as_deref())
+        .map(|replica| replica.name)
 }
 
 fn load(args: &Up) -> Result<Source, CliError> {
@@ -52,7 +78,7 @@ fn load(args: &Up) -> Result<Source, CliError> {
         })
     };
     // Absolute, so that relative working directories are right wherever a program is started from.
-    let path = absolute(&args.file)?;
+    let path = absolute(args.file.path())?;
     let loaded = adit_control::load(&path).map_err(|report| CliError::Mesh(Box::new(report)))?;
     let _ = std::io::stderr().write_all(loaded.warnings.render(report_style()).as_bytes());
     loaded.mesh.choose_node(args.node.as_deref())?;
@@ -64,16 +90,21 @@ fn load(args: &Up) -> Result<Source, CliError> {
     })
 }
 
-/// The workload that `--once` means: `NAMESPACE/NAME`, or a name that one namespace has.
-fn resolve(source: &Source, wanted: &str) -> Result<WorkloadName, CliError> {
+/// The workload that `--once` means: that of the mesh file, `NAMESPACE/NAME`, or a name that one namespace has.
+fn test(source: &Source, wanted: Option<&str>) -> Result<WorkloadName, CliError> {
+    let Some(wanted) = wanted else {
+        return source.mesh.test.clone().ok_or_else(|| CliError::NoTest {
+            file: source.path.clone(),
+            known: here(source)
+                .map(|name| name.to_string())
+                .collect::<Vec<_>>()
+                .join(", "),
+        });
+    };
     if let Ok(name) = wanted.parse() {
         return Ok(name);
     }
-    let named = source
-        .mesh
-        .replicas_on(source.node.as_deref())
-        .map(|replica| replica.name);
-    let mut named: Vec<_> = named.filter(|name| name.name == wanted).collect();
+    let mut named: Vec<_> = here(source).filter(|name| name.name == wanted).collect();
     match (named.pop(), named.is_empty()) {
         (Some(name), true) => Ok(name),
         (found, _) => {

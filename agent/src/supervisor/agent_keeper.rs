@@ -9,7 +9,9 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
 
+use super::artifacts::FlowLog;
 use super::notice::Notices;
 use super::process::{self, AgentArguments, Kept};
 use super::restart::Backoff;
@@ -48,6 +50,8 @@ pub(super) struct AgentKeeper {
     pub(super) stop: watch::Receiver<Stop>,
     pub(super) events: mpsc::UnboundedSender<Event>,
     pub(super) notices: Notices,
+    /// Where the records of flows are kept.
+    pub(super) flows: Option<FlowLog>,
 }
 
 /// Why an agent's time was over.
@@ -85,11 +89,12 @@ impl AgentKeeper {
                     ..Applied::default()
                 };
             });
+            let reading = self.read_flows();
             let end = self.serve(&mut agent).await;
             ever_started |= self.applied.borrow().generation > 0;
             self.applied.send_modify(|applied| applied.pid = None);
             let how = match end {
-                End::Stopping => return self.drain(agent).await,
+                End::Stopping => return self.drain(agent, reading).await,
                 End::Refused(fault) => {
                     let _ = agent.end(END_LIMIT).await;
                     return self.give_up(fault.to_string());
@@ -100,6 +105,7 @@ impl AgentKeeper {
                     format!("could not be reached ({error})")
                 }
             };
+            last_records(reading).await;
             if !ever_started {
                 return self.give_up(format!("the agent {how} before it took the mesh"));
             }
@@ -128,6 +134,17 @@ impl AgentKeeper {
             () = stopping(&stop, Stop::Gently) => End::Stopping,
             end = tell => end,
         }
+    }
+
+    /// Reads the records of the agent that was just started, to the end of either.
+    fn read_flows(&self) -> Option<JoinHandle<()>> {
+        let (flows, socket) = (self.flows.clone()?, self.paths.agent_socket());
+        Some(tokio::task::spawn_local(async move {
+            // One that never listens is told of by whoever started it.
+            if let Ok(client) = connect(&socket).await {
+                flows.follow(client).await;
+            }
+        }))
     }
 
     /// Tells the agent what it should know, and again whenever that changes.
@@ -195,15 +212,20 @@ impl AgentKeeper {
     }
 
     /// Lets the live flows end, for a moment, and then the agent.
-    async fn drain(&self, mut agent: Kept) {
+    async fn drain(&self, mut agent: Kept, reading: Option<JoinHandle<()>>) {
         let deadline = u64::try_from(DRAIN.as_millis()).unwrap_or(u64::MAX);
         let drained = async {
             let mut client = AgentClient::connect(&self.paths.agent_socket()).await?;
             client.drain(deadline).await
         };
+        let drained = async {
+            let _ = tokio::time::timeout(DRAIN * 2, drained).await;
+            // An agent without flows writes no more records: who reads them comes to their end.
+            last_records(reading).await;
+        };
         // Its flows are reset when it ends, drained or not.
         tokio::select! {
-            _ = tokio::time::timeout(DRAIN * 2, drained) => {}
+            () = drained => {}
             () = stopping(&self.stop, Stop::Now) => {}
         }
         let _ = agent.end(END_LIMIT).await;
@@ -211,6 +233,15 @@ impl AgentKeeper {
 
     fn give_up(&self, reason: String) {
         let _ = self.events.send(Event::AgentFailed(reason));
+    }
+}
+
+/// Waits, but not for long, until whoever reads records has read all of an agent that has ended, or has none any more.
+async fn last_records(reading: Option<JoinHandle<()>>) {
+    if let Some(mut reading) = reading
+        && tokio::time::timeout(LAST_RECORDS, &mut reading).await.is_err()
+    {
+        reading.abort();
     }
 }
 
@@ -234,5 +265,7 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(20);
 const CONNECT_PAUSE: Duration = Duration::from_millis(5);
 /// How long live flows are waited for when everything stops. Their workloads have ended by then.
 const DRAIN: Duration = Duration::from_secs(1);
+/// How long the records may take that an agent had when it ended: 4096, and a disk that takes them.
+const LAST_RECORDS: Duration = Duration::from_secs(2);
 /// How long the agent may take to end after its lifeline did.
 const END_LIMIT: Duration = Duration::from_secs(3);

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::io::AsyncRead;
 
+use super::artifacts::Log;
 use super::output::{self, Prefix};
 use crate::sink::LineSink;
 
@@ -22,6 +23,8 @@ pub(super) enum Notices {
         /// The width of the names.
         width: usize,
         coloured: bool,
+        /// adit's own file among the artifacts, where there are any.
+        log: Option<Log>,
     },
 }
 
@@ -76,7 +79,11 @@ impl Notices {
                 sink,
                 width,
                 coloured,
+                log,
             } => {
+                if let Some(log) = log {
+                    log.send_now(format!("{who}: {line}").as_bytes());
+                }
                 sink.send(Prefix::of_adit(who, *width, *coloured).line(line.as_bytes()));
             }
         }

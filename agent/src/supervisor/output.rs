@@ -4,6 +4,7 @@ use std::io::IsTerminal as _;
 
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 
+use super::artifacts::Log;
 use crate::sink::LineSink;
 
 /// The most bytes of one line; a longer one is shown in pieces.
@@ -107,9 +108,26 @@ pub(super) fn coloured() -> bool {
         && std::env::var_os("TERM").is_none_or(|term| term != "dumb")
 }
 
-/// Reads `stream` to its end, into `sink`. A workload waits for a terminal that is slow, and not for one that takes
-/// nothing.
-pub(super) async fn pump(mut stream: impl AsyncRead + Unpin, prefix: Prefix, sink: LineSink) {
+/// Where a workload's lines go.
+#[derive(Clone, Debug)]
+pub(super) struct Lines {
+    pub(super) prefix: Prefix,
+    pub(super) sink: LineSink,
+    /// Its file among the artifacts, where there are any.
+    pub(super) log: Option<Log>,
+}
+
+impl Lines {
+    async fn send(&self, line: &[u8]) {
+        if let Some(log) = &self.log {
+            log.send(line).await;
+        }
+        self.sink.send_patiently(self.prefix.line(line)).await;
+    }
+}
+
+/// Reads `stream` to its end. A workload waits for a terminal that is slow, and not for one that takes nothing.
+pub(super) async fn pump(mut stream: impl AsyncRead + Unpin, to: Lines) {
     let mut cutter = LineCutter::new(LINE_LIMIT);
     let mut chunk = vec![0; CHUNK];
     let mut lines = Vec::new();
@@ -117,11 +135,11 @@ pub(super) async fn pump(mut stream: impl AsyncRead + Unpin, prefix: Prefix, sin
         // A read that fails is the end too: the pipe is ours alone, and there's nothing else to do about it.
         let count = stream.read(&mut chunk).await.unwrap_or(0);
         match count {
-            0 => cutter.finish(|line| lines.push(prefix.line(line))),
-            count => cutter.push(&chunk[..count], |line| lines.push(prefix.line(line))),
+            0 => cutter.finish(|line| lines.push(line.to_vec())),
+            count => cutter.push(&chunk[..count], |line| lines.push(line.to_vec())),
         }
         for line in lines.drain(..) {
-            sink.send_patiently(line).await;
+            to.send(&line).await;
         }
         if count == 0 {
             return;
@@ -196,7 +214,12 @@ mod tests {
     async fn a_stream_is_read_to_its_end_though_nobody_reads_the_sink() {
         let (sink, _thread) = LineSink::start(1, Blocked).unwrap();
         let text = "line\n".repeat(10_000);
-        pump(text.as_bytes(), Prefix::new("web", 3, 0, false), sink.clone()).await;
+        let to = Lines {
+            prefix: Prefix::new("web", 3, 0, false),
+            sink: sink.clone(),
+            log: None,
+        };
+        pump(text.as_bytes(), to).await;
         assert!(sink.dropped() >= 9_990, "{}", sink.dropped());
     }
 

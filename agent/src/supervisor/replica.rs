@@ -14,14 +14,13 @@ use tokio::task::JoinHandle;
 use super::agent_keeper::Applied;
 use super::helper::Helper;
 use super::notice::Notices;
-use super::output::{self, Prefix};
+use super::output::{self, Lines};
 use super::probe::Readiness;
 use super::process::Kept;
 use super::restart::{self, Backoff};
 use super::table::{Change, Pod};
 use super::{Event, Stop, process, stopping};
 use crate::rundir::RunPaths;
-use crate::sink::LineSink;
 
 /// A replica and everything it takes to run it.
 pub(super) struct Replica {
@@ -33,6 +32,8 @@ pub(super) struct Replica {
     pub(super) env: Vec<(String, String)>,
     pub(super) directory: PathBuf,
     pub(super) restart: RestartPolicy,
+    /// The generation of the mesh in which its program may start, once there is one; `None` starts as soon as it can.
+    pub(super) start: Option<watch::Receiver<Option<u64>>>,
     pub(super) probe: Option<Probe>,
     pub(super) console: Console,
     /// How long the program may take to end after SIGTERM.
@@ -49,7 +50,7 @@ pub(super) struct Replica {
 #[derive(Clone, Debug)]
 pub(super) enum Console {
     /// Input from nowhere; output line by line, named, into the sink.
-    Lines { prefix: Prefix, sink: LineSink },
+    Lines(Lines),
     /// The terminal, or whatever ours are.
     Ours,
 }
@@ -73,6 +74,10 @@ impl Replica {
                 name: self.pod.name.clone(),
                 reason,
             });
+        }
+        tokio::select! {
+            () = self.may_start() => {}
+            () = stopping(&stop, Stop::Gently) => return,
         }
         let mut backoff = Backoff::new();
         loop {
@@ -126,6 +131,25 @@ impl Replica {
         }
     }
 
+    /// Completes when the program may start: at once, or when everything beside it is ready and the agent knows it.
+    async fn may_start(&mut self) {
+        let Some(start) = &mut self.start else {
+            return;
+        };
+        // Both live as long as the mesh; when it ends, so does this.
+        let Ok(generation) = start
+            .wait_for(Option::is_some)
+            .await
+            .map(|generation| *generation)
+        else {
+            return;
+        };
+        let _ = self
+            .applied
+            .wait_for(|applied| Some(applied.generation) >= generation)
+            .await;
+    }
+
     async fn run_once(&self) -> std::io::Result<Run> {
         let (mut program, printers) = self.start()?;
         self.change(Change::Started {
@@ -165,14 +189,14 @@ impl Replica {
     fn start(&self) -> std::io::Result<(Kept, Vec<JoinHandle<()>>)> {
         let on_terminal = matches!(self.console, Console::Ours);
         let mut command = self.command(&self.argv, on_terminal);
-        let Console::Lines { prefix, sink } = &self.console else {
+        let Console::Lines(lines) = &self.console else {
             return Ok((Kept::start_on_terminal(command)?, Vec::new()));
         };
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut program = Kept::start(command)?;
         let (out, err) = program.streams();
-        let out = out.map(|out| tokio::task::spawn_local(output::pump(out, prefix.clone(), sink.clone())));
-        let err = err.map(|err| tokio::task::spawn_local(output::pump(err, prefix.clone(), sink.clone())));
+        let out = out.map(|out| tokio::task::spawn_local(output::pump(out, lines.clone())));
+        let err = err.map(|err| tokio::task::spawn_local(output::pump(err, lines.clone())));
         Ok((program, out.into_iter().chain(err).collect()))
     }
 

@@ -83,6 +83,21 @@ pub(super) enum Replaced {
     Policies,
 }
 
+/// How far everything beside a test is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Around {
+    /// A workload has ended for good, and not well.
+    Failed {
+        name: WorkloadName,
+        /// In words.
+        how: String,
+    },
+    /// All are ready, or have done their work.
+    Ready,
+    /// These aren't yet, with their state.
+    Waiting(Vec<String>),
+}
+
 #[derive(Debug)]
 struct Row {
     name: WorkloadName,
@@ -331,6 +346,46 @@ impl Table {
         }
     }
 
+    /// How far the workloads of this node are that are there for `test`. Those that joined aren't.
+    pub(super) fn around(&self, test: &WorkloadName, now: Instant) -> Around {
+        let mut waiting = Vec::new();
+        for row in self
+            .rows
+            .iter()
+            .filter(|row| row.name != *test && row.joined.is_none())
+        {
+            match &row.life {
+                Life::Completed | Life::Elsewhere { .. } => {}
+                Life::Failed => {
+                    return Around::Failed {
+                        name: row.name.clone(),
+                        how: row.last_exit.clone().unwrap_or_default(),
+                    };
+                }
+                _ if row.ready => {}
+                life => waiting.push(match &row.last_exit {
+                    Some(how) => format!("{} ({}, last ended with {how})", row.name, life.state(now)),
+                    None => format!("{} ({})", row.name, life.state(now)),
+                }),
+            }
+        }
+        match waiting.is_empty() {
+            true => Around::Ready,
+            false => Around::Waiting(waiting),
+        }
+    }
+
+    /// How a workload's program last ended, in words.
+    pub(super) fn last_exit(&self, name: &WorkloadName) -> Option<String> {
+        let row = self.rows.iter().find(|row| row.name == *name)?;
+        row.last_exit.clone()
+    }
+
+    /// The version of what the agent is to know.
+    pub(super) fn generation(&self) -> u64 {
+        self.generation
+    }
+
     /// What `adit ps` shows, without the processes.
     pub(super) fn report(&self, now: Instant) -> PsReport {
         let rows = self.rows.iter().map(|row| PsRow {
@@ -542,6 +597,34 @@ workloads:
         assert_eq!(ready(&table), ["shop/db", "shop/web-0"]);
         assert!(table.on_change(&name("shop/web-0"), Change::Stopping, now));
         assert_eq!(ready(&table), ["shop/db"]);
+    }
+
+    #[test]
+    fn a_test_waits_until_all_beside_it_are_ready_or_done() {
+        let now = Instant::now();
+        let (mut table, test) = (table(now), name("shop/web-1"));
+        let waiting = |table: &Table| match table.around(&test, now) {
+            Around::Waiting(waiting) => waiting,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(waiting(&table), ["shop/web-0 (Pending)", "shop/db (Pending)"]);
+        table.on_change(&name("shop/web-0"), Change::Started { pid: 7 }, now);
+        table.on_change(&name("shop/web-0"), Change::Ready(true), now);
+        let exited = |succeeded, retry_in| Change::Exited {
+            how: if succeeded { "status 0" } else { "status 1" }.into(),
+            succeeded,
+            retry_in,
+        };
+        table.on_change(&name("shop/db"), exited(false, Some(Duration::from_secs(2))), now);
+        assert_eq!(waiting(&table), ["shop/db (CrashLoop, last ended with status 1)"]);
+        table.on_change(&name("shop/db"), exited(true, None), now);
+        assert_eq!(table.around(&test, now), Around::Ready);
+        table.on_change(&name("shop/db"), exited(false, None), now);
+        let failed = Around::Failed {
+            name: name("shop/db"),
+            how: "status 1".into(),
+        };
+        assert_eq!(table.around(&test, now), failed);
     }
 
     #[test]

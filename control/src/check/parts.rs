@@ -10,7 +10,7 @@ use super::{Scope, bad_name, unique, unknown};
 use crate::codes;
 use crate::diagnostic::{Finding, Findings};
 use crate::file::{ClusterIp, NodeFile, PortFile, ServiceFile, ServicePortFile, Transport};
-use crate::mesh::{Node, ServiceSpec};
+use crate::mesh::{Node, ServiceSpec, WorkloadSpec};
 use crate::names;
 use crate::schema::{list, shorten};
 use crate::snapshot::{ServicePort, TargetPort};
@@ -298,6 +298,27 @@ pub(super) fn unknown_port(
         },
         also: None,
     }
+}
+
+/// The replica that `test` names.
+pub(super) fn test(
+    got: &str,
+    workloads: &[WorkloadSpec],
+    at: &At,
+    findings: &mut Findings<'_>,
+) -> Option<WorkloadName> {
+    let replicas = || workloads.iter().flat_map(WorkloadSpec::expand);
+    if let Some(replica) = replicas().find(|replica| replica.name.to_string() == got) {
+        return Some(replica.name);
+    }
+    let known: Vec<String> = replicas().map(|replica| replica.name.to_string()).collect();
+    let known: Vec<&str> = known.iter().map(String::as_str).collect();
+    findings.error(
+        &codes::UNKNOWN_TEST,
+        at,
+        unknown("workload", got, &known, "workloads"),
+    );
+    None
 }
 
 impl From<Transport> for Protocol {
