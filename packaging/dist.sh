@@ -88,5 +88,5 @@ packaging/oci-image.py "$DIST/adit-$version-oci.tar" "adit:$version" "${platform
     --label "org.opencontainers.image.version=$version" \
     --label "org.opencontainers.image.revision=$(git rev-parse HEAD 2>/dev/null || echo unknown)"
 
-(cd "$DIST" && find . -maxdepth 1 -type f ! -name '*.debug' -printf '%P\n' | sort | xargs sha256sum >SHA256SUMS)
+(cd "$DIST" && find . -maxdepth 1 -type f ! -name '*.debug' ! -name SHA256SUMS -printf '%P\n' | sort | xargs sha256sum >SHA256SUMS)
 cat "$DIST/SHA256SUMS"
