@@ -116,7 +116,8 @@ fn names_are_looked_up_without_the_machines_modules() {
         "users": [{"name": "u", "user": {}}],
     });
     // A client of the API wants some roots to trust before it looks for anybody.
-    let roots = std::fs::read_to_string("/etc/ssl/certs/ca-certificates.crt").expect("Debian's ca-certificates");
+    let roots =
+        std::fs::read_to_string("/etc/ssl/certs/ca-certificates.crt").expect("Debian's ca-certificates");
     let files = [
         ("etc/ssl/certs/ca-certificates.crt", roots.as_str()),
         ("etc/hosts", "127.0.0.1 api.example\n"),
