@@ -4,6 +4,9 @@ set shell := ["bash", "-euo", "pipefail", "-c"]
 
 pure := "adit-flow adit-identity adit-netstack adit-policy"
 
+# What tests and benchmarks are of: the executable that is shipped, unless another is given.
+export ADIT_BIN := env("ADIT_BIN", justfile_directory() / "target/static" / arch() / "adit")
+
 _default:
     @just --list
 
@@ -15,11 +18,23 @@ demo: (build "release")
 build profile="dev":
     cargo build --locked --profile {{ profile }} -p adit-agent
 
+# The executable as it's shipped: static, stripped, target/static/ARCH/adit. `packaging/build.sh` has the options.
+static *args:
+    packaging/build.sh {{ args }}
+
+# Executables, .deb, .rpm and image in target/dist: `just dist`, or `just dist x86_64 aarch64`.
+dist *args: _nfpm
+    packaging/dist.sh {{ args }}
+
+# Two builds in two folders give the same executable: as long as two builds take.
+reproducible profile="release":
+    packaging/reproducible.sh {{ profile }}
+
 # All checks and all tests, in order of speed.
 ci: lint test
 
 # All tests.
-test: unit purity instructions peers platform-tests chart ci-examples fuzz-smoke
+test: unit purity instructions peers platform-tests chart packages ci-examples fuzz-smoke
 
 # Formatting, lints, documentation: warnings are errors.
 lint:
@@ -32,7 +47,7 @@ unit:
     cargo test --locked --workspace --exclude adit-platform-tests
 
 # The tunnel, and a running mesh, against an independent HBONE peer, written in Go.
-peers: (build "release")
+peers: static
     if (cd platform-tests/peers/hbone-go && go mod download); then \
         cargo test --locked --workspace --exclude adit-platform-tests --test go_peer -- --ignored; \
         cargo test --locked -p adit-platform-tests --test go_peer -- --ignored --test-threads=1; \
@@ -41,13 +56,31 @@ peers: (build "release")
     fi
 
 # Programs nobody here wrote, over real namespaces, as an unprivileged user; what carries traffic over packet sockets as well.
-platform-tests: (build "release")
+platform-tests: static-test
     cargo test --locked -p adit-platform-tests -- --test-threads=1
     ADIT_TEST_LINK=packet cargo test --locked -p adit-platform-tests --test bulk --test ends --test inside \
         --test outside --test real_programs -- --test-threads=1
 
+# The static executable on a disk that holds nothing else.
+static-test: (static "adit" "adit-load")
+    cargo test --locked -p adit-platform-tests --test bare -- --ignored --test-threads=1
+
+# The packages and the image have what they should, and need nothing.
+packages: _nfpm
+    if [ -x target/tools/bin/nfpm ]; then \
+        packaging/dist.sh; \
+        cargo test --locked -p adit-platform-tests --test packages -- --ignored; \
+    else \
+        echo "skipped: packages (nfpm's modules can't be fetched)"; \
+    fi
+
+_nfpm:
+    [ -x target/tools/bin/nfpm ] || GOBIN=$PWD/target/tools/bin CGO_ENABLED=0 \
+        platform-tests/cluster/cluster.sh go install -trimpath -ldflags "-s -w" \
+        github.com/goreleaser/nfpm/v2/cmd/nfpm@v2.45.2 || true
+
 # The same with more than CI has time for: 200,000 connections opened and closed, certificates of 10 s for ten minutes.
-soak: (build "release")
+soak: static
     ADIT_TEST_CHURN=200000 ADIT_TEST_ROTATION_SECONDS=600 \
         cargo test --locked -p adit-platform-tests --test scale --test rotation -- --test-threads=1
 
@@ -168,8 +201,7 @@ performance: bench bench-loss bench-soak
     cp target/bench/performance/*.json docs/performance/
     target/tools/adit-bench page
 
-_bench-build:
-    cargo build --locked --release -p adit-agent
+_bench-build: static
     cargo build --locked --profile tools -p adit-platform-tests
 
 # What single calls of the data path cost, in instructions, held to a baseline; `--update` writes it anew.

@@ -180,6 +180,7 @@ const ALLOWED: &[i64] = &[
     libc::SYS_epoll_ctl,
     libc::SYS_epoll_pwait,
     libc::SYS_eventfd2,
+    libc::SYS_pipe2,
     libc::SYS_ppoll,
     libc::SYS_futex,
     libc::SYS_nanosleep,
@@ -231,6 +232,12 @@ const ALLOWED: &[i64] = &[
     libc::SYS_uname,
     libc::SYS_prlimit64,
     libc::SYS_getrusage,
+    // What the C library makes of the same functions where the kernel has only the newer calls.
+    #[cfg(target_arch = "aarch64")]
+    libc::SYS_renameat,
+    #[cfg(target_arch = "aarch64")]
+    libc::SYS_faccessat,
+    // And where it has the older ones besides.
     #[cfg(target_arch = "x86_64")]
     libc::SYS_poll,
     #[cfg(target_arch = "x86_64")]
@@ -251,6 +258,4 @@ const ALLOWED: &[i64] = &[
     libc::SYS_access,
     #[cfg(target_arch = "x86_64")]
     libc::SYS_arch_prctl,
-    #[cfg(target_arch = "x86_64")]
-    libc::SYS_pipe2,
 ];

@@ -27,6 +27,7 @@ pub mod codes;
 pub mod enter;
 pub mod laptop;
 mod link;
+pub mod names;
 mod netlink;
 mod pod;
 pub mod probe;

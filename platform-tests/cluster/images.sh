@@ -1,11 +1,16 @@
-# Images without a daemon and without a registry: folders packed by image.py. Sourced by cluster.sh.
+# Images without a daemon and without a registry: folders packed by packaging/oci-image.py. Sourced by cluster.sh.
 
 AGNHOST_IMAGE=localhost/e2e-test-images/agnhost:2.43 # the name that cyclonus asks for with --image-registry localhost
 
 image_file() { echo "$IMAGES/$(tr '/:' '__' <<<"$1").tar"; }
 
 # pack NAME:TAG FOLDER ENTRYPOINT_JSON
-pack() { python3 "$HERE/image.py" "$(image_file "$1")" "$@" || die "packing the image $1 from $2 failed"; }
+pack() {
+    local architecture
+    architecture=$(dpkg --print-architecture)
+    python3 "$HERE/../../packaging/oci-image.py" "$(image_file "$1")" "$1" "linux/$architecture=$2" --entrypoint "$3" ||
+        die "packing the image $1 from $2 failed"
+}
 
 # Nodes that run take it at once; those of a later up find it in $IMAGES.
 import_now() {

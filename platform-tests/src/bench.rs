@@ -6,6 +6,7 @@
 //! One way: a [`Plan`] and the paths (`ours`, `external`, `pods`) → figures (`measure`, `soak`) → a [`Report`] → the
 //! [`Page`] (`targets`, `table`, `plot`).
 
+mod executable;
 mod external;
 mod loss;
 mod machine;
@@ -23,6 +24,7 @@ mod targets;
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use executable::Executable;
 pub use external::external;
 pub use machine::{Machine, Run};
 pub use measure::{Cost, Figure, Measure};
@@ -67,7 +69,8 @@ pub fn run(plan: &Plan) -> Report {
     let lab = Lab::new(&user);
     // The hosts' sandboxes outlive the meshes in them.
     let (a, b) = (Sandbox::at(Some(lab.a)), Sandbox::at(Some(lab.b)));
-    let report = Report::begin(Setting::Hosts, plan);
+    let mut report = Report::begin(Setting::Hosts, plan);
+    report.executable = Some(Executable::measure(&a));
     let lossy = plan.loss_percent > 0.0;
     let ours = ours::ALL
         .iter()
@@ -166,6 +169,7 @@ impl Report {
             setting,
             run: Run::of(plan),
             machine: Machine::this(),
+            executable: None,
             paths: Vec::new(),
             rows: Vec::new(),
             soak: None,

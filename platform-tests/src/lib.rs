@@ -16,11 +16,13 @@
 //! wait has a limit and says what it waited for, with the end of the logs. When a sandbox is dropped it checks that
 //! no process and no mount of it is left. A program that is missing fails the test and names its Debian package.
 
+pub mod bare;
 pub mod bench;
 pub mod cluster;
 mod lab;
 pub mod load;
 mod mesh;
+pub mod oci;
 mod process;
 mod procfs;
 mod programs;

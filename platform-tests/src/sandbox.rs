@@ -316,12 +316,15 @@ impl Sandbox {
         path
     }
 
-    fn install(&self, from: &Path, name: &str) {
+    /// Copies a program into it, and says where it is.
+    #[track_caller]
+    pub(crate) fn install(&self, from: &Path, name: &str) -> PathBuf {
         let to = self.dir.join("bin").join(name);
         // A copy: the build folder may be closed to the user.
         fs::copy(from, &to)
             .unwrap_or_else(|error| panic!("copying {} to {}: {error}", from.display(), to.display()));
         self.give(&to, 0o755);
+        to
     }
 
     fn give(&self, path: &Path, mode: u32) {

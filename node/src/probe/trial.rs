@@ -3,6 +3,7 @@
 use std::io;
 use std::net::Ipv4Addr;
 use std::os::fd::AsFd;
+use std::path::PathBuf;
 use std::time::Instant;
 
 use adit_link::{LinkKind, SeqPacket};
@@ -193,7 +194,7 @@ fn attempt(options: &Options, parent: &SeqPacket) -> u8 {
 
 /// Makes a pod with this kind of link, and sends packets through it. This process is in the pod's namespaces then.
 fn try_pod(kind: LinkKind, options: &Options) -> Reply {
-    let hidden = std::env::temp_dir();
+    let hidden = folder_to_hide();
     let environment = Environment {
         link: LinkChoice::Only(kind),
         tun_device: &options.tun_device,
@@ -212,6 +213,16 @@ fn try_pod(kind: LinkKind, options: &Options) -> Reply {
         Ok(()) => Reply::Created(built.info),
         Err(message) => refused(Code::LINK_SILENT, message),
     }
+}
+
+/// A folder that is there, in the place of a run directory. A disk that holds nothing but adit has no /tmp.
+fn folder_to_hide() -> PathBuf {
+    let usual = std::env::temp_dir();
+    let others = ["/run", "/dev", "/etc"].map(PathBuf::from);
+    let there = std::iter::once(usual.clone())
+        .chain(others)
+        .find(|folder| folder.is_dir());
+    there.unwrap_or(usual)
 }
 
 /// The trial pod's address, of those that are for documentation (RFC 5737).

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::executable::Executable;
 use super::machine::{Machine, Run};
 use super::measure::Figure;
 use super::soak::Soak;
@@ -23,6 +24,9 @@ pub struct Report {
     pub run: Run,
     /// Where it ran.
     pub machine: Machine,
+    /// What was measured of the executable alone; only between hosts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub executable: Option<Executable>,
     /// The paths; the first is the direct one.
     pub paths: Vec<PathReport>,
     /// The figures, in order of the measures.

@@ -21,6 +21,9 @@ pub(super) fn shown(value: f64) -> String {
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{}\n{}\n", self.machine, self.run)?;
+        if let Some(executable) = self.executable {
+            writeln!(f, "{executable}\n")?;
+        }
         if self.rows.is_empty() {
             return Ok(());
         }

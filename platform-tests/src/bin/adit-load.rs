@@ -24,6 +24,11 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Make a folder the root, with no other mount besides; print `ready`, and stay until standard input ends.
+    Alone {
+        /// The folder, which has to be a mount in a namespace that this process may change.
+        root: PathBuf,
+    },
     /// Serve until the limit; prints a line when it listens.
     Serve {
         /// The first port.
@@ -223,6 +228,12 @@ fn main() -> ExitCode {
 
 fn run(command: Command, limit: Duration) -> Result<(), Box<dyn Error>> {
     match command {
+        Command::Alone { root } => {
+            adit_platform_tests::bare::make_root(&root)?;
+            println!("ready");
+            load::wait_for_stdin(limit);
+            Ok(())
+        }
         Command::Serve {
             port,
             ports,
