@@ -19,6 +19,9 @@ pub use judge::{Machine, judge};
 pub(crate) use judge::{finding, tun_fix};
 pub use trial::{Outcome, PodTrial, Trials};
 
+/// What an agent does before it reads its first packet, tried out: in a process of its own, which ends with it.
+pub type AgentTrial = fn() -> Result<(), Refusal>;
+
 /// What to try.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -26,6 +29,8 @@ pub struct Options {
     pub link: LinkChoice,
     /// The TUN device node.
     pub tun_device: PathBuf,
+    /// What the agent needs of the machine, which this crate doesn't know; not tried without it.
+    pub agent: Option<AgentTrial>,
 }
 
 impl Default for Options {
@@ -34,8 +39,18 @@ impl Default for Options {
         Self {
             link: LinkChoice::Auto,
             tun_device: adit_link::DEFAULT_TUN_DEVICE.into(),
+            agent: None,
         }
     }
+}
+
+/// A step that the kernel refused: the finding that it belongs to, and what happened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// The code of the finding.
+    pub code: Code,
+    /// The step, the kernel's answer, and the code that the failing command would give.
+    pub message: String,
 }
 
 /// One thing that was tried.

@@ -9,6 +9,7 @@ use serde_json::json;
 
 use super::args::Check;
 use super::{CliError, print, print_json};
+use crate::agent::trial;
 
 /// What is checked of a cluster's node, and where its folders are.
 #[derive(Debug, Args)]
@@ -64,6 +65,7 @@ pub(super) fn check(args: &Check) -> Result<u8, CliError> {
         false => probe::run(&Options {
             link: args.link.choice,
             tun_device,
+            agent: Some(trial::trial),
         })?,
     };
     match args.json {
