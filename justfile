@@ -19,7 +19,7 @@ build profile="dev":
 ci: lint test
 
 # All tests.
-test: unit purity instructions peers platform-tests chart fuzz-smoke
+test: unit purity instructions peers platform-tests matrix-slice chart fuzz-smoke
 
 # Formatting, lints, documentation: warnings are errors.
 lint:
@@ -45,6 +45,36 @@ platform-tests: (build "release")
     cargo test --locked -p adit-platform-tests -- --test-threads=1
     ADIT_TEST_LINK=packet cargo test --locked -p adit-platform-tests --test bulk --test ends --test inside \
         --test outside --test real_programs -- --test-threads=1
+
+# adit in virtual machines of Debian suites: every kernel, condition, path and link, or those named (`just matrix bookworm node`).
+# Root, and a quarter of an hour for all. ADIT_MATRIX_BIN=FILE tries that adit program instead of one built here.
+matrix *names: _matrix-build
+    target/matrix/adit-matrix {{ names }}
+
+# All of it, and docs/matrix.md of it.
+matrix-page: _matrix-build
+    target/matrix/adit-matrix --page docs/matrix.md
+
+# One machine and a few cells, with what the other tests have built: that of this machine's own suite, which has its libraries.
+matrix-slice: (build "release")
+    cargo build --locked -p adit-platform-tests --bins
+    suite=$(. /etc/os-release 2>/dev/null; echo "${VERSION_CODENAME:-unknown}"); \
+    if [ "$(id -u)" != 0 ]; then echo "skipped: matrix-slice (root makes the machine's root file system)"; \
+    elif ! [[ " bullseye bookworm trixie sid " == *" $suite "* ]]; then echo "skipped: matrix-slice (this machine is $suite, no Debian suite that is tried)"; \
+    else VM_SECONDS=170 target/debug/adit-matrix --skip-missing --out target/matrix-slice --adit target/release/adit \
+        --load target/debug/adit-load --cells target/debug/adit-cells "$suite" \
+        laptop/tun/user laptop/packet/user laptop/packet/container laptop/tun/tun-0600 node/tun/root; fi
+
+# Static programs: the root file system of a cell may hold nothing else. The target is named so that the flag doesn't reach
+# build scripts, and so has a folder of its own.
+_matrix-build:
+    target=$(rustc -vV | sed -n 's/^host: //p'); \
+    RUSTFLAGS="-C target-feature=+crt-static" cargo build --locked --profile tools --target "$target" \
+        $([ -n "${ADIT_MATRIX_BIN:-}" ] || echo "-p adit-agent --bin adit") \
+        -p adit-platform-tests --bin adit-load --bin adit-cells --bin adit-matrix; \
+    mkdir -p target/matrix; built=target/$target/tools; \
+    for program in adit-load adit-cells adit-matrix; do strip -o target/matrix/$program $built/$program; done; \
+    if [ -n "${ADIT_MATRIX_BIN:-}" ]; then cp "$ADIT_MATRIX_BIN" target/matrix/adit; else strip -o target/matrix/adit $built/adit; fi
 
 # The same with more than CI has time for: 200,000 connections opened and closed, certificates of 10 s for ten minutes.
 soak: (build "release")

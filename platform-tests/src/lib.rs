@@ -20,12 +20,14 @@ pub mod bench;
 pub mod cluster;
 mod lab;
 pub mod load;
+pub mod matrix;
 mod mesh;
 mod process;
 mod procfs;
 mod programs;
 mod relay;
 mod sandbox;
+pub mod seccomp;
 mod spec;
 pub mod stats;
 
