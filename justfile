@@ -47,7 +47,7 @@ platform-tests: (build "release")
         --test outside --test real_programs -- --test-threads=1
 
 # adit in virtual machines of Debian suites: every kernel, condition, path and link, or those named (`just matrix bookworm node`).
-# Root, and a quarter of an hour for all. ADIT_MATRIX_BIN=FILE tries that adit program instead of one built here.
+# Root, and some minutes a kernel. `--keep` keeps what earlier runs found of others. ADIT_MATRIX_BIN=FILE tries that adit program instead of one built here.
 matrix *names: _matrix-build
     target/matrix/adit-matrix {{ names }}
 

@@ -2,11 +2,15 @@
 
 use std::error::Error;
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use adit_platform_tests::matrix::{Cell, Column, Programs, boots, judge, junit, page, prepare, table};
+use adit_platform_tests::matrix::{
+    Cell, Column, Outcome, Programs, boots, judge, junit, page, prepare, table,
+};
 use clap::Parser;
+use serde::{Deserialize, Serialize};
 
 /// Every suite whose kernel is tried.
 const SUITES: [&str; 4] = ["bullseye", "bookworm", "trixie", "sid"];
@@ -34,6 +38,9 @@ struct Cli {
     /// Write the page into this file as well
     #[arg(long, value_name = "FILE")]
     page: Option<PathBuf>,
+    /// Keep what earlier runs found of cells that aren't run now
+    #[arg(long)]
+    keep: bool,
     /// Say that a suite was skipped, and why, where its machine can't be had, instead of failing
     #[arg(long)]
     skip_missing: bool,
@@ -57,7 +64,10 @@ fn run(cli: &Cli) -> Result<ExitCode, Box<dyn Error>> {
         cells: cli.cells.clone(),
     };
     fs::create_dir_all(&cli.out)?;
-    let mut columns = Vec::new();
+    let mut seen = match cli.keep {
+        true => read(&cli.out)?,
+        false => Vec::new(),
+    };
     for suite in suites {
         if let Err(error) = prepare(suite) {
             if !cli.skip_missing {
@@ -66,12 +76,14 @@ fn run(cli: &Cli) -> Result<ExitCode, Box<dyn Error>> {
             println!("skipped: matrix {error}");
             continue;
         }
-        columns.push(column(suite, &cells, &programs, &cli.out)?);
+        merge(&mut seen, suite, outcomes(suite, &cells, &programs, &cli.out)?);
     }
-    if columns.is_empty() {
+    if seen.is_empty() {
         return Ok(ExitCode::SUCCESS);
     }
-    write(&columns, &cli.out, cli.page.as_deref())?;
+    write(&seen, &cli.out)?;
+    let columns = columns(seen);
+    report(&columns, &cli.out, cli.page.as_deref())?;
     print!("{}", table(&columns));
     let wrong = columns
         .iter()
@@ -116,37 +128,68 @@ fn chosen(names: &[String]) -> Result<Chosen, Box<dyn Error>> {
     Ok(Chosen { suites, cells })
 }
 
-fn column(suite: &str, cells: &[Cell], programs: &Programs, folder: &Path) -> Result<Column, Box<dyn Error>> {
-    let mut outcomes = Vec::new();
-    for boot in boots(suite, cells) {
-        eprintln!(
-            "{suite}: {} cells{}",
-            boot.cells.len(),
-            boot.parameter
-                .map_or_else(String::new, |parameter| format!(", {parameter}"))
-        );
-        outcomes.extend(boot.run(programs, folder)?);
-    }
-    Ok(Column {
-        suite: suite.to_owned(),
-        cells: outcomes.into_iter().map(judge).collect(),
-    })
+/// What was seen on a suite's kernel, as it's kept.
+#[derive(Deserialize, Serialize)]
+struct Seen {
+    suite: String,
+    outcomes: Vec<Outcome>,
 }
 
-fn write(columns: &[Column], folder: &Path, copy: Option<&Path>) -> Result<(), Box<dyn Error>> {
-    let outcomes = columns.iter().map(|column| {
-        let outcomes = column
-            .cells
-            .iter()
-            .map(|judged| &judged.outcome)
-            .collect::<Vec<_>>();
-        serde_json::json!({"suite": column.suite, "outcomes": outcomes})
+fn outcomes(
+    suite: &str,
+    cells: &[Cell],
+    programs: &Programs,
+    folder: &Path,
+) -> Result<Vec<Outcome>, Box<dyn Error>> {
+    let mut outcomes = Vec::new();
+    for boot in boots(suite, cells) {
+        let parameter = boot.parameter.unwrap_or_default();
+        eprintln!("{suite}: {} cells {parameter}", boot.cells.len());
+        outcomes.extend(boot.run(programs, folder)?);
+    }
+    Ok(outcomes)
+}
+
+/// The new ones in the place of what was seen of the same cells before.
+fn merge(seen: &mut Vec<Seen>, suite: &str, outcomes: Vec<Outcome>) {
+    let of_suite = seen.iter().position(|seen| seen.suite == suite);
+    let before = of_suite.map_or_else(Vec::new, |at| seen.remove(at).outcomes);
+    let is_new = |cell: Cell| outcomes.iter().any(|outcome| outcome.cell == cell);
+    let kept = before.into_iter().filter(|outcome| !is_new(outcome.cell));
+    let mut all = kept.collect::<Vec<_>>();
+    all.extend(outcomes);
+    seen.push(Seen {
+        suite: suite.to_owned(),
+        outcomes: all,
     });
-    let outcomes = outcomes.collect::<Vec<_>>();
-    fs::write(
-        folder.join("outcomes.json"),
-        serde_json::to_string_pretty(&outcomes)?,
-    )?;
+    seen.sort_by_key(|seen| SUITES.iter().position(|suite| *suite == seen.suite));
+}
+
+fn columns(seen: Vec<Seen>) -> Vec<Column> {
+    let columns = seen.into_iter().map(|seen| Column {
+        suite: seen.suite,
+        cells: seen.outcomes.into_iter().map(judge).collect(),
+    });
+    columns.collect()
+}
+
+/// What earlier runs found; nothing where there was none.
+fn read(folder: &Path) -> Result<Vec<Seen>, Box<dyn Error>> {
+    match fs::read_to_string(folder.join(OUTCOMES)) {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) => Err(error.into()),
+        Ok(text) => Ok(serde_json::from_str(&text)?),
+    }
+}
+
+fn write(seen: &[Seen], folder: &Path) -> Result<(), Box<dyn Error>> {
+    Ok(fs::write(
+        folder.join(OUTCOMES),
+        serde_json::to_string_pretty(seen)?,
+    )?)
+}
+
+fn report(columns: &[Column], folder: &Path, copy: Option<&Path>) -> Result<(), Box<dyn Error>> {
     fs::write(folder.join("junit.xml"), junit(columns))?;
     let page = page(columns);
     fs::write(folder.join("matrix.md"), &page)?;
@@ -155,3 +198,6 @@ fn write(columns: &[Column], folder: &Path, copy: Option<&Path>) -> Result<(), B
     }
     Ok(())
 }
+
+/// The file that everything is kept in.
+const OUTCOMES: &str = "outcomes.json";

@@ -95,7 +95,9 @@ fn waited<T>(what: &str, mut look: impl FnMut() -> Result<Option<T>, Attempt>) -
     }
 }
 
+/// What a program said that has ended, or is about to say more: what is under way is waited for, a little.
 fn last_words(running: &Running) -> String {
+    std::thread::sleep(Duration::from_millis(300));
     shortened(&format!("{} {}", running.stdout(), running.stderr()))
 }
 

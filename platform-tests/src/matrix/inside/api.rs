@@ -6,6 +6,7 @@
 use std::collections::BTreeSet;
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
@@ -15,6 +16,9 @@ use super::node::NODE;
 
 /// The longest body that is read, in bytes.
 const MAX_BODY: u64 = 1 << 20;
+
+/// A certificate whose key was thrown away.
+pub(super) const ROOTS: &str = include_str!("nobody.pem");
 
 /// A pod of the node.
 #[derive(Clone, Debug)]
@@ -45,11 +49,14 @@ impl Api {
         Ok(Self { address, captured })
     }
 
-    /// The kubeconfig by which it's found.
-    pub(super) fn kubeconfig(&self) -> String {
+    /// The kubeconfig by which it's found. It names a file with [`ROOTS`], which nobody is asked for over plain HTTP, but
+    /// without which the client wants the machine's own.
+    pub(super) fn kubeconfig(&self, roots: &Path) -> String {
         json!({
             "apiVersion": "v1", "kind": "Config", "current-context": NODE,
-            "clusters": [{"name": NODE, "cluster": {"server": format!("http://{}", self.address)}}],
+            "clusters": [{"name": NODE, "cluster": {
+                "server": format!("http://{}", self.address), "certificate-authority": roots,
+            }}],
             "users": [{"name": NODE, "user": {}}],
             "contexts": [{"name": NODE, "context": {"cluster": NODE, "user": NODE}}],
         })

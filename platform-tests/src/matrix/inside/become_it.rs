@@ -146,6 +146,8 @@ fn read_only() -> Done {
 /// Goes to a root file system with the two programs and what the kernel shows: /proc, two devices, and /run with the cell's
 /// own files.
 fn leave_everything(tools: &Tools) -> Result<Tools, Box<dyn Error>> {
+    // `ip netns` shares its folder's mounts: what is unmounted of the old root would go from the new one.
+    mount(none(), "/", none(), MsFlags::MS_REC | MsFlags::MS_PRIVATE, none())?;
     let root = scratch("root")?;
     for (program, name) in [(&tools.adit, "adit"), (&tools.load, "adit-load")] {
         fs::copy(program, root.join(name))?;

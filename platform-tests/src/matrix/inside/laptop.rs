@@ -3,7 +3,6 @@
 use std::fs;
 use std::path::Path as FilePath;
 use std::process::Command;
-use std::time::Duration;
 
 use adit_flow::{Direction, FlowRecord, Mode, MtlsState};
 use serde_json::{Value, json};
@@ -106,8 +105,8 @@ fn talk(tools: &Tools, folder: &FilePath, server: &str) -> Result<(), Attempt> {
 pub(super) fn loads() -> [Vec<&'static str>; 3] {
     [
         vec!["rr", "--count", "10", "--request", "300", "--response", "3000"],
-        vec!["stream", "--bytes", "1000000"],
-        vec!["stream", "--bytes", "1000000", "--reverse"],
+        vec!["stream", "--bytes", "300000"],
+        vec!["stream", "--bytes", "300000", "--reverse"],
     ]
 }
 
@@ -136,7 +135,6 @@ pub(super) fn find_tunnelled(said: &str) -> Option<String> {
 
 /// What a running program said belongs to why something didn't come of it.
 fn with_words(attempt: Attempt, running: &Running) -> Attempt {
-    std::thread::sleep(Duration::from_millis(300));
     Attempt::of(
         attempt.ended,
         shortened(&format!("{}; {}", attempt.said, last_words(running))),

@@ -7,7 +7,7 @@ use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
 use std::process::Command;
 
-use super::api::{Api, Pod};
+use super::api::{Api, Pod, ROOTS};
 use super::laptop::{find_tunnelled, loads};
 use super::run::link_option;
 use super::{AGENT, FOLDER, PORT, Tools, last_words, shortened, succeeded, waited};
@@ -110,7 +110,9 @@ pub(super) fn real(cell: Cell, tools: &Tools, world: &World) -> Result<String, A
     let mut helper = start_helper(cell, tools)?;
     let api = Api::start(&world.pods).map_err(no("answering for the Kubernetes API"))?;
     let kubeconfig = PathBuf::from(FOLDER).join("kubeconfig.json");
-    fs::write(&kubeconfig, api.kubeconfig()).map_err(no("writing a kubeconfig"))?;
+    let roots = PathBuf::from(FOLDER).join("roots.pem");
+    fs::write(&roots, ROOTS).map_err(no("writing root certificates"))?;
+    fs::write(&kubeconfig, api.kubeconfig(&roots)).map_err(no("writing a kubeconfig"))?;
     let mut agent = Running::spawn(agent(cell, tools, &kubeconfig));
     let words = |attempt: Attempt, helper: &Running, agent: &Running| {
         let said = format!(

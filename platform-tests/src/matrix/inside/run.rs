@@ -26,10 +26,11 @@ const MAX_USER_NAMESPACES: &str = "/proc/sys/user/max_user_namespaces";
 /// # Errors
 /// A line can't be written, or the machine can't be changed as a condition wants it.
 pub fn all(cells: &[Cell], tools: &Tools, out: &mut impl Write) -> Result<(), Box<dyn Error>> {
+    let ourselves = std::env::current_exe()?;
     for cell in cells {
         let began = Instant::now();
         let as_before = change_machine(cell.condition)?;
-        let outcome = apart(*cell, tools, began);
+        let outcome = apart(*cell, tools, &ourselves, began);
         as_before.restore()?;
         writeln!(out, "{}", serde_json::to_string(&outcome)?)?;
         out.flush()?;
@@ -80,7 +81,7 @@ pub fn in_network(namespace: &FilePath, program: &[String]) -> Result<(), Box<dy
 }
 
 /// Runs a cell in namespaces of its own, which end with it or when it takes too long.
-fn apart(cell: Cell, tools: &Tools, began: Instant) -> Outcome {
+fn apart(cell: Cell, tools: &Tools, ourselves: &FilePath, began: Instant) -> Outcome {
     let mut command = Command::new("unshare");
     command
         .args([
@@ -91,7 +92,7 @@ fn apart(cell: Cell, tools: &Tools, began: Instant) -> Outcome {
             "--mount",
             "--net",
         ])
-        .arg("/proc/self/exe")
+        .arg(ourselves)
         .arg("cell")
         .arg(cell.to_string())
         .arg("--adit")
