@@ -19,7 +19,7 @@ build profile="dev":
 ci: lint test
 
 # All tests.
-test: unit purity instructions peers platform-tests matrix-slice chart fuzz-smoke
+test: unit purity instructions peers platform-tests chart fuzz-smoke
 
 # Formatting, lints, documentation: warnings are errors.
 lint:
