@@ -7,6 +7,9 @@ pure := "adit-flow adit-identity adit-netstack adit-policy"
 # What tests and benchmarks are of: the executable that is shipped, unless another is given.
 export ADIT_BIN := env("ADIT_BIN", justfile_directory() / "target/static" / arch() / "adit")
 
+# The matrix with static programs: the root file system of a cell may hold nothing else.
+matrix := "target/debug/adit-matrix --adit " + ADIT_BIN + " --load target/static/" + arch() + "/adit-load --cells target/static/" + arch() + "/adit-cells"
+
 _default:
     @just --list
 
@@ -34,7 +37,7 @@ reproducible profile="release":
 ci: lint test
 
 # All tests.
-test: unit purity instructions peers platform-tests chart packages ci-examples fuzz-smoke
+test: unit purity instructions peers platform-tests chart packages ci-examples matrix-slice fuzz-smoke
 
 # Formatting, lints, documentation: warnings are errors.
 lint:
@@ -78,6 +81,26 @@ _nfpm:
     [ -x target/tools/bin/nfpm ] || GOBIN=$PWD/target/tools/bin CGO_ENABLED=0 \
         platform-tests/cluster/cluster.sh go install -trimpath -ldflags "-s -w" \
         github.com/goreleaser/nfpm/v2/cmd/nfpm@v2.45.2 || true
+
+# adit in virtual machines of Debian suites: every kernel, condition, path and link, or those named (`just matrix bookworm node`).
+# Root, and some minutes a kernel. `--keep` keeps what earlier runs found of others.
+matrix *args: (static "adit" "adit-load" "adit-cells") _matrix-build
+    {{ matrix }} {{ args }}
+
+# All of it, and docs/matrix.md of it.
+matrix-page: (static "adit" "adit-load" "adit-cells") _matrix-build
+    {{ matrix }} --page docs/matrix.md
+
+# One machine and a few cells: that of this machine's own suite, or Debian 12's.
+matrix-slice: (static "adit" "adit-load" "adit-cells") _matrix-build
+    suite=$(. /etc/os-release 2>/dev/null; echo "${VERSION_CODENAME:-}"); \
+    [[ " bullseye bookworm trixie sid " == *" $suite "* ]] || suite=bookworm; \
+    if [ "$(id -u)" != 0 ]; then echo "skipped: matrix-slice (root makes the machine's root file system)"; \
+    else VM_SECONDS=170 {{ matrix }} --skip-missing --out target/matrix-slice "$suite" \
+        laptop/tun/user laptop/packet/user laptop/packet/container laptop/tun/tun-0600 node/tun/root; fi
+
+_matrix-build:
+    cargo build --locked -p adit-platform-tests --bin adit-matrix
 
 # The same with more than CI has time for: 200,000 connections opened and closed, certificates of 10 s for ten minutes.
 soak: static

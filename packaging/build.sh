@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Static executables: a kernel is all that they need.
 #
-#   packaging/build.sh [--profile PROFILE] [--arch x86_64|aarch64] [adit|adit-load]...
+#   packaging/build.sh [--profile PROFILE] [--arch x86_64|aarch64] [adit|adit-load|adit-cells]...
 #
 # Leaves target/static/ARCH/NAME, stripped, and NAME.debug with its debug information beside it. Without a name, adit;
 # without an architecture, this machine's; without a profile, release. The same source gives the same bytes, in
@@ -17,9 +17,9 @@ while (($#)); do
     case $1 in
     --profile) profile=${2:?--profile needs a name} && shift ;;
     --arch) arch=${2:?--arch needs a name} && shift ;;
-    adit | adit-load) names+=("$1") ;;
+    adit | adit-load | adit-cells) names+=("$1") ;;
     *)
-        echo "build.sh: expected --profile, --arch, adit or adit-load, got '$1'" >&2
+        echo "build.sh: expected --profile, --arch, adit, adit-load or adit-cells, got '$1'" >&2
         exit 2
         ;;
     esac
@@ -69,7 +69,7 @@ for name in "${names[@]}"; do
     # One at a time: cargo unites the features of what it builds together, and adit would be another one beside adit-load.
     case $name in
     adit) package=adit-agent ;;
-    adit-load) package=adit-platform-tests ;;
+    adit-*) package=adit-platform-tests ;;
     esac
     cargo build --locked --profile "$profile" --target "$target" -p "$package" --bin "$name" >&2
     built=${CARGO_TARGET_DIR:-target}/$target/$profile/$name

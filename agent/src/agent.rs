@@ -22,6 +22,7 @@ mod listener;
 pub(crate) mod policies;
 pub(crate) mod running;
 mod store;
+pub(crate) mod trial;
 
 pub use store::StoreError;
 

@@ -28,6 +28,7 @@ mod table;
 
 use std::collections::BTreeSet;
 use std::io;
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::ExitStatus;
 use std::sync::Arc;
@@ -149,6 +150,8 @@ pub fn up(mut options: Options) -> Result<u8, UpError> {
 fn run(options: Options, recording: Option<&Recording>) -> Result<Ended, UpError> {
     let system = |step| move |source| UpError::System { step, source };
     let run_dir = RunDir::create(&options.base, &options.source.mesh.name)?;
+    // The runtime's signals need one, and it panics where that is refused.
+    UnixStream::pair().map_err(system("making a pair of sockets"))?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

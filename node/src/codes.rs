@@ -91,8 +91,8 @@ codes! {
         "run `adit check`, which tells the four apart and prints the setting to change";
     ID_MAP = 2:
         "the kernel refused to map this user into its new namespace",
-        "AppArmor let the namespace be created but took its capabilities, or the process is in a chroot",
-        "on Ubuntu: sysctl kernel.apparmor_restrict_unprivileged_userns=0, or install an AppArmor profile that allows userns for adit; elsewhere leave the chroot";
+        "AppArmor let the namespace be created but took its capabilities, the process is in a chroot, or it is root without CAP_SETFCAP (a container's, on Linux 5.12 and later)",
+        "in a container run adit as another user than root; on Ubuntu: sysctl kernel.apparmor_restrict_unprivileged_userns=0, or install an AppArmor profile that allows userns for adit; elsewhere leave the chroot";
     NAMESPACES = 3:
         "the kernel refused a network, mount, UTS or IPC namespace",
         "a limit under user.max_*_namespaces is reached or 0, or AppArmor took the capabilities of the user namespace",
@@ -229,6 +229,14 @@ codes! {
         "adit is not off this node yet",
         "the plugin is in the runtime's list or folder, or a pod is behind the agent still",
         "wait: `adit node-helper --uninstall --stay` goes on until all is done, and its log says what hinders it";
+    PRIVILEGES = 38:
+        "the node helper could not give up the privileges that it doesn't need",
+        "a sandbox forbids capset or prctl(PR_SET_NO_NEW_PRIVS)",
+        "start adit outside of the sandbox, or with a seccomp profile that allows both";
+    NOT_ROOT = 39:
+        "the node helper is not root of the node",
+        "it runs as another user, or in a container without CAP_SYS_ADMIN and CAP_NET_ADMIN",
+        "run it as root on the node; in a container: securityContext.privileged: true, as the chart has it";
     VETH_PAIR = 40:
         "the kernel refused a veth pair for a pod",
         "the module `veth` is missing or not loaded, which an ordinary user's request can't always do, or a sandbox forbids it",
@@ -310,6 +318,18 @@ codes! {
         "check: room for packets in a packet socket",
         "a pod's packets that find no room are lost, and sent again by the pod; the kernel bounds the room by net.core.rmem_max",
         "sudo sysctl net.core.rmem_max=4194304";
+    CHECK_ENTER = 116:
+        "check: entering a pod's namespaces",
+        "programs are started in their pods by setns, which seccomp filters of containers forbid",
+        "as ADIT-N017; in a container, run with a seccomp profile that allows setns";
+    CHECK_PRIVILEGES = 117:
+        "check: what helper and agent don't need can be given up",
+        "the helper keeps three capabilities of its own user namespace, the agent none; a sandbox may forbid capset",
+        "as ADIT-N038 and ADIT-A020";
+    CHECK_PROCESSES = 118:
+        "check: signals, events and threads of the helper and the agent",
+        "both wait for what happens with signalfd, epoll and eventfd, which only a sandbox forbids",
+        "start adit outside of the sandbox; the reason names what was refused";
     CHECK_NODE_ROOT = 120:
         "check: root of the node, with CAP_SYS_ADMIN and CAP_NET_ADMIN",
         "the node helper goes to pods' network namespaces, which takes the first, and moves their interfaces, which takes the second",

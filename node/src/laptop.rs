@@ -132,6 +132,9 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
+    /// The kernel refused to take capabilities away, or the right to gain any.
+    #[error("dropping capabilities: {0}")]
+    Privileges(#[source] io::Error),
     /// A step that only fails when the system is out of something.
     #[error("{step}: {source}")]
     System {
@@ -152,6 +155,7 @@ impl Error {
             Self::UserNamespace(_) => Code::USER_NAMESPACE,
             Self::IdMap { .. } => Code::ID_MAP,
             Self::RunDirectory { .. } | Self::Listen { .. } => Code::RUN_DIRECTORY,
+            Self::Privileges(_) => Code::PRIVILEGES,
             Self::System { .. } => Code::PROCESS,
         }
     }
@@ -191,10 +195,7 @@ fn start(options: Options, run_directory: PathBuf) -> Result<Server, Error> {
     watch
         .follow_parent()
         .map_err(system("asking to be told of the parent's death"))?;
-    // Enough to make namespaces and mounts, to configure networks and to open packet sockets in them. Nothing it starts
-    // executes another program.
-    sys::keep_capabilities(CapabilitySet::SYS_ADMIN | CapabilitySet::NET_ADMIN | CapabilitySet::NET_RAW)
-        .map_err(system("dropping capabilities"))?;
+    give_up_privileges()?;
     let user = sys::open_namespace("user").map_err(system("opening /proc/self/ns/user"))?;
     rustix::process::umask(Mode::from_raw_mode(0o077));
     let listener = SeqListener::bind(&options.socket, BACKLOG).map_err(|source| Error::Listen {
@@ -216,6 +217,13 @@ fn start(options: Options, run_directory: PathBuf) -> Result<Server, Error> {
         options.tun_device,
         hidden,
     ))
+}
+
+/// Keeps enough to make namespaces and mounts, to configure networks and to open packet sockets in them. Nothing that the
+/// helper starts executes another program.
+pub(crate) fn give_up_privileges() -> Result<(), Error> {
+    sys::keep_capabilities(CapabilitySet::SYS_ADMIN | CapabilitySet::NET_ADMIN | CapabilitySet::NET_RAW)
+        .map_err(Error::Privileges)
 }
 
 /// Makes a user namespace in which the caller is root, over nothing but what will be made in it.

@@ -22,6 +22,9 @@ pub(crate) use judge::{finding, tun_fix};
 pub use section::Section;
 pub use trial::{Outcome, PodTrial, Trials};
 
+/// What an agent does before it reads its first packet, tried out: in a process of its own, which ends with it.
+pub type AgentTrial = fn() -> Result<(), Refusal>;
+
 /// What to try.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -29,6 +32,8 @@ pub struct Options {
     pub link: LinkChoice,
     /// The TUN device node.
     pub tun_device: PathBuf,
+    /// What the agent needs of the machine, which this crate doesn't know; not tried without it.
+    pub agent: Option<AgentTrial>,
 }
 
 impl Default for Options {
@@ -37,8 +42,18 @@ impl Default for Options {
         Self {
             link: LinkChoice::Auto,
             tun_device: adit_link::DEFAULT_TUN_DEVICE.into(),
+            agent: None,
         }
     }
+}
+
+/// A step that the kernel refused: the finding that it belongs to, and what happened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// The code of the finding.
+    pub code: Code,
+    /// The step, the kernel's answer, and the code that the failing command would give.
+    pub message: String,
 }
 
 /// One thing that was tried.

@@ -101,31 +101,3 @@ build_etcd() {
     echo "$ETCD_SUITE" >"$BIN/.etcd"
     say "etcd: $("$BIN/etcd" --version | head -n 1)"
 }
-
-# The main Debian archive that this machine's apt is configured with: by its origin or, without lists, by its path.
-debian_mirror() {
-    local mirror=${DEBIAN_MIRROR:-}
-    [ -n "$mirror" ] || mirror=$(apt-get indextargets --format '$(ORIGIN)|$(LABEL)|$(REPO_URI)' 'Created-By: Packages' |
-        awk -F'|' '(($1=="Debian" && $2=="Debian") || $3 ~ /\/debian\/?$/) && !found {found=$3} END{print found}')
-    [ -n "$mirror" ] || die "no Debian archive in this machine's apt configuration; set DEBIAN_MIRROR"
-    echo "$mirror"
-}
-
-# suite_apt SUITE apt-get ARGUMENT...: apt of another suite, with state of its own; nothing is installed.
-suite_apt() {
-    local suite=$1 tool=$2 folder=$ROOT/apt/$1 options
-    shift 2
-    mkdir -p "$folder"/{parts,prefs,state/lists/partial,cache/archives/partial}
-    touch "$folder/state/status"
-    echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $(debian_mirror) $suite main" >"$folder/sources.list"
-    options=(-o Dir::Etc::sourcelist="$folder/sources.list" -o Dir::Etc::sourceparts="$folder/parts"
-        -o Dir::Etc::preferencesparts="$folder/prefs" -o Dir::State="$folder/state"
-        -o Dir::State::status="$folder/state/status" -o Dir::Cache="$folder/cache"
-        -o APT::Sandbox::User=root -o Acquire::Languages=none)
-    if [ ! -f "$folder/updated" ]; then
-        apt-get "${options[@]}" -q update >"$folder/update.log" 2>&1 ||
-            show_and_die "$folder/update.log" "the package lists of Debian $suite can't be fetched"
-        touch "$folder/updated"
-    fi
-    "$tool" "${options[@]}" -q "$@"
-}

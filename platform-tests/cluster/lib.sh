@@ -10,13 +10,7 @@ ETCD_SUITE=${ETCD_SUITE:-trixie}
 PACKAGES=(containerd runc containernetworking-plugins iptables nftables conntrack socat iproute2 util-linux procps kmod
     busybox-static redis-server jq curl openssl python3 ca-certificates debian-archive-keyring)
 
-die() {
-    echo "cluster.sh: $*" >&2
-    exit 1
-}
-
-STARTED=$EPOCHREALTIME
-say() { printf '[%5.1f s] %s\n' "$(awk -v now="$EPOCHREALTIME" -v then="$STARTED" 'BEGIN{print now-then}')" "$*"; }
+. "$HERE/../debian.sh"
 
 ROOT=${ADIT_CLUSTER_DIR:-$HOME/.cache/adit-cluster}
 mkdir -p "$ROOT" || die "can't write to $ROOT; set ADIT_CLUSTER_DIR to a folder that can be written"
@@ -65,21 +59,6 @@ lock() {
     flock -n 9 || die "another cluster.sh is at work in $ROOT; wait for its end"
 }
 
-# need PACKAGE...: installs the Debian packages that are missing.
-need() {
-    local package missing=()
-    for package in "$@"; do
-        dpkg-query -W -f='${Status}\n' "$package" 2>/dev/null | grep -q 'ok installed' || missing+=("$package")
-    done
-    ((${#missing[@]})) || return 0
-    require_root
-    say "installing ${missing[*]}"
-    # RUNLEVEL=1: nothing among them is started as a service.
-    { apt-get -q update && RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive \
-        apt-get -q install -y --no-install-recommends "${missing[@]}"; } >"$ROOT/apt.log" 2>&1 ||
-        show_and_die "$ROOT/apt.log" "apt-get couldn't install ${missing[*]}"
-}
-
 # wait_for SECONDS COMMAND...: until it succeeds.
 wait_for() {
     local end=$((SECONDS + $1))
@@ -88,10 +67,4 @@ wait_for() {
         ((SECONDS < end)) || return 1
         sleep 0.2
     done
-}
-
-# show_and_die LOG TEXT: the end of the log first, so that the reason is on the screen.
-show_and_die() {
-    tail -n 8 "$1" >&2 || true
-    die "$2; the log is $1"
 }

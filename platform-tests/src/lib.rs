@@ -21,6 +21,7 @@ pub mod bench;
 pub mod cluster;
 mod lab;
 pub mod load;
+pub mod matrix;
 mod mesh;
 pub mod oci;
 mod process;
@@ -28,6 +29,7 @@ mod procfs;
 mod programs;
 mod relay;
 mod sandbox;
+pub mod seccomp;
 mod spec;
 pub mod stats;
 

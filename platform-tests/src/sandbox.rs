@@ -160,6 +160,7 @@ impl Sandbox {
         sandbox.folder("run");
         sandbox.install(&adit_binary(), "adit");
         sandbox.install(&sibling("adit-load"), "adit-load");
+        sandbox.install(&sibling("adit-deny"), "adit-deny");
         sandbox
     }
 
@@ -181,6 +182,11 @@ impl Sandbox {
     /// The path of `adit`.
     pub fn adit(&self) -> PathBuf {
         self.dir.join("bin/adit")
+    }
+
+    /// The path of `adit-deny`.
+    pub fn deny(&self) -> PathBuf {
+        self.dir.join("bin/adit-deny")
     }
 
     /// A TUN device node that the user may open.

@@ -12,6 +12,7 @@ use serde_json::json;
 
 use super::args::{Check, PodLink};
 use super::{CliError, print, print_json};
+use crate::agent::trial;
 use crate::junit::{self, Outcome, Reason, Target};
 
 /// What is checked of a cluster's node, and where its folders are.
@@ -92,6 +93,7 @@ pub(super) fn laptop(link: &PodLink) -> Result<Vec<Finding>, CliError> {
     findings.extend(probe::run(&Options {
         link: link.choice,
         tun_device: link.tun.path.clone(),
+        agent: Some(trial::trial),
     })?);
     Ok(findings)
 }

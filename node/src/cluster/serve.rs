@@ -23,6 +23,9 @@ use crate::codes::Code;
 use crate::laptop::READY;
 use crate::sys;
 
+/// To enter namespaces and pin them; to configure networks and TUN devices.
+const KEPT: CapabilitySet = CapabilitySet::SYS_ADMIN.union(CapabilitySet::NET_ADMIN);
+
 /// Connections that may wait to be accepted, on each socket.
 const BACKLOG: i32 = 64;
 
@@ -168,6 +171,12 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
+    /// The process may not do what a helper does.
+    #[error("the node helper needs to be root with CAP_SYS_ADMIN and CAP_NET_ADMIN; this process {lacks}")]
+    NotRoot {
+        /// What it is, or doesn't have.
+        lacks: String,
+    },
     /// A probe's answer is no.
     #[error("{message}")]
     Probe {
@@ -215,6 +224,7 @@ impl Error {
             Self::Busy { .. } | Self::State { .. } => Code::JOURNAL,
             Self::Conflist { .. } => Code::CONFLIST,
             Self::Listen { .. } => Code::RUN_DIRECTORY,
+            Self::NotRoot { .. } => Code::NOT_ROOT,
             Self::Probe { code, .. } => *code,
             Self::Remaining { .. } => Code::STILL_INSTALLED,
             Self::System { .. } => Code::PROCESS,
@@ -234,6 +244,7 @@ pub fn serve(options: Options, ready: Option<OwnedFd>) -> Result<(), Error> {
     if !sys::single_threaded().map_err(system("counting threads in /proc/self/task"))? {
         return Err(Error::Threads);
     }
+    check_privileges()?;
     let signals = watch_signals().map_err(system("watching for signals"))?;
     raise_descriptor_limit();
     rustix::process::umask(Mode::from_raw_mode(0o077));
@@ -247,9 +258,7 @@ pub fn serve(options: Options, ready: Option<OwnedFd>) -> Result<(), Error> {
     let conflist = conflist.transpose().map_err(|failure| Error::Conflist {
         message: failure.message,
     })?;
-    // To enter namespaces and pin them; to configure networks and TUN devices.
-    sys::keep_capabilities(CapabilitySet::SYS_ADMIN | CapabilitySet::NET_ADMIN)
-        .map_err(system("dropping capabilities"))?;
+    sys::keep_capabilities(KEPT).map_err(system("dropping capabilities"))?;
     let (members, unreadable) = Members::load(options.ground(), options.journal())
         .map_err(state(&options.state, "reading the journal"))?;
     let agents = listen(&options.agent_socket(), 0o666)?;
@@ -263,6 +272,18 @@ pub fn serve(options: Options, ready: Option<OwnedFd>) -> Result<(), Error> {
     let served = server.serve();
     drop(lock);
     served.map_err(system("waiting for events"))
+}
+
+/// Before anything is touched: without them the first step that fails would be any, with a reason that leads nowhere.
+fn check_privileges() -> Result<(), Error> {
+    let held =
+        rustix::thread::capabilities(None).map_err(|error| system("reading capabilities")(error.into()))?;
+    let lacks = match rustix::process::geteuid() {
+        uid if !uid.is_root() => format!("is uid {}", uid.as_raw()),
+        _ if !held.permitted.contains(KEPT) => "lacks one of them".to_owned(),
+        _ => return Ok(()),
+    };
+    Err(Error::NotRoot { lacks })
 }
 
 /// Takes the one lock of a state folder. Processes that the helper starts hold it too, so that a helper that is started

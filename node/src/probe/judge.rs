@@ -5,13 +5,17 @@ mod links;
 use std::{fs, io};
 
 use rustix::process::Resource;
+use rustix::thread::CapabilitySet;
 
 use super::trial::{Outcome, Trials};
-use super::{Finding, Options, Status};
+use super::{Finding, Options, Refusal, Status};
 use crate::codes::Code;
 
 /// Descriptors below which a mesh of any size runs out.
 const FEW_DESCRIPTORS: u64 = 4096;
+
+/// How a refusal to map the caller begins: [`laptop::Error::IdMap`](crate::laptop::Error::IdMap).
+const MAPPING: &str = "mapping uid";
 
 /// `ENOSPC`: how the kernel says that a limit on namespaces is reached.
 const NO_SPACE: i32 = 28;
@@ -27,6 +31,8 @@ pub struct Machine {
     pub apparmor_restrict_userns: Option<u64>,
     /// A seccomp filter is on this process already, as in a container.
     pub under_seccomp: bool,
+    /// This process is root and lacks CAP_SETFCAP, without which Linux 5.12 and later let nobody map root.
+    pub root_without_setfcap: bool,
     /// Seccomp filters exist.
     pub seccomp_filters: bool,
     /// `net.ipv4.ping_group_range`, as it reads.
@@ -54,6 +60,9 @@ impl Machine {
                 line.strip_prefix("Seccomp:")
                     .is_some_and(|mode| mode.trim() == "2")
             }),
+            root_without_setfcap: rustix::process::geteuid().is_root()
+                && rustix::thread::capabilities(None)
+                    .is_ok_and(|held| !held.effective.contains(CapabilitySet::SETFCAP)),
             seccomp_filters: status.contains("Seccomp:"),
             ping_group_range: text("/proc/sys/net/ipv4/ping_group_range"),
             descriptor_limit: rustix::process::getrlimit(Resource::Nofile).maximum,
@@ -69,6 +78,7 @@ pub fn judge(machine: &Machine, trials: &Trials, options: &Options) -> Vec<Findi
     let mut findings = vec![user_namespace(machine, trials)];
     findings.extend(links::judge(machine, trials, options));
     findings.extend(processes(machine, trials));
+    findings.extend(silent(trials, options));
     findings.push(ping(machine, trials));
     findings.push(descriptors(machine));
     findings
@@ -97,7 +107,12 @@ impl Finding {
 
 fn user_namespace(machine: &Machine, trials: &Trials) -> Finding {
     let made = |status, reason: &str| finding(Code::CHECK_USER_NAMESPACE, status, "user namespaces", reason);
-    let outcomes = [&trials.user_namespace, &trials.nested_user];
+    // The second ends with no-new-privileges, which has a finding of its own.
+    let nested = trials
+        .nested_user
+        .as_ref()
+        .filter(|_| refusal(trials, Code::CHECK_NO_NEW_PRIVILEGES).is_none());
+    let outcomes = [trials.user_namespace.as_ref(), nested];
     let failure = outcomes
         .into_iter()
         .flatten()
@@ -118,6 +133,10 @@ fn user_namespace(machine: &Machine, trials: &Trials) -> Finding {
     if let Some(limit) = machine.max_user_namespaces.filter(|limit| *limit == 0 || full) {
         return refused(&format!("user.max_user_namespaces is {limit}, which is too few"))
             .with_fix("sudo sysctl user.max_user_namespaces=15000");
+    }
+    if machine.root_without_setfcap && refusal.starts_with(MAPPING) {
+        return refused("root without CAP_SETFCAP can't be mapped (Linux 5.12 and later)")
+            .with_fix("run adit as another user than root; in a container: runAsUser and runAsNonRoot, or the capability SETFCAP");
     }
     if machine.unprivileged_userns_clone == Some(0) {
         return refused("kernel.unprivileged_userns_clone is 0")
@@ -150,31 +169,93 @@ fn processes(machine: &Machine, trials: &Trials) -> Vec<Finding> {
     push(&trials.pid_namespace, Status::Fail, None);
     // Without it programs run all the same, and see the machine's processes.
     push(&trials.proc_mount, Status::Warn, Some("can be made"));
-    if trials.nested_user == Some(Ok(())) {
-        findings.push(finding(
-            Code::CHECK_NO_NEW_PRIVILEGES,
-            Status::Ok,
-            "no-new-privileges",
-            "can be set",
-        ));
+    match &trials.enter {
+        Some(Ok(())) => findings.push(finding(Code::CHECK_ENTER, Status::Ok, ENTER, "can be entered")),
+        Some(Err(error)) => {
+            let reason = format!("{error} ({})", Code::ENTER);
+            findings.push(explained(finding(Code::CHECK_ENTER, Status::Fail, ENTER, reason)));
+        }
+        None => {}
     }
-    findings.push(if machine.seccomp_filters {
-        finding(
+    for (code, what, well) in GIVEN_UP {
+        match refusal(trials, code) {
+            Some(refusal) => findings.push(refused(code, what, refusal)),
+            None if trials.helper == Some(Ok(())) => findings.push(finding(code, Status::Ok, what, well)),
+            None => {}
+        }
+    }
+    findings.push(seccomp(machine, trials));
+    findings
+}
+
+const ENTER: &str = "pods' namespaces";
+
+/// What the trials of helper and agent may find refused, and what is said of it if they don't.
+const GIVEN_UP: [(Code, &str, &str); 3] = [
+    (
+        Code::CHECK_PROCESSES,
+        "signals, events and threads",
+        "can be had and waited for",
+    ),
+    (Code::CHECK_NO_NEW_PRIVILEGES, "no-new-privileges", "can be set"),
+    (Code::CHECK_PRIVILEGES, "privileges", "can be given up"),
+];
+
+fn seccomp(machine: &Machine, trials: &Trials) -> Finding {
+    const WHAT: &str = "seccomp filters";
+    if !machine.seccomp_filters {
+        let missing = finding(Code::CHECK_SECCOMP, Status::Fail, WHAT, "the kernel has none");
+        return missing.with_fix("use a kernel with CONFIG_SECCOMP_FILTER");
+    }
+    match (refusal(trials, Code::CHECK_SECCOMP), &trials.agent) {
+        (Some(refusal), _) => finding(Code::CHECK_SECCOMP, Status::Fail, WHAT, refusal.message.clone())
+            .with_fix("the kernel has them and a sandbox forbids them: start adit outside of it"),
+        (None, Some(Ok(()))) => finding(
             Code::CHECK_SECCOMP,
             Status::Ok,
-            "seccomp filters",
-            "the kernel has them",
-        )
-    } else {
-        let missing = finding(
-            Code::CHECK_SECCOMP,
-            Status::Fail,
-            "seccomp filters",
-            "the kernel has none",
-        );
-        missing.with_fix("use a kernel with CONFIG_SECCOMP_FILTER")
-    });
-    findings
+            WHAT,
+            "the agent's can be installed",
+        ),
+        (None, _) => finding(Code::CHECK_SECCOMP, Status::Ok, WHAT, "the kernel has them"),
+    }
+}
+
+/// A trial of helper or agent that should have said something and didn't.
+fn silent(trials: &Trials, options: &Options) -> Option<Finding> {
+    const WHAT: &str = "helper and agent";
+    let helper = trials.user_namespace == Some(Ok(())) && trials.helper.is_none();
+    let agent = options.agent.is_some() && trials.agent.is_none();
+    let who = match (helper, agent) {
+        (true, _) => "the helper",
+        (false, true) => "the agent",
+        (false, false) => return None,
+    };
+    let reason = format!("the process that tries out what {who} needs said nothing");
+    Some(explained(finding(
+        Code::CHECK_INCOMPLETE,
+        Status::Fail,
+        WHAT,
+        reason,
+    )))
+}
+
+/// What of the helper or the agent was refused and belongs to the finding of this code.
+fn refusal(trials: &Trials, code: Code) -> Option<&Refusal> {
+    let refused = [&trials.helper, &trials.agent].into_iter().flatten();
+    let mut refused = refused.filter_map(|trial| trial.as_ref().err());
+    refused.find(|refusal| refusal.code == code)
+}
+
+fn refused(code: Code, what: &'static str, refusal: &Refusal) -> Finding {
+    explained(finding(code, Status::Fail, what, refusal.message.clone()))
+}
+
+/// The same with the fix that `adit explain` gives.
+fn explained(finding: Finding) -> Finding {
+    match finding.code.entry() {
+        Some(entry) => finding.with_fix(entry.fix),
+        None => finding,
+    }
 }
 
 fn ping(machine: &Machine, trials: &Trials) -> Finding {
@@ -242,9 +323,12 @@ mod tests {
 
     fn good_trials() -> Trials {
         Trials {
+            agent: Some(Ok(())),
             user_namespace: Some(Ok(())),
+            helper: Some(Ok(())),
             tun: Some(made(None)),
             packet: Some(made(Some(8 << 20))),
+            enter: Some(Ok(())),
             pid_namespace: Some(Ok(())),
             proc_mount: Some(Ok(())),
             nested_user: Some(Ok(())),
@@ -324,6 +408,32 @@ mod tests {
     }
 
     #[test]
+    fn root_that_lacks_a_capability_is_told_so() {
+        let error = crate::laptop::Error::IdMap {
+            uid: 0,
+            gid: 0,
+            source: io::ErrorKind::PermissionDenied.into(),
+        };
+        let trials = Trials {
+            user_namespace: Some(Err(error.to_string())),
+            ..Trials::default()
+        };
+        let machine = Machine {
+            root_without_setfcap: true,
+            ..good_machine()
+        };
+        let findings = judged(&machine, &trials);
+        let finding = of(&findings, Code::CHECK_USER_NAMESPACE);
+        assert!(finding.reason.contains("CAP_SETFCAP"), "{finding:?}");
+        assert!(
+            finding
+                .fix
+                .as_deref()
+                .is_some_and(|fix| fix.contains("runAsNonRoot"))
+        );
+    }
+
+    #[test]
     fn a_limit_that_is_reached_is_told_from_one_that_is_unknown() {
         let full = io::Error::from_raw_os_error(NO_SPACE).to_string();
         let trials = Trials {
@@ -383,8 +493,55 @@ mod tests {
     }
 
     #[test]
+    fn what_helper_and_agent_are_refused_is_a_finding_of_its_own() {
+        let refused = |code| {
+            Some(Err(Refusal {
+                code,
+                message: "a step: EPERM (ADIT-N038)".into(),
+            }))
+        };
+        for code in [
+            Code::CHECK_PROCESSES,
+            Code::CHECK_NO_NEW_PRIVILEGES,
+            Code::CHECK_PRIVILEGES,
+            Code::CHECK_SECCOMP,
+        ] {
+            for (helper, agent) in [(refused(code), Some(Ok(()))), (Some(Ok(())), refused(code))] {
+                let trials = Trials {
+                    helper,
+                    agent,
+                    // What comes of it: the program's user namespace ends with no-new-privileges, too.
+                    nested_user: match code {
+                        Code::CHECK_NO_NEW_PRIVILEGES => Some(Err("EPERM".into())),
+                        _ => Some(Ok(())),
+                    },
+                    ..good_trials()
+                };
+                let findings = judged(&good_machine(), &trials);
+                let failed = findings.iter().filter(|finding| finding.status == Status::Fail);
+                let failed = failed.collect::<Vec<_>>();
+                assert_eq!(failed.len(), 1, "{failed:?}");
+                assert_eq!(failed[0].code, code);
+                assert!(failed[0].reason.contains("ADIT-N038") && failed[0].fix.is_some());
+            }
+        }
+        let trials = Trials {
+            enter: Some(Err("entering a net namespace: EPERM".into())),
+            ..good_trials()
+        };
+        let findings = judged(&good_machine(), &trials);
+        assert_eq!(of(&findings, Code::CHECK_ENTER).status, Status::Fail);
+    }
+
+    #[test]
     fn a_child_that_said_nothing_is_no_success() {
         let findings = judged(&good_machine(), &Trials::default());
+        assert_eq!(of(&findings, Code::CHECK_INCOMPLETE).status, Status::Fail);
+        let silent_helper = Trials {
+            helper: None,
+            ..good_trials()
+        };
+        let findings = judged(&good_machine(), &silent_helper);
         assert_eq!(of(&findings, Code::CHECK_INCOMPLETE).status, Status::Fail);
     }
 }

@@ -47,6 +47,7 @@ impl Finding {
             | Code::CHECK_POD
             | Code::CHECK_PID_NAMESPACE
             | Code::CHECK_IPV6
+            | Code::CHECK_ENTER
             | Code::CHECK_INCOMPLETE => Section::Namespaces,
             Code::CHECK_TUN
             | Code::CHECK_CHECKSUM_OFFLOAD

@@ -8,10 +8,12 @@ use std::time::Instant;
 
 use adit_link::{LinkKind, SeqPacket};
 use nix::sched::CloneFlags;
+use nix::sys::signal::Signal;
+use nix::sys::signalfd::{SfdFlags, SignalFd};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, ipproto};
 
-use super::Options;
 use super::exchange::exchange;
+use super::{Options, Refusal};
 use crate::codes::Code;
 use crate::laptop::POD_TIMEOUT;
 use crate::link::LinkChoice;
@@ -25,12 +27,18 @@ pub type Outcome = Result<(), String>;
 /// How each step went. `None` is a step that was not reached, because one before it failed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Trials {
+    /// Starting an agent and confining it.
+    pub agent: Option<Result<(), Refusal>>,
     /// Making a user namespace and becoming root in it.
     pub user_namespace: Option<Outcome>,
+    /// What else the helper does before it serves.
+    pub helper: Option<Result<(), Refusal>>,
     /// Making a pod in it with a TUN device, and sending packets through that.
     pub tun: Option<PodTrial>,
     /// The same with a veth pair and a packet socket.
     pub packet: Option<PodTrial>,
+    /// Entering namespaces by their descriptors.
+    pub enter: Option<Outcome>,
     /// A pid namespace.
     pub pid_namespace: Option<Outcome>,
     /// A fresh /proc in that.
@@ -64,9 +72,12 @@ pub enum PodTrial {
     },
 }
 
-/// The steps that report with a text, by the byte that heads their message. A pod reports with a [`Reply`].
+/// The steps by the byte that heads their message. What has a code reports with a [`Reply`], everything else with a text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Step {
+    Agent = b'a' as isize,
+    Enter = b'e' as isize,
+    Helper = b'h' as isize,
     UserNamespace = b'u' as isize,
     Tun = b't' as isize,
     Packet = b'p' as isize,
@@ -105,6 +116,9 @@ impl Trials {
             text => Err(String::from_utf8_lossy(text).into_owned()),
         };
         match step {
+            step if step == Step::Agent as u8 => self.agent = Some(read_refusal(rest)),
+            step if step == Step::Helper as u8 => self.helper = Some(read_refusal(rest)),
+            step if step == Step::Enter as u8 => self.enter = Some(outcome()),
             step if step == Step::UserNamespace as u8 => self.user_namespace = Some(outcome()),
             step if step == Step::Tun as u8 => self.tun = PodTrial::read(rest),
             step if step == Step::Packet as u8 => self.packet = PodTrial::read(rest),
@@ -113,6 +127,14 @@ impl Trials {
             step if step == Step::NestedUser as u8 => self.nested_user = Some(outcome()),
             _ => debug_assert!(false, "the child is of the same build"),
         }
+    }
+}
+
+/// Nothing is a success.
+fn read_refusal(reply: &[u8]) -> Result<(), Refusal> {
+    match Reply::decode(reply) {
+        Ok(Reply::Refused { code, message }) => Err(Refusal { code, message }),
+        _ => Ok(()),
     }
 }
 
@@ -156,6 +178,13 @@ fn attempt(options: &Options, parent: &SeqPacket) -> u8 {
         );
         outcome.is_ok()
     };
+    let refusal = |step: Step, outcome: Result<(), Refusal>| match outcome {
+        Ok(()) => tell(step, &[]),
+        Err(Refusal { code, message }) => tell(step, &Reply::Refused { code, message }.encode()),
+    };
+    if let Some(agent) = options.agent {
+        apart(|| refusal(Step::Agent, agent()));
+    }
     let ids = (
         rustix::process::geteuid().as_raw(),
         rustix::process::getegid().as_raw(),
@@ -164,12 +193,14 @@ fn attempt(options: &Options, parent: &SeqPacket) -> u8 {
     if !told(Step::UserNamespace, user) {
         return 0;
     }
+    apart(|| refusal(Step::Helper, be_helper()));
     let wanted = |kind| [LinkChoice::Auto, LinkChoice::Only(kind)].contains(&options.link);
     for (kind, step) in [(LinkKind::Tun, Step::Tun), (LinkKind::Packet, Step::Packet)] {
         if wanted(kind) {
             tell(step, &try_pod(kind, options).encode());
         }
     }
+    told(Step::Enter, enter_again());
     // Again, because a pod may have failed before it, and because a run has a mount namespace of its own anyway.
     let pid = nix::sched::unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWPID);
     if !told(
@@ -190,6 +221,56 @@ fn attempt(options: &Options, parent: &SeqPacket) -> u8 {
         Ok(_) => 0,
         Err(error) => u8::from(!told(Step::PidNamespace, Err(error.to_string()))),
     }
+}
+
+/// Does something that changes a process for good in one of its own, which ends when this one does. That it says nothing is
+/// what is known of it if it can't be started or is killed.
+fn apart(body: impl FnOnce()) {
+    let child = sys::fork_child(|| {
+        let signal = rustix::process::Signal::KILL;
+        // Where this is refused the helper's own trial fails too.
+        let _ = rustix::process::set_parent_process_death_signal(Some(signal));
+        body();
+        0
+    });
+    let _ = child.and_then(sys::wait_for);
+}
+
+/// What the helper does as root of its user namespace before it serves, in its order.
+fn be_helper() -> Result<(), Refusal> {
+    let refused = |code: Code, known: Code, step: &'static str| {
+        move |error: io::Error| Refusal {
+            code,
+            message: format!("{step}: {error} ({known})"),
+        }
+    };
+    let signals = || refused(Code::CHECK_PROCESSES, Code::PROCESS, "watching for signals");
+    let watched = sys::block_signals(&[Signal::SIGTERM]).map_err(signals())?;
+    SignalFd::with_flags(&watched, SfdFlags::SFD_CLOEXEC).map_err(|error| signals()(error.into()))?;
+    rustix::thread::set_no_new_privs(true).map_err(|error| {
+        let step = "setting no-new-privileges";
+        refused(Code::CHECK_NO_NEW_PRIVILEGES, Code::PRIVILEGES, step)(error.into())
+    })?;
+    laptop::give_up_privileges().map_err(|error| Refusal {
+        code: Code::CHECK_PRIVILEGES,
+        message: format!("{error} ({})", error.code()),
+    })
+}
+
+/// Goes to the namespaces that this process is in, as who enters a pod goes to the pod's.
+fn enter_again() -> Result<(), String> {
+    for (kind, flag) in [
+        ("mnt", CloneFlags::CLONE_NEWNS),
+        ("net", CloneFlags::CLONE_NEWNET),
+        ("uts", CloneFlags::CLONE_NEWUTS),
+        ("ipc", CloneFlags::CLONE_NEWIPC),
+    ] {
+        let namespace =
+            sys::open_namespace(kind).map_err(|error| format!("opening a {kind} namespace: {error}"))?;
+        nix::sched::setns(&namespace, flag)
+            .map_err(|error| format!("entering a {kind} namespace: {}", io::Error::from(error)))?;
+    }
+    Ok(())
 }
 
 /// Makes a pod with this kind of link, and sends packets through it. This process is in the pod's namespaces then.
@@ -215,14 +296,15 @@ fn try_pod(kind: LinkKind, options: &Options) -> Reply {
     }
 }
 
-/// A folder that is there, in the place of a run directory. A disk that holds nothing but adit has no /tmp.
+/// Some folder that there is, since the helper's own isn't there yet: whatever is mounted on it is seen by this process alone.
 fn folder_to_hide() -> PathBuf {
-    let usual = std::env::temp_dir();
-    let others = ["/run", "/dev", "/etc"].map(PathBuf::from);
-    let there = std::iter::once(usual.clone())
-        .chain(others)
-        .find(|folder| folder.is_dir());
-    there.unwrap_or(usual)
+    let known = [std::env::temp_dir(), "/run".into(), "/dev".into(), "/etc".into()];
+    let [first, ..] = &known;
+    known
+        .iter()
+        .find(|folder| folder.is_dir())
+        .unwrap_or(first)
+        .clone()
 }
 
 /// The trial pod's address, of those that are for documentation (RFC 5737).

@@ -123,6 +123,7 @@ fn probe_machine(arguments: &[String]) -> ExitCode {
     let options = probe::Options {
         link: link(arguments),
         tun_device: option(arguments, "--tun").unwrap().into(),
+        agent: None,
     };
     match probe::run(&options) {
         Ok(findings) => {
