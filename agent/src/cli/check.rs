@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use adit_node::LinkChoice;
 use adit_node::cluster::{self, PluginFolders};
 use adit_node::probe::{self, Finding, Options, Status};
 use clap::Args;
@@ -43,9 +44,10 @@ pub(super) struct NodeCheck {
 }
 
 impl NodeCheck {
-    fn options(&self, tun_device: PathBuf) -> cluster::Options {
+    fn options(&self, link: LinkChoice, tun_device: PathBuf) -> cluster::Options {
         cluster::Options {
             state: self.state.clone(),
+            link,
             tun_device,
             plugin: Some(PluginFolders {
                 configuration: self.cni_conf_dir.clone(),
@@ -60,7 +62,7 @@ impl NodeCheck {
 pub(super) fn check(args: &Check) -> Result<u8, CliError> {
     let tun_device = args.link.tun.path.clone();
     let findings = match args.node.is_wanted {
-        true => cluster::check(&args.node.options(tun_device))?,
+        true => cluster::check(&args.node.options(args.link.choice, tun_device))?,
         false => probe::run(&Options {
             link: args.link.choice,
             tun_device,
