@@ -71,8 +71,10 @@ impl Drop for Forwarder {
 }
 
 fn forward(queues: PodQueues, stop: OwnedFd, counts: &Counts) {
-    let pod = Queue::from_fd(queues.pod).unwrap();
-    let wire = Queue::from_fd(queues.wire).unwrap();
+    // A packet socket whose pod has vanished meanwhile leads nowhere.
+    let (Ok(pod), Ok(wire)) = (Queue::from_fd(queues.pod), Queue::from_fd(queues.wire)) else {
+        return;
+    };
     let mut frame = Frame::default();
     loop {
         let mut fds =
