@@ -1,6 +1,7 @@
 //! The devices that carry a pod's packets, and the sockets that carry the devices.
 //!
-//! * [`VnetHeader`]: the ten bytes before each frame, which let the kernel leave checksums to us and us to it. Pure.
+//! * [`VnetHeader`]: the ten bytes before each frame of either kind, which let the kernel leave checksums to us and us to it.
+//!   Pure.
 //! * [`Queue`]: a pod's queue, read and written one packet at a time without a copy of our own. It is one of two kinds:
 //!   * [`TunQueue`], of a TUN device. [`create_tun`] makes it in the caller's network namespace; needs `CAP_NET_ADMIN` there.
 //!   * [`PacketQueue`], the outer end of a veth pair, where a TUN device can't be had or an Ethernet device is needed.
@@ -31,7 +32,7 @@ mod vnet;
 pub use checksum::ones_complement_sum;
 pub use frame::Frame;
 pub use inherit::inherit_descriptor;
-pub use packet::{PACKET_BUFFER, PacketError, PacketQueue, open_packet};
+pub use packet::{PACKET_BUFFER, PacketError, PacketQueue, SendOffloads, open_packet};
 pub use queue::{LinkKind, Queue, QueueCounters, Sent};
 pub use seqpacket::{MAX_DESCRIPTORS, PeerCredentials, ReceiveError, Received, SeqListener, SeqPacket};
 pub use tun::{

@@ -27,7 +27,7 @@ use thiserror::Error;
 
 use crate::ethernet::{self, Answer, Arrival, ETHERNET_HEADER, MacAddress};
 use crate::frame::USUAL_PARTS;
-use crate::{Checksum, Frame, MAX_FRAME, MAX_QUEUES, VnetHeader, checksum};
+use crate::{Checksum, Frame, Gso, GsoKind, MAX_FRAME, MAX_QUEUES, VnetHeader, checksum};
 
 /// Bytes of frames that may wait in a packet socket, each with the kernel's own notes on it, and of those on their way
 /// to the pod. A socket gets as much as `net.core.rmem_max` and `wmem_max` allow, or all of it with `CAP_NET_ADMIN` over
@@ -68,6 +68,15 @@ pub enum PacketError {
 pub struct PacketQueue {
     fd: OwnedFd,
     pod: MacAddress,
+}
+
+/// What the kernel finishes of the packets that it is handed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SendOffloads {
+    /// Checksums that were left out ([`Checksum::Partial`]).
+    pub checksum: bool,
+    /// TCP super-packets, which are cut where they don't fit ([`Gso`]).
+    pub segmentation: bool,
 }
 
 /// What came from the pod.
@@ -173,6 +182,34 @@ impl PacketQueue {
         let parts = [IoSlice::new(&header), IoSlice::new(answer.as_bytes())];
         rustix::io::writev(&self.fd, &parts)?;
         Ok(())
+    }
+
+    /// Which offloads the kernel takes, found out by two frames to an Ethernet address that isn't the pod's: whoever gets them
+    /// drops them. The device has to be up; whether anybody is at the other end makes no difference.
+    pub fn send_offloads(&self) -> SendOffloads {
+        let tcp = VnetHeader::partial_checksum(trial::TRANSPORT, trial::CHECKSUM);
+        let cut = VnetHeader {
+            gso: Some(Gso {
+                kind: GsoKind::TcpV4,
+                ecn: false,
+                segment: trial::SEGMENT,
+            }),
+            header_len: trial::HEADERS,
+            ..tcp
+        };
+        SendOffloads {
+            checksum: self.takes(&tcp),
+            segmentation: self.takes(&cut),
+        }
+    }
+
+    /// Whether a header is understood. That there is no room, or nobody at the other end, is said after that.
+    fn takes(&self, header: &VnetHeader) -> bool {
+        let header = with_ethernet(header).emit();
+        let ethernet = ethernet::header_for(ethernet::GATEWAY, None);
+        let packet = trial::packet();
+        let parts = [&header[..], &ethernet, &packet].map(IoSlice::new);
+        rustix::io::writev(&self.fd, &parts) != Err(Errno::INVAL)
     }
 
     /// How many of the pod's frames found no room since this was last asked, by anyone who holds the socket.
@@ -299,7 +336,7 @@ fn finish_sctp(header: &mut VnetHeader, packet: &mut [u8]) {
         _ => packet.get(6),
     }
     .copied();
-    let Some(content) = packet.get_mut(usize::from(start)..) else {
+    let Some(content) = ip_len(packet).and_then(|len| packet.get_mut(usize::from(start)..len)) else {
         return;
     };
     let is_sctp = protocol == Some(SCTP) && usize::from(offset) == checksum::SCTP_FIELD.start;
@@ -308,10 +345,44 @@ fn finish_sctp(header: &mut VnetHeader, packet: &mut [u8]) {
     }
 }
 
+/// Bytes of an IP packet by its own word, which a frame may be longer than: Ethernet fills short ones up.
+fn ip_len(packet: &[u8]) -> Option<usize> {
+    let number = |at: usize| {
+        let bytes = packet.get(at..)?.first_chunk()?;
+        Some(usize::from(u16::from_be_bytes(*bytes)))
+    };
+    match packet.first()? >> 4 {
+        4 => number(2),
+        _ => Some(40 + number(4)?),
+    }
+}
+
+/// A TCP packet for [`PacketQueue::send_offloads`], from nobody to nobody (RFC 5737).
+mod trial {
+    /// Where TCP begins, and its checksum in it.
+    pub(super) const TRANSPORT: u16 = 20;
+    pub(super) const CHECKSUM: u16 = 16;
+    /// Bytes of both headers.
+    pub(super) const HEADERS: u16 = 40;
+    /// Bytes of payload that a piece is to have.
+    pub(super) const SEGMENT: u16 = 100;
+
+    /// Two pieces. Its IP checksum is right, that of TCP is nobody's business.
+    pub(super) fn packet() -> [u8; 240] {
+        let mut packet = [0; 240];
+        packet[..12].copy_from_slice(&[0x45, 0, 0, 240, 0, 0, 0x40, 0, 64, 6, 0, 0]);
+        packet[12..20].copy_from_slice(&[198, 51, 100, 1, 198, 51, 100, 2]);
+        let sum = !crate::ones_complement_sum(&packet[..20]);
+        packet[10..12].copy_from_slice(&sum.to_be_bytes());
+        packet[20..24].copy_from_slice(&[0, 9, 0, 9]);
+        packet[32..34].copy_from_slice(&[0x50, 0x10]); // 20 bytes, ACK
+        packet
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Gso, GsoKind};
 
     #[test]
     fn descriptors_of_other_kinds_are_no_packet_queue() {
@@ -353,7 +424,7 @@ mod tests {
     #[test]
     fn an_sctp_packet_gets_the_checksum_that_its_kernel_left_out() {
         let mut packet = vec![0; 20 + 32];
-        packet[0] = 0x45;
+        packet[..4].copy_from_slice(&[0x45, 0, 0, 20 + 32]);
         packet[9] = SCTP;
         packet[20 + 8..20 + 12].fill(0xaa);
         let mut header = VnetHeader::partial_checksum(20, 8);
@@ -361,10 +432,31 @@ mod tests {
         assert_eq!(header.checksum, Checksum::Complete);
         assert_eq!(packet[28..32], 0x8a91_36aa_u32.to_le_bytes());
 
+        // What fills a frame up is none of the packet.
+        let mut padded = packet.clone();
+        padded[28..32].fill(0);
+        padded.extend([0xff; 8]);
+        let mut header = VnetHeader::partial_checksum(20, 8);
+        finish_sctp(&mut header, &mut padded);
+        assert_eq!(padded[..52], packet[..]);
+        // One that says to be longer than its frame is left to whoever drops it.
+        padded[3] = 0xff;
+        let mut header = VnetHeader::partial_checksum(20, 8);
+        finish_sctp(&mut header, &mut padded);
+        assert_eq!(header, VnetHeader::partial_checksum(20, 8));
+
         packet[9] = 6;
         let mut tcp = VnetHeader::partial_checksum(20, 16);
         let before = packet.clone();
         finish_sctp(&mut tcp, &mut packet);
         assert_eq!((tcp, packet), (VnetHeader::partial_checksum(20, 16), before));
+    }
+
+    #[test]
+    fn the_length_of_a_packet_is_in_its_header() {
+        let v6 = [&[0x60, 0, 0, 0, 0, 32][..], &[0; 66]].concat();
+        assert_eq!(ip_len(&v6), Some(72));
+        assert_eq!(ip_len(&trial::packet()), Some(240));
+        assert_eq!((ip_len(&[0x45, 0, 0]), ip_len(&[])), (None, None));
     }
 }

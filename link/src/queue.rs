@@ -187,9 +187,9 @@ impl Queue {
     ///
     /// # Errors
     /// As [`send`](Self::send).
-    pub fn forward(&self, frame: &[u8]) -> io::Result<()> {
+    pub fn forward(&self, frame: &[u8]) -> io::Result<Sent> {
         if let Device::Tun(queue) = &self.device {
-            let forwarded = queue.forward(frame);
+            let forwarded = queue.forward(frame).map(|()| Sent::Usual);
             return forwarded.inspect_err(|_| self.count(|counters| counters.refused += 1));
         }
         let invalid = |error| io::Error::new(io::ErrorKind::InvalidInput, error);
@@ -197,7 +197,7 @@ impl Queue {
             return Err(io::ErrorKind::InvalidInput.into());
         };
         let header = VnetHeader::parse(header).map_err(invalid)?;
-        self.send(&header, [packet]).map(drop)
+        self.send(&header, [packet])
     }
 
     fn count(&self, change: impl FnOnce(&mut QueueCounters)) {

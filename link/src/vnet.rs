@@ -1,8 +1,9 @@
-//! The virtio-net header that precedes each frame on a TUN queue opened with `IFF_VNET_HDR`.
+//! The virtio-net header that precedes each frame on a TUN queue opened with `IFF_VNET_HDR`, and on a packet socket with
+//! `PACKET_VNET_HDR`.
 //!
-//! Virtio 1.2, section 5.1.6, in the legacy layout of ten bytes (`TUNSETVNETHDRSZ` 10: no `num_buffers`, which only
-//! means something with merged receive buffers), in the byte order of the machine, which is what TUN speaks unless
-//! `TUNSETVNETLE` says otherwise:
+//! Virtio 1.2, section 5.1.6, in the legacy layout of ten bytes (`TUNSETVNETHDRSZ` 10, and all that a packet socket has
+//! unless `PACKET_VNET_HDR_SZ` says otherwise: no `num_buffers`, which only means something with merged receive buffers), in
+//! the byte order of the machine, which is what TUN speaks unless `TUNSETVNETLE` says otherwise, and packet sockets always:
 //!
 //! ```text
 //! 0      1         2        4         6           8            10
@@ -10,9 +11,11 @@
 //! ```
 //!
 //! What the kernel does with it, measured, because the standard was written for a hypervisor: from the pod, a TCP or
-//! UDP frame arrives with [`Checksum::Partial`] once checksum offload is on. To the pod, `Partial` makes the kernel
-//! take the frame as good without summing it, *and* fill in the sum should it ever leave the machine;
-//! [`Checksum::Verified`] (`DATA_VALID`) is not honoured by TUN: a frame with a wrong sum is dropped all the same.
+//! UDP frame arrives with [`Checksum::Partial`], from a TUN device once checksum offload is on, from a veth pair always. To
+//! the pod, `Partial` makes the kernel take the frame as good without summing it, *and* fill in the sum should it ever leave
+//! the machine; [`Checksum::Verified`] (`DATA_VALID`) is honoured by neither kind: a frame with a wrong sum is dropped all the
+//! same. Offsets count from the packet's first byte here; on a packet socket they count from the Ethernet header's, which
+//! [`PacketQueue`](crate::PacketQueue) takes off and puts on.
 
 use thiserror::Error;
 
@@ -87,13 +90,13 @@ pub struct VnetHeader {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Error)]
 #[non_exhaustive]
 pub enum InvalidVnetHeader {
-    /// A flag that no kernel sends on a TUN queue.
+    /// A flag that no kernel sends.
     #[error("virtio-net header has flags {flags:#04x}, expected at most one of NEEDS_CSUM and DATA_VALID")]
     Flags {
         /// The flags byte.
         flags: u8,
     },
-    /// A kind of super-packet that was never offered with `TUNSETOFFLOAD`.
+    /// A kind of super-packet that was never asked for.
     #[error("virtio-net header has gso type {gso_type:#04x}, expected none, TCPv4, TCPv6 or UDP")]
     GsoType {
         /// The type byte, ECN bit included.
@@ -120,7 +123,7 @@ impl VnetHeader {
     /// Reads a header.
     ///
     /// # Errors
-    /// [`InvalidVnetHeader`] for what a Linux TUN device never sends. Whether the offsets lie inside the frame is for
+    /// [`InvalidVnetHeader`] for what neither a TUN device of Linux nor its packet sockets send. Whether the offsets lie inside the frame is for
     /// the reader of the frame to check.
     pub fn parse(bytes: &[u8; Self::LEN]) -> Result<Self, InvalidVnetHeader> {
         let [flags, gso_type, fields @ ..] = *bytes;

@@ -1,8 +1,9 @@
 //! The privileged helper of a cluster's node: it puts running pods behind the agent and takes them out again.
 //!
 //! A pod keeps its own network namespace (**P**), but its real interface is moved to a second one (**O**); in its stead
-//! P has a TUN device with the interface's name, addresses and default route. Everything that the pod sends, and
-//! everything that comes for it, passes the agent, which holds one TUN queue of each side ([`PodQueues`]) and makes its
+//! P has a device of the agent's with the interface's name, addresses and default route: a TUN device, or the end of a veth
+//! pair whose other end, with a packet socket, is in a third namespace (**W**). Everything that the pod sends, and
+//! everything that comes for it, passes the agent, which holds one queue of each side ([`PodQueues`]) and makes its
 //! own connections from sockets of O. `docs/node.md` of the repository has it step by step.
 //!
 //! * [`serve()`]: the helper itself; [`uninstall()`] takes adit off the node, and [`probe()`] says how it is there;

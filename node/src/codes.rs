@@ -179,7 +179,7 @@ codes! {
         "if the pod runs: check --netns-dir of the node helper (/var/run/netns with containerd and CRI-O), and that the DaemonSet mounts it with mountPropagation HostToContainer";
     POD_INTERFACE = 24:
         "a pod's interface is not one that can be moved",
-        "it has no address, more addresses or routes than the helper keeps, a name that adit needs for itself, or is a TUN device",
+        "it has no address, more addresses or routes than the helper keeps, a name that adit needs for itself, or is an agent's device already",
         "the message names the interface and the reason; label the pod istio.io/dataplane-mode=none to keep it outside the mesh";
     INTERPOSE = 25:
         "the kernel refused a step of moving a pod's interface behind the agent, or back",
@@ -256,7 +256,7 @@ codes! {
     INSTEAD_OF_TUN = 44:
         "pods are connected by veth pairs and packet sockets, since no TUN device is to be had",
         "the TUN device node is missing, or not open to this user; everything works, with bounds of its own (docs/platforms.md)",
-        "nothing is needed; --link packet says that it is meant so, and `adit check` how to get TUN devices";
+        "nothing is needed; --link packet says that it is meant so, and `adit check` (on a cluster's node with --node) how to get TUN devices";
     LINK_SILENT = 45:
         "a link between a pod and the agent was made and carries nothing",
         "a packet filter drops what is on it, or the kernel refused an offload",
@@ -265,6 +265,10 @@ codes! {
         "the kernel refused to finish a checksum that was left to it",
         "its check of virtio-net headers is other than expected. Each packet is summed once more from here on, which costs some throughput",
         "nothing is needed; report the kernel's version";
+    LITTLE_ROOM = 47:
+        "few packets of a pod have room to wait for the agent",
+        "pods are connected by packet sockets, and net.core.rmem_max bounds their room for an ordinary user. What finds none is lost, and the pod's kernel sends it again",
+        "sudo sysctl net.core.rmem_max=4194304, or use TUN devices: --link tun";
 
     CHECK_USER_NAMESPACE = 101:
         "check: user namespaces",
@@ -279,9 +283,9 @@ codes! {
         "a pod's packets reach the agent through a TUN device with virtio-net headers",
         "as ADIT-N004 and ADIT-N005";
     CHECK_CHECKSUM_OFFLOAD = 104:
-        "check: checksum offload on TUN devices",
+        "check: checksum offload on the link",
         "without it everything works, but each byte is summed once more",
-        "use a kernel of 4.x or later";
+        "use a kernel of 4.x or later; if it is one, report its version";
     CHECK_IPV6 = 105:
         "check: IPv6 in pods",
         "it was disabled when the kernel was started; pods have IPv4 only then",
@@ -340,11 +344,11 @@ codes! {
         "the reason names the step and the kernel's answer: SYS_ADMIN is missing, or --state is on a file system that can't be written";
     CHECK_NODE_TUN = 122:
         "check: the TUN devices of a pod",
-        "a pod's packets pass the agent through one TUN device on each side, with virtio-net headers and one queue each",
+        "a pod's packets pass the agent through one device on each side: TUN devices where they are to be had, with virtio-net headers and one queue each",
         "as ADIT-N004 and ADIT-N005";
     CHECK_NODE_JOIN = 123:
         "check: a pod goes behind the agent and comes back",
-        "adit check --node makes a pod of its own, has it join and leave as the node helper does, and throws it away",
+        "adit check --node makes a pod of its own for each kind of link, has it join and leave as the node helper does, and throws it away",
         "the reason names the step that the kernel refused, and its answer";
     CHECK_NODE_IPV6 = 124:
         "check: the same for a pod with IPv6",
@@ -370,6 +374,10 @@ codes! {
         "check: the node helper",
         "adit check --node asks the helper of this node, if there is one, as the kubelet's probes do",
         "look at the log of the helper's pod; where adit was deleted, run adit node-helper --uninstall on the node";
+    CHECK_NODE_PACKET = 130:
+        "check: the veth pairs of a pod",
+        "a pod's packets pass the agent through veth pairs with packet sockets where no TUN device is to be had, and with --link packet",
+        "as ADIT-N040, ADIT-N041 and ADIT-N042; the helper also needs CAP_NET_RAW, and a kernel with CONFIG_ETHTOOL_NETLINK";
 
     CHECK_KERNEL = 140:
         "check: the kernel's version",

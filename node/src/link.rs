@@ -113,7 +113,7 @@ impl LinkError {
 }
 
 impl PairError {
-    fn code(&self) -> Code {
+    pub(crate) fn code(&self) -> Code {
         match self {
             Self::Namespace { .. } => Code::NAMESPACES,
             Self::Pair { .. } => Code::VETH_PAIR,
@@ -123,7 +123,20 @@ impl PairError {
     }
 }
 
-fn tun_code(error: &TunError) -> Code {
+/// Whether a refusal is about the link itself, and not about the rest of a pod.
+pub(crate) fn is_of_link(code: Code) -> bool {
+    [
+        Code::TUN_OPEN,
+        Code::TUN_CONFIGURE,
+        Code::VETH_PAIR,
+        Code::PACKET_OPEN,
+        Code::PACKET_CONFIGURE,
+        Code::LINK_SILENT,
+    ]
+    .contains(&code)
+}
+
+pub(crate) fn tun_code(error: &TunError) -> Code {
     match error {
         TunError::Open { .. } => Code::TUN_OPEN,
         _ => Code::TUN_CONFIGURE,
@@ -206,39 +219,51 @@ fn make_pair_here(
     spec: &PodSpec,
 ) -> Result<Link, PairError> {
     let failed = |step| move |source| PairError::Pair { step, source };
-    // The outer end is a wire: it has no address, and nothing to say. Without IPv6 there is nothing to write.
-    for scope in ["all", "default"] {
-        let _ = fs::write(format!("/proc/sys/net/ipv6/conf/{scope}/disable_ipv6"), "1");
-    }
+    silence_ipv6().map_err(failed("disabling IPv6 at the outer end"))?;
     let mut route = Rtnetlink::open().map_err(failed("opening an rtnetlink socket"))?;
-    let address = mac_address(spec);
-    let end = |name| VethEnd {
+    let address = mac_address(spec.addresses.first().map(|address| address.ip));
+    let end = |name, segments| VethEnd {
         name,
         mac_address: address,
         mtu: spec.mtu,
+        segments,
     };
     route
-        .create_wire(&end(OUTER_END), &end(interface), pod)
+        .create_wire(&end(OUTER_END, None), &end(interface, Some(1)), pod)
         .map_err(failed("creation"))?;
     let index = route.index(OUTER_END).map_err(failed("finding the outer end"))?;
     route
         .set_up(index, None)
         .map_err(failed("bringing up the outer end"))?;
     let queues = open_packet(OUTER_END, spec.queues)?;
-    let room = queues.first().and_then(|queue| queue.receive_buffer().ok());
+    let any = queues.first();
+    let room = any.and_then(|queue| queue.receive_buffer().ok());
     Ok(Link {
         kind: LinkKind::Packet,
+        // From the pod they are left out in any case.
+        checksum_offload: any.is_some_and(|queue| queue.send_offloads().checksum),
         queues: queues.into_iter().map(OwnedFd::from).collect(),
-        checksum_offload: true, // part of what a packet socket with virtio-net headers is
         queue_bytes: room.map(|bytes| u32::try_from(bytes).unwrap_or(u32::MAX)),
         instead_of: None,
     })
 }
 
+/// Keeps IPv6 off the links of the network namespace that the process is in: an outer end is a wire, which has no address,
+/// and nothing to say. Without IPv6 there is nothing to write.
+pub(crate) fn silence_ipv6() -> io::Result<()> {
+    for scope in ["all", "default"] {
+        match fs::write(format!("/proc/sys/net/ipv6/conf/{scope}/disable_ipv6"), "1") {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
 /// A pod's Ethernet address: locally administered, with the pod's first address in it, so that programs which make unique
 /// names of it do so.
-fn mac_address(spec: &PodSpec) -> MacAddress {
-    let [a, b, c, d] = match spec.addresses.first().map(|address| address.ip) {
+pub(crate) fn mac_address(first: Option<IpAddr>) -> MacAddress {
+    let [a, b, c, d] = match first {
         Some(IpAddr::V4(ip)) => ip.octets(),
         Some(IpAddr::V6(ip)) => {
             let [.., a, b, c, d] = ip.octets();
@@ -271,31 +296,13 @@ pub(crate) fn neighbour(gateway: IpAddr) -> Neighbour {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::protocol::PodAddress;
-
-    fn spec(addresses: &[&str]) -> PodSpec {
-        let address = |text: &&str| PodAddress {
-            ip: text.parse().unwrap(),
-            prefix: 32,
-        };
-        PodSpec {
-            name: "a".into(),
-            hostname: "a".into(),
-            addresses: addresses.iter().map(address).collect(),
-            mtu: 65520,
-            queues: 1,
-            files: Vec::new(),
-        }
-    }
 
     #[test]
     fn pods_have_ethernet_addresses_of_their_own_that_are_nobody_elses() {
-        let address = mac_address(&spec(&["10.77.0.2", "fd00::2"]));
+        let of = |ip: &str| mac_address(ip.parse().ok());
+        let address = of("10.77.0.2");
         assert_eq!(address.to_string(), "0a:61:0a:4d:00:02");
-        assert_eq!(
-            mac_address(&spec(&["fd00::1:2"])).to_string(),
-            "0a:61:00:01:00:02"
-        );
+        assert_eq!(of("fd00::1:2").to_string(), "0a:61:00:01:00:02");
         // Locally administered, for one, and not the gateway's whatever the pod's address.
         assert!(address.0[0] & 3 == 2 && address.0[..2] != GATEWAY.0[..2]);
     }

@@ -1,151 +1,46 @@
-//! The rtnetlink requests that make a pod's network: links, addresses, routes, permanent neighbours, routing rules.
+//! The netlink requests that make a pod's network: links, addresses, routes, permanent neighbours, routing rules
+//! ([`Rtnetlink`]), and what a link leaves to others ([`Ethtool`]).
 //!
 //! Written by hand, because a request is a few dozen bytes of fixed layout, this needs no `unsafe` (the ioctls that do
 //! the same would), and the privileged helper is the place for the fewest dependencies. Encoding and decoding are pure
-//! and tested against bytes; [`Rtnetlink`] is the socket. What the kernel's answers leave out or get wrong is an error
-//! or skipped, never a panic.
+//! and tested against bytes; [`Socket`] is all the input and output. What the kernel's answers leave out or get wrong is an
+//! error or skipped, never a panic.
 
 mod address;
+mod ethtool;
 mod link;
 mod message;
 mod namespace;
 mod neighbour;
 mod route;
 mod rule;
+mod socket;
 
 use std::io;
-use std::os::fd::OwnedFd;
-
-use rustix::net::netlink::SocketAddrNetlink;
-use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
 
 pub(crate) use address::Address;
+pub(crate) use ethtool::Ethtool;
 pub(crate) use link::{Link, Lower, VethEnd};
 pub(crate) use message::IpFamily;
-use message::{Messages, NLMSG_DONE, NLMSG_ERROR, Request, verdict};
 pub(crate) use neighbour::{MAX_LINK_ADDRESS, Neighbour};
 pub(crate) use route::{LOCAL_TABLE, MAIN_TABLE, Route};
 pub(crate) use rule::Rule;
-
-/// Bytes of one read of a dump; the kernel fills at most 32 KiB at a time.
-const READ: usize = 64 * 1024;
-
-/// Entries of a dump, at most. Who may configure a pod's network chooses how many interfaces, addresses and routes it has:
-/// more than this are not read, let alone kept.
-const MAX_ENTRIES: usize = 8192;
-
-/// Times that a dump is begun again because what it lists changed meanwhile.
-const DUMP_ATTEMPTS: usize = 8;
+use socket::Socket;
 
 /// An rtnetlink socket. It stays in the network namespace that it was made in, wherever its thread goes.
 pub(crate) struct Rtnetlink {
-    socket: OwnedFd,
-    sequence: u32,
-    buffer: Vec<u8>,
+    socket: Socket,
 }
 
 impl Rtnetlink {
     pub(crate) fn open() -> io::Result<Self> {
-        let socket = rustix::net::socket_with(
-            AddressFamily::NETLINK,
-            SocketType::RAW,
-            SocketFlags::CLOEXEC,
-            None, // NETLINK_ROUTE is protocol 0
-        )?;
-        rustix::net::bind(&socket, &SocketAddrNetlink::new(0, 0))?;
         Ok(Self {
-            socket,
-            sequence: 0,
-            buffer: vec![0; READ],
+            socket: Socket::open(None)?,
         })
     }
 
     /// The interface's index.
     pub(crate) fn index(&self, name: &str) -> io::Result<u32> {
-        Ok(rustix::net::netdevice::name_to_index(&self.socket, name)?)
-    }
-
-    /// Sends one request and waits for the kernel's verdict, which it gives before `send` returns.
-    fn call(&mut self, request: &Request) -> io::Result<()> {
-        self.call_with(request, |_, _| {})
-    }
-
-    /// [`call`](Self::call) for what has an answer besides: `take` is given its kind and body before the verdict.
-    fn call_with(&mut self, request: &Request, mut take: impl FnMut(u16, &[u8])) -> io::Result<()> {
-        self.send(request)?;
-        loop {
-            let len = self.receive()?;
-            for message in Messages::new(&self.buffer[..len]) {
-                if message.sequence != self.sequence {
-                    continue;
-                }
-                match message.kind {
-                    NLMSG_ERROR => return verdict(message.body),
-                    kind => take(kind, message.body),
-                }
-            }
-        }
-    }
-
-    /// [`call`](Self::call) for what may be there already.
-    fn ensure(&mut self, request: &Request) -> io::Result<()> {
-        match self.call(request) {
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-            other => other,
-        }
-    }
-
-    /// Asks for a list and takes from each of its entries what `take` finds in it.
-    fn dump<T>(&mut self, request: &Request, mut take: impl FnMut(&[u8]) -> Option<T>) -> io::Result<Vec<T>> {
-        for _ in 0..DUMP_ATTEMPTS {
-            if let Some(list) = self.dump_once(request, &mut take)? {
-                return Ok(list);
-            }
-        }
-        Err(io::Error::new(
-            io::ErrorKind::Interrupted,
-            "what was being listed kept changing",
-        ))
-    }
-
-    /// One list, or `None` when it changed while it was read.
-    fn dump_once<T>(
-        &mut self,
-        request: &Request,
-        take: &mut impl FnMut(&[u8]) -> Option<T>,
-    ) -> io::Result<Option<Vec<T>>> {
-        self.send(request)?;
-        let (mut list, mut consistent, mut entries) = (Vec::new(), true, 0);
-        loop {
-            let len = self.receive()?;
-            for message in Messages::new(&self.buffer[..len]) {
-                if message.sequence != self.sequence {
-                    continue;
-                }
-                consistent &= !message.interrupted;
-                match message.kind {
-                    NLMSG_DONE => return Ok(consistent.then_some(list)),
-                    NLMSG_ERROR => return verdict(message.body).map(|()| consistent.then_some(list)),
-                    _ if entries == MAX_ENTRIES => {
-                        return Err(io::Error::other(format!("it has more than {MAX_ENTRIES}")));
-                    }
-                    _ => {
-                        entries += 1;
-                        list.extend(take(message.body));
-                    }
-                }
-            }
-        }
-    }
-
-    fn send(&mut self, request: &Request) -> io::Result<()> {
-        self.sequence += 1;
-        rustix::net::send(&self.socket, &request.finish(self.sequence), SendFlags::empty())?;
-        Ok(())
-    }
-
-    fn receive(&mut self) -> io::Result<usize> {
-        let (len, _) = rustix::net::recv(&self.socket, &mut self.buffer[..], RecvFlags::empty())?;
-        Ok(len)
+        self.socket.index(name)
     }
 }

@@ -28,6 +28,9 @@ pub const MAX_MESSAGE: usize = 64 * 1024;
 /// Bytes of a pod's name, at most.
 pub const MAX_NAME: usize = 253;
 
+/// Bytes of room in a packet socket below which a stream in full flow loses packets: its window, and the kernel's notes.
+pub(crate) const LITTLE_ROOM: u32 = 2 << 20;
+
 /// Bytes of a host name, at most: Linux keeps 64 with none to spare for a label longer than DNS allows.
 pub const MAX_HOSTNAME: usize = 63;
 
@@ -107,6 +110,18 @@ pub struct PodInfo {
     /// What could not be had but is not needed to carry traffic, one sentence each: a file without a place to
     /// lay it, a kernel setting that could not be written.
     pub warnings: Vec<String>,
+}
+
+impl PodInfo {
+    /// What to tell of a link in which several streams at once lose packets; the same for each pod of a mesh.
+    #[must_use]
+    pub fn little_room(&self) -> Option<String> {
+        let bytes = self.queue_bytes.filter(|bytes| *bytes < LITTLE_ROOM)?;
+        let (code, kib, wanted) = (Code::LITTLE_ROOM, bytes >> 10, LITTLE_ROOM >> 10);
+        Some(format!(
+            "[{code}] {kib} KiB of a pod's packets may wait for the agent by net.core.rmem_max, expected {wanted} or more: several streams at once lose some"
+        ))
+    }
 }
 
 /// What the helper has counted since it started.

@@ -162,6 +162,35 @@ fn the_wire_port_is_the_original_one_or_istios() {
 }
 
 #[test]
+#[ignore = "needs helm: `just chart` builds and runs it"]
+fn the_link_is_one_that_the_helper_knows() {
+    let helper = |link: &str| -> Finished {
+        let set = format!("helper.link={link}");
+        helm(&[
+            "template",
+            "adit",
+            "adit",
+            "--kube-version",
+            "1.34.0",
+            "-s",
+            "templates/helper.yaml",
+            "--set",
+            &set,
+        ])
+    };
+    for link in ["auto", "packet", "tun"] {
+        let argument = format!("- --link={link}\n");
+        assert!(helper(link).stdout().contains(&argument), "{link}");
+    }
+    let refused = helper("veth");
+    let expected = r#"helper.link is "veth"; expected auto, packet or tun"#;
+    assert!(
+        refused.code() != 0 && refused.stderr().contains(expected),
+        "{refused}"
+    );
+}
+
+#[test]
 fn agent_and_ca_are_restricted_and_only_the_helper_is_privileged() {
     for (kind, name, host_paths) in [
         ("DaemonSet", "adit-agent", vec!["/run/adit/agent"]),

@@ -509,7 +509,7 @@ pub(super) struct NodeHelper {
     #[arg(long, value_name = "BYTES", default_value_t = 65520, value_parser = clap::value_parser!(u16).range(1280..))]
     pub(super) pod_mtu: u16,
     #[command(flatten)]
-    pub(super) tun: TunDevice,
+    pub(super) link: PodLink,
     /// Take adit off this node instead: the plugin, and every pod out of the mesh
     #[arg(long)]
     pub(super) uninstall: bool,

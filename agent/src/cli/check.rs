@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use adit_node::LinkChoice;
 use adit_node::cluster::{self, PluginFolders};
 use adit_node::probe::environment::{self, Environment, Purpose};
 use adit_node::probe::{self, Finding, Options, Section, Status};
@@ -48,9 +49,10 @@ pub(super) struct NodeCheck {
 }
 
 impl NodeCheck {
-    fn options(&self, tun_device: PathBuf) -> cluster::Options {
+    fn options(&self, link: LinkChoice, tun_device: PathBuf) -> cluster::Options {
         cluster::Options {
             state: self.state.clone(),
+            link,
             tun_device,
             plugin: Some(PluginFolders {
                 configuration: self.cni_conf_dir.clone(),
@@ -66,7 +68,9 @@ pub(super) fn check(args: &Check) -> Result<u8, CliError> {
     let findings = match args.node.is_wanted {
         true => {
             let mut findings = environment::judge(&Environment::read(), Purpose::Node);
-            findings.extend(cluster::check(&args.node.options(args.link.tun.path.clone()))?);
+            findings.extend(cluster::check(
+                &args.node.options(args.link.choice, args.link.tun.path.clone()),
+            )?);
             findings
         }
         false => laptop(&args.link)?,

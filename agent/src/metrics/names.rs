@@ -81,6 +81,10 @@ pub(crate) const NAMES: &[Name] = &[
         "Pods that ended without a word and were cleared away",
     ),
     (
+        "helper_pods_without_tun_total",
+        "Pods that joined by veth pairs, since no TUN device was to be had",
+    ),
+    (
         "helper_replies_not_read_total",
         "Connections to the helper closed because replies weren't read",
     ),

@@ -115,7 +115,8 @@ impl Joining {
     async fn make(&mut self) -> Result<(JoinTicket, Pod), Fault> {
         let info = self.helper.create_pod(self.spec.clone()).await;
         let info = info.map_err(|error| Fault::new(error.code().to_string(), error.to_string()))?;
-        for warning in info.warnings {
+        let little_room = info.little_room();
+        for warning in info.warnings.into_iter().chain(little_room) {
             let _ = self.reports.send(Event::Warning(warning));
         }
         let (name, pod) = (self.pod.name.clone(), self.pod.clone());

@@ -114,7 +114,8 @@ impl Replica {
     async fn make_pod(&mut self) -> Result<(), String> {
         let info = self.helper.create_pod(self.spec.clone()).await;
         let info = info.map_err(|error| format!("[{}] {error}", error.code()))?;
-        for warning in info.warnings {
+        let little_room = info.little_room();
+        for warning in info.warnings.into_iter().chain(little_room) {
             self.tell(Event::Warning(warning));
         }
         self.change(Change::PodMade {

@@ -59,7 +59,7 @@ impl Turn {
         arrivals: &impl Arrivals,
     ) -> io::Result<Poll<()>> {
         let wire = match pod.outer() {
-            Some(outer) => self.read_wire(cx, outer, arrivals)?,
+            Some(outer) => self.read_wire(cx, pod, outer, arrivals)?,
             None => Poll::Pending,
         };
         let own = self.read_pod(cx, pod, arrivals)?;
@@ -91,7 +91,7 @@ impl Turn {
             };
             match next {
                 Next::Stack => self.hand_to_stack(&mut stack, &header),
-                Next::Across => forward(self.wire.as_ref(), self.frame.whole()),
+                Next::Across => forward(pod, self.wire.as_ref(), self.frame.whole()),
                 Next::Back | Next::Door(_) | Next::Done => {}
             }
         }
@@ -101,6 +101,7 @@ impl Turn {
     fn read_wire(
         &mut self,
         cx: &mut Context<'_>,
+        pod: &Pod,
         outer: &Outer,
         arrivals: &impl Arrivals,
     ) -> io::Result<Poll<()>> {
@@ -117,8 +118,8 @@ impl Turn {
                 .crossing
                 .take(Side::Wire, &header, self.frame.whole_mut(), course)
             {
-                Next::Across => forward(Some(&self.queue), self.frame.whole()),
-                Next::Back => forward(Some(wire), self.frame.whole()),
+                Next::Across => forward(pod, Some(&self.queue), self.frame.whole()),
+                Next::Back => forward(pod, Some(wire), self.frame.whole()),
                 Next::Door(tuple) => arrivals.on_door(tuple, self.frame.whole()),
                 Next::Stack | Next::Done => {}
             }
@@ -150,7 +151,7 @@ impl Turn {
                     Side::Pod => Some(&self.queue),
                     Side::Wire => self.wire.as_ref(),
                 };
-                forward(queue, &frame);
+                forward(pod, queue, &frame);
             }
         }
         let mut stack = pod.stack();
@@ -164,11 +165,7 @@ impl Turn {
                 Transmit::NeedsChecksum { start, offset } => VnetHeader::partial_checksum(start, offset),
             };
             match self.queue.get_ref().send(&header, self.packet.slices()) {
-                Ok(Sent::Usual) => {}
-                Ok(Sent::OffloadDropped) => {
-                    let (code, pod) = (adit_node::codes::Code::OFFLOAD_DROPPED, pod.name());
-                    tracing::warn!(%pod, "[{code}] the kernel refused to finish a checksum; they are finished here from now on");
-                }
+                Ok(sent) => note(pod, sent),
                 Err(error) => tracing::debug!(pod = %pod.name(), %error, "the device took no packet"),
             }
         }
@@ -199,10 +196,20 @@ fn receive(
     }
 }
 
-fn forward(queue: Option<&AsyncFd<Rc<Queue>>>, frame: &[u8]) {
-    if let Some(queue) = queue
-        && let Err(error) = queue.get_ref().forward(frame)
-    {
-        tracing::debug!(%error, "a device took no packet that passes through");
+fn forward(pod: &Pod, queue: Option<&AsyncFd<Rc<Queue>>>, frame: &[u8]) {
+    let Some(queue) = queue else { return };
+    match queue.get_ref().forward(frame) {
+        Ok(sent) => note(pod, sent),
+        Err(error) => {
+            tracing::debug!(pod = %pod.name(), %error, "a device took no packet that passes through");
+        }
+    }
+}
+
+/// Tells what is told once for each queue.
+fn note(pod: &Pod, sent: Sent) {
+    if sent == Sent::OffloadDropped {
+        let (code, pod) = (adit_node::codes::Code::OFFLOAD_DROPPED, pod.name());
+        tracing::warn!(%pod, "[{code}] the kernel refused to finish a checksum; they are finished here from now on");
     }
 }

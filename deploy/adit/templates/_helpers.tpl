@@ -54,7 +54,7 @@ annotations:
 {{- define "adit.helper" -}}
 securityContext:
   # Kubernetes grants Bidirectional mount propagation to privileged containers alone. The helper itself keeps
-  # SYS_ADMIN and NET_ADMIN of all the capabilities that this gives, and uses /dev/net/tun.
+  # SYS_ADMIN, NET_ADMIN and NET_RAW of all the capabilities that this gives, and uses /dev/net/tun where there is one.
   privileged: true
   readOnlyRootFilesystem: true
   runAsUser: 0
@@ -86,6 +86,14 @@ helm.sh/hook: pre-delete
 helm.sh/hook-weight: {{ . | quote }}
 helm.sh/hook-delete-policy: before-hook-creation,hook-succeeded
 {{- end }}
+
+{{/* Checked here, as the wire port is: the helper would refuse it too, but only once it's rolled out. */}}
+{{- define "adit.link" -}}
+{{- if not (has .Values.helper.link (list "auto" "packet" "tun")) -}}
+{{- fail (printf "helper.link is %q; expected auto, packet or tun" .Values.helper.link) -}}
+{{- end -}}
+{{- .Values.helper.link -}}
+{{- end -}}
 
 {{/* Checked here: the agent would refuse it too, but only once it's rolled out. */}}
 {{- define "adit.wirePort" -}}

@@ -1,6 +1,6 @@
 //! Can this host be a node? Tried out, not guessed.
 //!
-//! A pod that nobody else knows joins and leaves, by the same code as the helper's, in namespaces of a process that takes
+//! A pod that nobody else knows joins and leaves, once behind TUN devices and once behind veth pairs, by the same code as the helper's, in namespaces of a process that takes
 //! them with it ([`trial`]); the runtime's folders are written to as the helper writes, under names that are nobody's
 //! ([`folders`]); the helper, if there is one, is asked. What comes of it is judged apart from all this ([`judge`]).
 
@@ -14,21 +14,23 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use adit_link::LinkKind;
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 use rustix::thread::CapabilitySet;
 
 use super::failure::{Failure, refused};
 use super::probe::say;
 use super::protocol::plugin::{PluginReply, PluginRequest};
-use super::serve::Options;
+use super::serve::{self, Options};
 use crate::client::ClientError;
 use crate::codes::Code;
+use crate::link::LinkChoice;
 use crate::probe::{self, Error, Finding, Machine};
 use crate::sys;
 use folders::{Binaries, Configuration};
 
-/// What the helper keeps when it serves, by name.
-const KEPT: [(&str, CapabilitySet); 2] = [
+/// What the helper doesn't serve without, by name. It lacks packet sockets without another, which shows where one is opened.
+const NEEDED: [(&str, CapabilitySet); 2] = [
     ("CAP_SYS_ADMIN", CapabilitySet::SYS_ADMIN),
     ("CAP_NET_ADMIN", CapabilitySet::NET_ADMIN),
 ];
@@ -45,14 +47,18 @@ struct Host {
     /// Root of the machine, not of a user namespace below it.
     initial_user_namespace: bool,
     machine: Machine,
-    /// How a pod with IPv4 fared.
-    pod: Result<(), Failure>,
-    /// How one with both fared; `None` when the kernel has no IPv6.
-    dual_stack_pod: Option<Result<(), Failure>>,
+    /// How a pod with IPv4 fared behind TUN devices, and one behind veth pairs; `None` for a kind that isn't to be used.
+    tun: Option<Tried>,
+    packet: Option<Tried>,
+    /// How one with both kinds of address fared, behind the devices that pods will have; `None` when the kernel has no IPv6.
+    dual_stack_pod: Option<Tried>,
     /// `None` where the helper is to install no plugin.
     plugin: Option<Plugin>,
     helper: Helper,
 }
+
+/// How something went, and if not well, why.
+type Tried = Result<(), Failure>;
 
 /// What the helper's plugin would find.
 #[derive(Debug)]
@@ -84,7 +90,7 @@ enum Helper {
 /// Tries out what a helper with these options would need of this host: one finding for each thing, in the order in which
 /// they build on each other. Nothing that is made is left behind, and no list of the runtime's is touched.
 ///
-/// The calling process must have one thread: call this before any runtime starts. It takes 20 s and the time that a stuck
+/// The calling process must have one thread: call this before any runtime starts. It takes 30 s and the time that a stuck
 /// helper is waited for (25 s) at most; signals that end the process wait as long.
 ///
 /// # Errors
@@ -101,12 +107,24 @@ pub fn check(options: &Options) -> Result<Vec<Finding>, Error> {
 impl Host {
     fn look(options: &Options) -> io::Result<Self> {
         let held = rustix::thread::capabilities(None)?.permitted;
-        let lacking = KEPT
+        let lacking = NEEDED
             .into_iter()
             .filter(|(_, capability)| !held.contains(*capability));
-        let pod = in_scratch(&options.state, |folder| trial::run(options, folder, false));
-        let dual_stack_pod =
-            trial::has_ipv6().then(|| in_scratch(&options.state, |folder| trial::run(options, folder, true)));
+        let run = |kind, ipv6| {
+            let only = Options {
+                link: LinkChoice::Only(kind),
+                ..options.clone()
+            };
+            in_scratch(&only.state, |folder| trial::run(&only, folder, ipv6))
+        };
+        let is_wanted = |kind| [LinkChoice::Auto, LinkChoice::Only(kind)].contains(&options.link);
+        let tried = |kind| is_wanted(kind).then(|| run(kind, false));
+        let (tun, packet) = (tried(LinkKind::Tun), tried(LinkKind::Packet));
+        let chosen = match &tun {
+            Some(Ok(())) => LinkKind::Tun,
+            _ => LinkKind::Packet,
+        };
+        let dual_stack_pod = trial::has_ipv6().then(|| run(chosen, true));
         let plugin = match &options.plugin {
             Some(folders) => Some(Plugin {
                 configuration: sys::with_capabilities(kept(), || folders::configuration(folders, options))?,
@@ -123,7 +141,8 @@ impl Host {
                 tun_device: options.tun_device.clone(),
                 ..probe::Options::default()
             }),
-            pod,
+            tun,
+            packet,
             dual_stack_pod,
             plugin,
             helper: ask(&options.state),
@@ -131,8 +150,9 @@ impl Host {
     }
 }
 
+/// What the helper keeps when it serves, of what it has.
 fn kept() -> CapabilitySet {
-    KEPT.into_iter().map(|(_, capability)| capability).collect()
+    serve::NEEDED | serve::USED_IF_HELD
 }
 
 /// Whether this is the `uid_map` of the user namespace that the machine starts with: each user is itself.

@@ -17,13 +17,14 @@ pub struct Client {
     connection: Connection,
 }
 
-/// The two queues that a pod's packets pass: duplicates of those that the helper keeps. Only one process should read
-/// them at a time. Reading one fails with `EBADFD` once the pod has left or is gone.
+/// The two queues that a pod's packets pass, of either kind that [`adit_link::Queue`] takes: duplicates of those that the
+/// helper keeps. Only one process should read them at a time. Reading one fails once the pod has left or is gone: with
+/// `EBADFD` on a TUN device, with `ENETDOWN` on a packet socket.
 #[derive(Debug)]
 pub struct PodQueues {
-    /// Of the TUN device in P: what the pod sends, and where what is for it goes.
+    /// Of the agent's device in P: what the pod sends, and where what is for it goes.
     pub pod: OwnedFd,
-    /// Of the TUN device in O: what came for the pod over the wire, and where what it sends goes.
+    /// Of the agent's device in O: what came for the pod over the wire, and where what it sends goes.
     pub wire: OwnedFd,
 }
 

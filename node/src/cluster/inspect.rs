@@ -7,12 +7,14 @@ use std::net::IpAddr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
+use adit_link::ethernet::GATEWAY;
+
 use super::failure::{Failure, refused};
 use super::interface::Interface;
 use super::namespace::{self, Identity};
 use super::task::{self, Output};
 use crate::codes::Code;
-use crate::netlink::{Link, Lower, Rtnetlink};
+use crate::netlink::{Link, Lower, Neighbour, Rtnetlink};
 use crate::protocol::codec::{Reader, Writer};
 use crate::protocol::{InvalidMessage, MAX_PATH};
 
@@ -148,14 +150,7 @@ fn look_at(
         return Ok(None);
     };
     if link.is_tun() {
-        return Err(Failure::new(
-            Code::POD_INTERFACE,
-            format!(
-                "{} of {} is a TUN device, so the pod is behind an agent already, but not by this helper's journal",
-                link.name,
-                path.display()
-            ),
-        ));
+        return Err(behind_already(link, path, "a TUN device"));
     }
     let lower = Lower {
         index: link.index,
@@ -174,11 +169,27 @@ fn look_at(
             format!("{} of {} has no address", link.name, path.display()),
         ));
     }
+    let by_us = |neighbour: &Neighbour| neighbour.link_address == GATEWAY.0;
+    if interface.neighbours.iter().any(by_us) {
+        return Err(behind_already(link, path, "the end of an agent's veth pair"));
+    }
     Ok(Some(Found {
         namespace: path.to_owned(),
         identity,
         interface,
     }))
+}
+
+/// A pod that another agent has, or ours by a journal that is lost.
+fn behind_already(link: &Link, path: &Path, kind: &str) -> Failure {
+    Failure::new(
+        Code::POD_INTERFACE,
+        format!(
+            "{} of {} is {kind}, so the pod is behind an agent already, but not by this helper's journal",
+            link.name,
+            path.display()
+        ),
+    )
 }
 
 /// An interface that goes round the one that is to be taken away: what it sends doesn't pass the routes of its namespace.

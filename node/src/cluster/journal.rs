@@ -50,7 +50,7 @@ pub(super) struct Entry {
     pub(super) namespace: PathBuf,
     pub(super) identity: Identity,
     pub(super) interface: Interface,
-    /// MTU of the TUN device in P, in bytes.
+    /// MTU of the agent's device in P, in bytes.
     pub(super) pod_mtu: u16,
     /// Ports with a rule of their own, in order.
     pub(super) ports: Vec<u16>,

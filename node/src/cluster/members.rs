@@ -13,12 +13,13 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
 use super::failure::{Failure, refused};
 use super::inspect::{self, Place};
-use super::interpose::{self, Tools};
+use super::interpose::{self, Interposed, Tools};
 use super::journal::{Entry, Journal, Stage};
 use super::namespace::{self, Identity};
 use super::protocol::{Family, Kind, MAX_PORTS, PodRef};
 use super::task::{self, Output};
 use crate::codes::Code;
+use crate::link::LinkChoice;
 use crate::netlink::Rtnetlink;
 
 /// What every pod is treated with.
@@ -26,8 +27,10 @@ use crate::netlink::Rtnetlink;
 pub(super) struct Ground {
     /// Where O's are pinned, each under its pod's uid.
     pub(super) pins: PathBuf,
+    /// What a pod's packets go through.
+    pub(super) link: LinkChoice,
     pub(super) tun_device: PathBuf,
-    /// MTU of the TUN device in P, in bytes.
+    /// MTU of the agent's device in P, in bytes.
     pub(super) pod_mtu: u16,
     /// Pods at a time.
     pub(super) limit: usize,
@@ -51,6 +54,15 @@ pub(super) struct Members {
     ground: Ground,
     journal: Journal,
     held: BTreeMap<String, Held>,
+    second_choices: SecondChoices,
+}
+
+/// Pods that got veth pairs since this was last asked, where TUN devices were to be tried first.
+#[derive(Debug, Default)]
+pub(super) struct SecondChoices {
+    pub(super) pods: u64,
+    /// Why the last of them did.
+    pub(super) reason: Option<Failure>,
 }
 
 /// How a pod went away.
@@ -100,8 +112,14 @@ impl Members {
             ground,
             journal,
             held: held.collect(),
+            second_choices: SecondChoices::default(),
         };
         Ok((members, failures))
+    }
+
+    /// What is to be told of pods whose link isn't the first choice.
+    pub(super) fn take_second_choices(&mut self) -> SecondChoices {
+        std::mem::take(&mut self.second_choices)
     }
 
     pub(super) fn get(&self, uid: &str) -> Option<&Held> {
@@ -330,31 +348,26 @@ impl Members {
         let ground = &self.ground;
         let held = self.held.get_mut(uid).ok_or_else(|| not_a_member(uid))?;
         let (pin, entry) = (ground.pins.join(uid), &held.entry);
-        let joined = task::run(|| {
-            let interposed = interpose::join(entry, ground.tools(&pin))?;
-            let present = [interposed.pod.is_some(), interposed.wire.is_some()];
-            let queues = [interposed.pod, interposed.wire].into_iter().flatten();
-            Ok(Output {
-                bytes: present.map(u8::from).to_vec(),
-                descriptors: [interposed.outer].into_iter().chain(queues).collect(),
-            })
+        let joined = task::run(|| interpose::join(entry, ground.tools(&pin)).map(Interposed::into_output));
+        let joined = joined.and_then(|output| {
+            Interposed::from_output(output)
+                .map_err(|error| Failure::new(Code::PROTOCOL, format!("what a join left: {error}")))
         });
-        let output = match joined {
-            Ok(output) => output,
+        let interposed = match joined {
+            Ok(interposed) => interposed,
             Err(failure) => {
                 // Whatever this says, the sweep tries it again; the reason to tell is the first.
                 let _ = self.remove(uid);
                 return Err(failure);
             }
         };
-        let mut descriptors = output.descriptors.into_iter();
-        let mut take = |present: Option<&u8>| match present {
-            Some(1) => descriptors.next(),
-            _ => None,
-        };
-        held.outer = take(Some(&1));
-        held.pod = take(output.bytes.first()).or_else(|| held.pod.take());
-        held.wire = take(output.bytes.get(1)).or_else(|| held.wire.take());
+        held.outer = Some(interposed.outer);
+        held.pod = interposed.pod.or_else(|| held.pod.take());
+        held.wire = interposed.wire.or_else(|| held.wire.take());
+        if let Some(reason) = interposed.instead_of {
+            self.second_choices.pods += 1;
+            self.second_choices.reason = Some(reason);
+        }
         if held.entry.stage != Stage::Joined {
             held.entry.stage = Stage::Joined;
             self.journal.write(&held.entry)?;
@@ -389,6 +402,7 @@ impl Ground {
     fn tools<'a>(&'a self, pin: &'a Path) -> Tools<'a> {
         Tools {
             pin,
+            link: self.link,
             tun_device: &self.tun_device,
             on_step: self.on_step,
         }

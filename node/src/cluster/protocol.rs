@@ -100,6 +100,8 @@ pub struct Counters {
     pub admissions_expired: u64,
     /// Times that the plugin had to be written into the node's list again, since another installer rewrote it.
     pub conflist_healed: u64,
+    /// Pods that joined by veth pairs, since no TUN device was to be had.
+    pub pods_without_tun: u64,
 }
 
 /// What the agent asks for, or answers.
@@ -166,7 +168,8 @@ pub enum Reply {
     /// Adit is taken off the node: nobody is asked about any more, and the agent is to let its pods go. Said instead of
     /// [`Self::Admitting`], or later.
     Dismissed,
-    /// With two descriptors: the TUN queue in P, and the one in O.
+    /// With two descriptors: the queue of the agent's device in P, and that of the one in O, both of TUN devices or both
+    /// packet sockets.
     Joined(Member),
     /// The pod has its own interface again.
     Left,
@@ -446,7 +449,7 @@ impl Counters {
     }
 
     /// Every counter with its name, in the order of the wire.
-    fn fields(&mut self) -> [(&'static str, &mut u64); 13] {
+    fn fields(&mut self) -> [(&'static str, &mut u64); 14] {
         let Self {
             clients,
             clients_over_limit,
@@ -461,6 +464,7 @@ impl Counters {
             pods_left_alone,
             admissions_expired,
             conflist_healed,
+            pods_without_tun,
         } = self;
         [
             ("clients", clients),
@@ -476,6 +480,7 @@ impl Counters {
             ("pods left alone", pods_left_alone),
             ("admissions expired", admissions_expired),
             ("conflist healed", conflist_healed),
+            ("pods without tun", pods_without_tun),
         ]
     }
 }

@@ -21,13 +21,17 @@ use super::members::{Ground, Members};
 use super::server::Server;
 use crate::codes::Code;
 use crate::laptop::READY;
+use crate::link::LinkChoice;
 use crate::sys;
-
-/// To enter namespaces and pin them; to configure networks and TUN devices.
-const KEPT: CapabilitySet = CapabilitySet::SYS_ADMIN.union(CapabilitySet::NET_ADMIN);
 
 /// Connections that may wait to be accepted, on each socket.
 const BACKLOG: i32 = 64;
+
+/// What the helper keeps and doesn't start without: to enter namespaces and pin them; to configure networks and devices.
+pub(super) const NEEDED: CapabilitySet = CapabilitySet::SYS_ADMIN.union(CapabilitySet::NET_ADMIN);
+
+/// What it keeps besides: to open packet sockets. Where it lacks that, pods have TUN devices alone.
+pub(super) const USED_IF_HELD: CapabilitySet = CapabilitySet::NET_RAW;
 
 /// How often a lock that another process holds is tried again.
 const LOCK_PAUSE: Duration = Duration::from_millis(50);
@@ -50,9 +54,11 @@ pub struct Options {
     pub agent_uid: u32,
     /// Where the runtime mounts pods' network namespaces.
     pub namespaces: PathBuf,
+    /// What the packets of a pod that joins go through. One that has joined keeps what it has.
+    pub link: LinkChoice,
     /// The TUN device node.
     pub tun_device: PathBuf,
-    /// MTU of the TUN device in a pod, in bytes: 1280 to 65,535.
+    /// MTU of the agent's device in a pod, in bytes: 1280 to 65,535.
     pub pod_mtu: u16,
     /// Namespaces whose pods start outside the mesh while no agent is connected.
     pub exempt: Vec<String>,
@@ -105,6 +111,7 @@ impl Default for Options {
             state: "/run/adit".into(),
             agent_uid: 65_532,
             namespaces: "/var/run/netns".into(),
+            link: LinkChoice::Auto,
             tun_device: DEFAULT_TUN_DEVICE.into(),
             pod_mtu: 65_520,
             exempt: vec!["adit-system".into(), "kube-system".into()],
@@ -129,6 +136,7 @@ impl Options {
     pub(super) fn ground(&self) -> Ground {
         Ground {
             pins: self.state.join(PINS),
+            link: self.link,
             tun_device: self.tun_device.clone(),
             pod_mtu: self.pod_mtu,
             limit: self.limits.pods,
@@ -258,7 +266,10 @@ pub fn serve(options: Options, ready: Option<OwnedFd>) -> Result<(), Error> {
     let conflist = conflist.transpose().map_err(|failure| Error::Conflist {
         message: failure.message,
     })?;
-    sys::keep_capabilities(KEPT).map_err(system("dropping capabilities"))?;
+    let held = rustix::thread::capabilities(None)
+        .map_err(|error| system("reading capabilities")(error.into()))?
+        .permitted;
+    sys::keep_capabilities(NEEDED | held & USED_IF_HELD).map_err(system("dropping capabilities"))?;
     let (members, unreadable) = Members::load(options.ground(), options.journal())
         .map_err(state(&options.state, "reading the journal"))?;
     let agents = listen(&options.agent_socket(), 0o666)?;
@@ -280,7 +291,7 @@ fn check_privileges() -> Result<(), Error> {
         rustix::thread::capabilities(None).map_err(|error| system("reading capabilities")(error.into()))?;
     let lacks = match rustix::process::geteuid() {
         uid if !uid.is_root() => format!("is uid {}", uid.as_raw()),
-        _ if !held.permitted.contains(KEPT) => "lacks one of them".to_owned(),
+        _ if !held.permitted.contains(NEEDED) => "lacks one of them".to_owned(),
         _ => return Ok(()),
     };
     Err(Error::NotRoot { lacks })

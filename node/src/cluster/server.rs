@@ -16,10 +16,11 @@ use rustix::event::{PollFd, PollFlags};
 
 use super::conflist::Conflist;
 use super::failure::Failure;
-use super::members::{Gone, Members};
+use super::members::{Gone, Members, SecondChoices};
 use super::protocol::plugin::Add;
 use super::protocol::{Counters, Request};
 use super::serve::Options;
+use crate::codes::Code;
 use crate::protocol::MAX_MESSAGE;
 use crate::sys;
 use peers::{Peers, Role};
@@ -34,6 +35,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
 /// What troubles may be about, besides pods.
 const JOURNAL: &str = "the journal";
 const LIST: &str = "the node's CNI list";
+const LINKS: &str = "TUN devices";
 
 /// A pod that waits for the agent's word.
 struct Waiting {
@@ -99,6 +101,7 @@ impl Server {
         for uid in self.members.uids() {
             let resumed = self.members.resume(&uid);
             self.note_gone(&uid, resumed);
+            self.note_second_choices();
         }
         self.tend_conflist();
     }
@@ -275,6 +278,16 @@ impl Server {
             }
             Ok(None) => self.note_trouble(uid, None),
             Err(failure) => self.note_trouble(uid, Some(failure)),
+        }
+    }
+
+    /// Counts pods whose link isn't the first choice, and tells why.
+    fn note_second_choices(&mut self) {
+        let SecondChoices { pods, reason } = self.members.take_second_choices();
+        self.counters.pods_without_tun += pods;
+        if let Some(Failure { code, message }) = reason {
+            let text = format!("packets go through veth pairs instead: {message} ({code})");
+            self.note_trouble(LINKS, Some(Failure::new(Code::INSTEAD_OF_TUN, text)));
         }
     }
 

@@ -63,18 +63,19 @@ impl Address {
 impl Rtnetlink {
     /// Global addresses of every interface, with the interface's index.
     pub(crate) fn addresses(&mut self) -> io::Result<Vec<(u32, Address)>> {
-        self.dump(&Request::list(RTM_GETADDR, &[0; BODY]), Address::parse)
+        self.socket
+            .dump(&Request::list(RTM_GETADDR, &[0; BODY]), Address::parse)
     }
 
     /// Adds an address, without duplicate detection: nobody else is on the link.
     pub(crate) fn add_address(&mut self, index: u32, ip: IpAddr, prefix: u8) -> io::Result<()> {
-        self.call(&address(index, ip, prefix, IFA_F_NODAD))
+        self.socket.call(&address(index, ip, prefix, IFA_F_NODAD))
     }
 
     /// Adds an address, without the route to its network that the kernel would add. One that is there stays.
     pub(crate) fn ensure_bare_address(&mut self, index: u32, added: &Address) -> io::Result<()> {
         let request = address(index, added.ip, added.prefix, IFA_F_NODAD | IFA_F_NOPREFIXROUTE);
-        self.ensure(&match added.broadcast {
+        self.socket.ensure(&match added.broadcast {
             Some(broadcast) => request.attribute(IFA_BROADCAST, &octets(broadcast)),
             None => request,
         })

@@ -40,6 +40,8 @@ pub(crate) struct Link {
     /// Bytes of the largest packet.
     pub(crate) mtu: u32,
     pub(crate) loopback: bool,
+    /// Of Ethernet; `None` where addresses have another length, or there are none.
+    pub(crate) mac_address: Option<MacAddress>,
     /// The interface that it stands on, as a macvlan does; a veth's other end.
     pub(crate) lower: Option<Lower>,
 }
@@ -51,6 +53,9 @@ pub(crate) struct VethEnd<'a> {
     pub(crate) mac_address: MacAddress,
     /// Bytes of the largest packet.
     pub(crate) mtu: u16,
+    /// Pieces of a super-packet that the end hands on, at most; the kernel's usual bound if `None`. With 1 packets are cut
+    /// before they leave it: whoever reads them at the other end gets no super-packet.
+    pub(crate) segments: Option<u32>,
 }
 
 /// An interface as another one names it.
@@ -74,6 +79,7 @@ impl Link {
             kind: String::new(),
             mtu: 0,
             loopback: read_u32(body, 8)? & IFF_LOOPBACK != 0,
+            mac_address: None,
             lower: None,
         };
         let (mut lower, mut namespace) = (None, None);
@@ -81,6 +87,7 @@ impl Link {
             match attribute {
                 // A pod may name its links as it likes; one of bytes that are no text is there all the same.
                 IFLA_IFNAME => link.name = String::from_utf8_lossy(read_bytes(payload)).into_owned(),
+                IFLA_ADDRESS => link.mac_address = payload.try_into().ok().map(MacAddress),
                 IFLA_LINK => lower = read_u32(payload, 0),
                 IFLA_LINK_NETNSID => namespace = read_u32(payload, 0),
                 IFLA_MTU => link.mtu = read_u32(payload, 0)?,
@@ -101,49 +108,52 @@ impl Link {
 impl Rtnetlink {
     /// Every interface of the namespace.
     pub(crate) fn links(&mut self) -> io::Result<Vec<Link>> {
-        self.dump(&Request::list(RTM_GETLINK, &[0; BODY]), Link::parse)
+        self.socket
+            .dump(&Request::list(RTM_GETLINK, &[0; BODY]), Link::parse)
     }
 
     /// Makes two links that are each other's wire, both down. Neither name may be taken.
     pub(crate) fn create_veth(&mut self, name: &str, peer: &str) -> io::Result<()> {
-        self.call(&veth(name, peer))
+        self.socket.call(&veth(name, peer))
     }
 
-    /// Makes a pair with one end here and the other in `there`, whose packets are cut before they leave that end: whoever
-    /// reads them here gets no super-packet.
+    /// Makes a pair with one end here and the other in `there`. Neither name may be taken.
     pub(crate) fn create_wire(
         &mut self,
         here: &VethEnd<'_>,
         other: &VethEnd<'_>,
         there: BorrowedFd<'_>,
     ) -> io::Result<()> {
-        self.call(&wire(here, other, there))
+        self.socket.call(&wire(here, other, there))
     }
 
     /// Brings a link up, with another MTU if given.
     pub(crate) fn set_up(&mut self, index: u32, mtu: Option<u16>) -> io::Result<()> {
-        self.call(&set_flags(index, IFF_UP, mtu))
+        self.socket.call(&set_flags(index, IFF_UP, mtu))
     }
 
     pub(crate) fn set_down(&mut self, index: u32) -> io::Result<()> {
-        self.call(&set_flags(index, 0, None))
+        self.socket.call(&set_flags(index, 0, None))
     }
 
     /// Gives a link another name. Kernels before 6.2 refuse it (`EBUSY`) while the link is up.
     pub(crate) fn rename(&mut self, index: u32, name: &str) -> io::Result<()> {
         let request = Request::change(RTM_NEWLINK, &body(index, 0, 0));
-        self.call(&request.attribute(IFLA_IFNAME, &zero_terminated(name)))
+        self.socket
+            .call(&request.attribute(IFLA_IFNAME, &zero_terminated(name)))
     }
 
     /// Moves a link into another network namespace. It is down there, and has neither addresses nor routes.
     pub(crate) fn move_link(&mut self, index: u32, namespace: BorrowedFd<'_>) -> io::Result<()> {
         let request = Request::change(RTM_NEWLINK, &body(index, 0, 0));
-        self.call(&request.attribute(IFLA_NET_NS_FD, &namespace.as_raw_fd().to_ne_bytes()))
+        self.socket
+            .call(&request.attribute(IFLA_NET_NS_FD, &namespace.as_raw_fd().to_ne_bytes()))
     }
 
     /// Removes a link that software made.
     pub(crate) fn delete_link(&mut self, index: u32) -> io::Result<()> {
-        self.call(&Request::change(RTM_DELLINK, &body(index, 0, 0)))
+        self.socket
+            .call(&Request::change(RTM_DELLINK, &body(index, 0, 0)))
     }
 }
 
@@ -165,14 +175,17 @@ fn veth(name: &str, peer: &str) -> Request {
 
 fn wire(here: &VethEnd<'_>, other: &VethEnd<'_>, there: BorrowedFd<'_>) -> Request {
     let described = |request: Request, end: &VethEnd<'_>| {
-        request
+        let request = request
             .attribute(IFLA_IFNAME, &zero_terminated(end.name))
             .attribute(IFLA_ADDRESS, &end.mac_address.0)
-            .attribute(IFLA_MTU, &u32::from(end.mtu).to_ne_bytes())
+            .attribute(IFLA_MTU, &u32::from(end.mtu).to_ne_bytes());
+        match end.segments {
+            Some(segments) => request.attribute(IFLA_GSO_MAX_SEGS, &segments.to_ne_bytes()),
+            None => request,
+        }
     };
     let peer = described(Request::nested(&body(0, 0, 0)), other)
-        .attribute(IFLA_NET_NS_FD, &there.as_raw_fd().to_ne_bytes())
-        .attribute(IFLA_GSO_MAX_SEGS, &1_u32.to_ne_bytes());
+        .attribute(IFLA_NET_NS_FD, &there.as_raw_fd().to_ne_bytes());
     described(Request::create(RTM_NEWLINK, &body(0, 0, 0)), here)
         .attribute(IFLA_LINKINFO, pair_with(&peer).payload())
 }
@@ -232,13 +245,19 @@ mod tests {
     #[test]
     fn a_wire_leads_to_another_namespace() {
         let there = std::fs::File::open("/dev/null").unwrap();
-        let end = |name, mtu| VethEnd {
+        let end = |name, mtu, segments| VethEnd {
             name,
             mac_address: MacAddress([2, 0, 0, 0, 0, 9]),
             mtu,
+            segments,
         };
         let [fd, ..] = there.as_raw_fd().to_ne_bytes();
-        let bytes = wire(&end("p0", 1500), &end("eth0", 65520), there.as_fd()).finish(1);
+        let bytes = wire(
+            &end("p0", 1500, None),
+            &end("eth0", 65520, Some(1)),
+            there.as_fd(),
+        )
+        .finish(1);
         assert_eq!(
             bytes[32..],
             [
@@ -253,8 +272,8 @@ mod tests {
                 9, 0, 3, 0, b'e', b't', b'h', b'0', 0, 0, 0, 0, // its IFLA_IFNAME
                 10, 0, 1, 0, 2, 0, 0, 0, 0, 9, 0, 0, // its IFLA_ADDRESS
                 8, 0, 4, 0, 0xf0, 0xff, 0, 0, // its IFLA_MTU
-                8, 0, 28, 0, fd, 0, 0, 0, // its IFLA_NET_NS_FD
                 8, 0, 40, 0, 1, 0, 0, 0, // its IFLA_GSO_MAX_SEGS
+                8, 0, 28, 0, fd, 0, 0, 0, // its IFLA_NET_NS_FD
             ]
         );
     }
@@ -264,6 +283,7 @@ mod tests {
         let nested = [8, 0, 1, 0, b't', b'u', b'n', 0];
         let bytes = Request::change(RTM_NEWLINK, &body(7, 0x49, 0))
             .attribute(IFLA_IFNAME, b"eth0\0")
+            .attribute(IFLA_ADDRESS, &[2, 0, 0, 0, 0, 9])
             .attribute(IFLA_MTU, &1500_u32.to_ne_bytes())
             .attribute(IFLA_LINKINFO, &nested)
             .attribute(IFLA_LINK, &2_u32.to_ne_bytes())
@@ -278,6 +298,7 @@ mod tests {
                 kind: "tun".into(),
                 mtu: 1500,
                 loopback: true,
+                mac_address: Some(MacAddress([2, 0, 0, 0, 0, 9])),
                 lower: Some(Lower {
                     index: 2,
                     namespace: Some(5),

@@ -14,6 +14,9 @@ const NLM_F_EXCL: u16 = 0x200;
 const NLM_F_DUMP: u16 = 0x300;
 const NLM_F_CREATE: u16 = 0x400;
 
+/// `NLA_F_NESTED`: an attribute has others inside. Families that are younger than rtnetlink insist on it.
+pub(super) const NESTED: u16 = 0x8000;
+
 /// `NLA_F_NESTED` and `NLA_F_NET_BYTEORDER`, which some kernels set in an attribute's kind.
 const NLA_FLAGS: u16 = 0xc000;
 

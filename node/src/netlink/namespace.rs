@@ -25,7 +25,7 @@ impl Rtnetlink {
         let request = Request::change(RTM_GETNSID, &[0; BODY])
             .attribute(NETNSA_FD, &namespace.as_raw_fd().to_ne_bytes());
         let mut number = None;
-        self.call_with(&request, |kind, body| {
+        self.socket.call_with(&request, |kind, body| {
             if kind == RTM_NEWNSID {
                 number = parse(body);
             }

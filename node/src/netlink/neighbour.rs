@@ -51,14 +51,16 @@ impl Neighbour {
 impl Rtnetlink {
     /// The permanent neighbours of one interface.
     pub(crate) fn neighbours_of(&mut self, index: u32) -> io::Result<Vec<Neighbour>> {
-        let all = self.dump(&Request::list(RTM_GETNEIGH, &[0; BODY]), Neighbour::parse)?;
+        let all = self
+            .socket
+            .dump(&Request::list(RTM_GETNEIGH, &[0; BODY]), Neighbour::parse)?;
         let ours = all.into_iter().filter(|(on, _)| *on == index);
         Ok(ours.map(|(_, neighbour)| neighbour).collect())
     }
 
     /// Writes a neighbour down for good, also where the kernel has just found it by itself.
     pub(crate) fn set_neighbour(&mut self, index: u32, neighbour: &Neighbour) -> io::Result<()> {
-        self.call(&permanent(index, neighbour))
+        self.socket.call(&permanent(index, neighbour))
     }
 }
 

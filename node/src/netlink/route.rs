@@ -97,7 +97,9 @@ impl Rtnetlink {
     /// The unicast routes of both families through one interface, but for those of the local table; routes with several
     /// ways are not among them.
     pub(crate) fn routes_of(&mut self, index: u32) -> io::Result<Vec<Route>> {
-        let all = self.dump(&Request::list(RTM_GETROUTE, &[0; BODY]), Route::parse)?;
+        let all = self
+            .socket
+            .dump(&Request::list(RTM_GETROUTE, &[0; BODY]), Route::parse)?;
         let ours = all
             .into_iter()
             .filter(|(through, route)| *through == index && route.table() != LOCAL_TABLE);
@@ -107,7 +109,8 @@ impl Rtnetlink {
     /// Adds a route through an interface as it was; one that is there stays.
     pub(crate) fn ensure_route(&mut self, index: u32, route: &Route) -> io::Result<()> {
         let request = Request::create(RTM_NEWROUTE, &route.bytes);
-        self.ensure(&request.attribute(RTA_OIF, &index.to_ne_bytes()))
+        self.socket
+            .ensure(&request.attribute(RTA_OIF, &index.to_ne_bytes()))
     }
 
     /// Sends everything of the family of `source` out through the link, from `source` unless bound otherwise. A gateway
@@ -118,64 +121,67 @@ impl Rtnetlink {
         source: IpAddr,
         gateway: Option<IpAddr>,
     ) -> io::Result<()> {
-        self.call(&match gateway {
-            Some(gateway) => default_route_by(index, source, gateway),
-            None => default_route(index, source, None),
-        })
+        self.socket.call(&default_route(index, source, gateway, None))
     }
 
     /// The same as a last resort: a route of a lower metric goes before it. One that is there stays.
-    pub(crate) fn ensure_default_route(&mut self, index: u32, source: IpAddr, metric: u32) -> io::Result<()> {
-        self.ensure(&default_route(index, source, Some(metric)))
+    pub(crate) fn ensure_default_route(
+        &mut self,
+        index: u32,
+        source: IpAddr,
+        gateway: Option<IpAddr>,
+        metric: u32,
+    ) -> io::Result<()> {
+        self.socket
+            .ensure(&default_route(index, source, gateway, Some(metric)))
     }
 
     /// Sends what is for one address out through the link, by a table of its own. One that is there stays.
-    pub(crate) fn ensure_host_route(&mut self, index: u32, ip: IpAddr, table: u8) -> io::Result<()> {
-        self.ensure(&host_route(index, ip, table))
+    pub(crate) fn ensure_host_route(
+        &mut self,
+        index: u32,
+        ip: IpAddr,
+        gateway: Option<IpAddr>,
+        table: u8,
+    ) -> io::Result<()> {
+        self.socket.ensure(&host_route(index, ip, gateway, table))
     }
 }
 
-fn direct(ip: IpAddr, bits: u8, table: u8) -> [u8; BODY] {
+/// A route through a link, to neighbours themselves or by a gateway.
+fn through(index: u32, ip: IpAddr, bits: u8, gateway: Option<IpAddr>, table: u8) -> Request {
     let mut body = [0; BODY];
     body[0] = IpFamily::of(ip) as u8;
     body[1] = bits;
     body[4] = table;
     body[5] = RTPROT_STATIC;
-    body[6] = if ip.is_ipv4() {
-        RT_SCOPE_LINK
-    } else {
-        RT_SCOPE_UNIVERSE
+    body[6] = match (ip, gateway) {
+        (IpAddr::V4(_), None) => RT_SCOPE_LINK,
+        _ => RT_SCOPE_UNIVERSE,
     };
     body[7] = RTN_UNICAST;
-    body
+    let Some(gateway) = gateway else {
+        return Request::create(RTM_NEWROUTE, &body).attribute(RTA_OIF, &index.to_ne_bytes());
+    };
+    body[8..].copy_from_slice(&RTNH_F_ONLINK.to_ne_bytes());
+    Request::create(RTM_NEWROUTE, &body)
+        .attribute(RTA_OIF, &index.to_ne_bytes())
+        .attribute(RTA_GATEWAY, &octets(gateway))
 }
 
-fn default_route(index: u32, source: IpAddr, metric: Option<u32>) -> Request {
-    let request = Request::create(RTM_NEWROUTE, &direct(source, 0, MAIN_TABLE as u8))
-        .attribute(RTA_OIF, &index.to_ne_bytes())
-        .attribute(RTA_PREFSRC, &octets(source));
+fn default_route(index: u32, source: IpAddr, gateway: Option<IpAddr>, metric: Option<u32>) -> Request {
+    let request =
+        through(index, source, 0, gateway, MAIN_TABLE as u8).attribute(RTA_PREFSRC, &octets(source));
     match metric {
         Some(metric) => request.attribute(RTA_PRIORITY, &metric.to_ne_bytes()),
         None => request,
     }
 }
 
-fn default_route_by(index: u32, source: IpAddr, gateway: IpAddr) -> Request {
-    let mut body = direct(source, 0, MAIN_TABLE as u8);
-    body[6] = RT_SCOPE_UNIVERSE;
-    body[8..].copy_from_slice(&RTNH_F_ONLINK.to_ne_bytes());
-    Request::create(RTM_NEWROUTE, &body)
-        .attribute(RTA_OIF, &index.to_ne_bytes())
-        .attribute(RTA_GATEWAY, &octets(gateway))
-        .attribute(RTA_PREFSRC, &octets(source))
-}
-
-fn host_route(index: u32, ip: IpAddr, table: u8) -> Request {
+fn host_route(index: u32, ip: IpAddr, gateway: Option<IpAddr>, table: u8) -> Request {
     let ip_bytes = octets(ip);
     let bits = ip_bytes.len() as u8 * 8;
-    Request::create(RTM_NEWROUTE, &direct(ip, bits, table))
-        .attribute(RTA_DST, &ip_bytes)
-        .attribute(RTA_OIF, &index.to_ne_bytes())
+    through(index, ip, bits, gateway, table).attribute(RTA_DST, &ip_bytes)
 }
 
 #[cfg(test)]
@@ -185,7 +191,7 @@ mod tests {
 
     #[test]
     fn the_default_route_names_device_and_source() {
-        let bytes = default_route(2, "fd00:77::2".parse().unwrap(), None).finish(1);
+        let bytes = default_route(2, "fd00:77::2".parse().unwrap(), None, None).finish(1);
         assert_eq!(bytes[16..28], [10, 0, 0, 0, 254, 4, 0, 1, 0, 0, 0, 0]);
         assert_eq!(bytes[28..36], [8, 0, 4, 0, 2, 0, 0, 0]);
         assert_eq!(bytes[36..40], [20, 0, 7, 0]);
@@ -194,7 +200,7 @@ mod tests {
 
     #[test]
     fn a_default_route_by_a_gateway_is_on_the_link() {
-        let bytes = default_route_by(2, [10, 77, 0, 2].into(), [169, 254, 1, 1].into()).finish(1);
+        let bytes = default_route(2, [10, 77, 0, 2].into(), Some([169, 254, 1, 1].into()), Some(7)).finish(1);
         assert_eq!(
             bytes[16..],
             [
@@ -202,6 +208,20 @@ mod tests {
                 8, 0, 4, 0, 2, 0, 0, 0, // RTA_OIF
                 8, 0, 5, 0, 169, 254, 1, 1, // RTA_GATEWAY
                 8, 0, 7, 0, 10, 77, 0, 2, // RTA_PREFSRC
+                8, 0, 6, 0, 7, 0, 0, 0, // RTA_PRIORITY
+            ]
+        );
+    }
+
+    #[test]
+    fn a_host_route_has_a_table_of_its_own() {
+        let bytes = host_route(2, [10, 77, 0, 2].into(), None, 101).finish(1);
+        assert_eq!(
+            bytes[16..],
+            [
+                2, 32, 0, 0, 101, 4, 253, 1, 0, 0, 0, 0, // rtmsg: link, unicast
+                8, 0, 4, 0, 2, 0, 0, 0, // RTA_OIF
+                8, 0, 1, 0, 10, 77, 0, 2, // RTA_DST
             ]
         );
     }

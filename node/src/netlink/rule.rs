@@ -42,13 +42,13 @@ impl Rtnetlink {
     /// Adds a rule. One that is there stays.
     pub(crate) fn ensure_rule(&mut self, rule: &Rule<'_>) -> io::Result<()> {
         let request = Request::create(RTM_NEWRULE, &body(rule));
-        self.ensure(&with_attributes(request, rule))
+        self.socket.ensure(&with_attributes(request, rule))
     }
 
     /// Removes a rule, if there is one.
     pub(crate) fn remove_rule(&mut self, rule: &Rule<'_>) -> io::Result<()> {
         let request = Request::change(RTM_DELRULE, &body(rule));
-        match self.call(&with_attributes(request, rule)) {
+        match self.socket.call(&with_attributes(request, rule)) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             other => other,
         }

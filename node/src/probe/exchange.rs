@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use adit_link::{Checksum, Frame, Queue, VnetHeader, ones_complement_sum};
+use adit_link::{Checksum, Frame, Queue, Sent, VnetHeader, ones_complement_sum};
 
 use crate::sys;
 
@@ -18,11 +18,11 @@ const ELSEWHERE: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(198, 51, 100, 1)
 const WORDS: &[u8] = b"is anybody there?";
 
 /// Sends a datagram from the pod that this process is in, with `pod` for its address, and one to it, through the queue of
-/// its device.
+/// its device. Returns how the kernel took the second, whose checksum is left out.
 ///
 /// # Errors
 /// What was done and what came of it.
-pub(super) fn exchange(queue: OwnedFd, pod: Ipv4Addr) -> Result<(), String> {
+pub(super) fn exchange(queue: OwnedFd, pod: Ipv4Addr) -> Result<Sent, String> {
     let failed = |step: &'static str| move |error: io::Error| format!("{step}: {error}");
     let queue = Queue::from_fd(queue).map_err(failed("taking over the queue"))?;
     let socket = UdpSocket::bind((pod, 0)).map_err(failed("opening a socket at the pod's address"))?;
@@ -48,12 +48,12 @@ pub(super) fn exchange(queue: OwnedFd, pod: Ipv4Addr) -> Result<(), String> {
         .set_read_timeout(Some(PATIENCE))
         .map_err(failed("setting a timeout"))?;
     let answer = datagram(ELSEWHERE, SocketAddrV4::new(pod, port));
-    queue
+    let sent = queue
         .send(&VnetHeader::partial_checksum(20, 6), [&answer[..]])
         .map_err(failed("to the pod: the kernel refused a datagram"))?;
     let mut room = [0; 64];
     match socket.recv(&mut room) {
-        Ok(len) if room[..len] == *WORDS => Ok(()),
+        Ok(len) if room[..len] == *WORDS => Ok(sent),
         Ok(_) => Err("to the pod: another datagram came than was sent".to_owned()),
         Err(error) => Err(format!(
             "to the pod: a datagram with its checksum left out did not arrive: {error}"

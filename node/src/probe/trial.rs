@@ -6,7 +6,7 @@ use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::time::Instant;
 
-use adit_link::{LinkKind, SeqPacket};
+use adit_link::{LinkKind, Sent, SeqPacket};
 use nix::sched::CloneFlags;
 use nix::sys::signal::Signal;
 use nix::sys::signalfd::{SfdFlags, SignalFd};
@@ -18,7 +18,7 @@ use crate::codes::Code;
 use crate::laptop::POD_TIMEOUT;
 use crate::link::LinkChoice;
 use crate::pod::{self, Environment};
-use crate::protocol::{MAX_MESSAGE, PodAddress, PodSpec, Reply};
+use crate::protocol::{MAX_MESSAGE, PodAddress, PodInfo, PodSpec, Reply};
 use crate::{enter, laptop, sys};
 
 /// How one step went: `Err` is what the kernel, or we, had to say.
@@ -291,7 +291,11 @@ fn try_pod(kind: LinkKind, options: &Options) -> Reply {
         None => Err("it has no queue".to_owned()),
     };
     match exchanged {
-        Ok(()) => Reply::Created(built.info),
+        Ok(sent) => Reply::Created(PodInfo {
+            // What the kernel said when it was asked, and what it did.
+            checksum_offload: built.info.checksum_offload && sent == Sent::Usual,
+            ..built.info
+        }),
         Err(message) => refused(Code::LINK_SILENT, message),
     }
 }

@@ -171,6 +171,28 @@ fn reply() -> impl Strategy<Value = Reply> {
     ]
 }
 
+#[test]
+fn little_room_is_told_in_the_same_words_for_each_pod() {
+    let info = |queue_bytes| PodInfo {
+        name: "a".into(),
+        queues: 1,
+        mtu: 65520,
+        ipv6: true,
+        link: LinkKind::Packet,
+        checksum_offload: true,
+        queue_bytes,
+        warnings: Vec::new(),
+    };
+    let told = info(Some(425_984)).little_room().unwrap();
+    assert!(
+        told.contains("[ADIT-N047] 416 KiB") && told.contains("net.core.rmem_max"),
+        "{told}"
+    );
+    for enough in [None, Some(LITTLE_ROOM)] {
+        assert_eq!(info(enough).little_room(), None);
+    }
+}
+
 proptest! {
     #[test]
     fn replies_read_back_as_they_were(reply in reply()) {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 
-use adit_link::{TunQueue, VnetHeader};
+use adit_link::{Frame, Queue};
 use adit_node::cluster::PodQueues;
 use rustix::event::{PollFd, PollFlags, poll};
 
@@ -22,6 +22,7 @@ pub(crate) struct Forwarder {
 struct Counts {
     from_pod: AtomicU64,
     from_wire: AtomicU64,
+    super_packets: AtomicU64,
 }
 
 impl Forwarder {
@@ -39,11 +40,18 @@ impl Forwarder {
 
     /// Frames from the pod, and from the wire.
     pub(crate) fn counts(&self) -> (u64, u64) {
-        let Counts { from_pod, from_wire } = &*self.counts;
+        let Counts {
+            from_pod, from_wire, ..
+        } = &*self.counts;
         (
             from_pod.load(Ordering::Relaxed),
             from_wire.load(Ordering::Relaxed),
         )
+    }
+
+    /// Of those, the ones that the next link cuts.
+    pub(crate) fn super_packets(&self) -> u64 {
+        self.counts.super_packets.load(Ordering::Relaxed)
     }
 
     /// Waits for the queues to end, as they do when the pod leaves.
@@ -63,9 +71,11 @@ impl Drop for Forwarder {
 }
 
 fn forward(queues: PodQueues, stop: OwnedFd, counts: &Counts) {
-    let pod = TunQueue::from_fd(queues.pod).unwrap();
-    let wire = TunQueue::from_fd(queues.wire).unwrap();
-    let mut buffer = Vec::new();
+    // A packet socket whose pod has vanished meanwhile leads nowhere.
+    let (Ok(pod), Ok(wire)) = (Queue::from_fd(queues.pod), Queue::from_fd(queues.wire)) else {
+        return;
+    };
+    let mut frame = Frame::default();
     loop {
         let mut fds =
             [stop.as_fd(), pod.as_fd(), wire.as_fd()].map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN));
@@ -74,14 +84,16 @@ fn forward(queues: PodQueues, stop: OwnedFd, counts: &Counts) {
         }
         for (from, to, count) in [(&pod, &wire, &counts.from_pod), (&wire, &pod, &counts.from_wire)] {
             loop {
-                match from.recv(&mut buffer) {
-                    Ok(header) => {
+                match from.recv(&mut frame) {
+                    Ok(Some(header)) => {
                         // What finds no room is lost, as on any wire.
-                        let _ = to.send(&header, [&buffer[VnetHeader::LEN..]]);
+                        let _ = to.forward(frame.whole());
                         count.fetch_add(1, Ordering::Relaxed);
+                        let cut_later = u64::from(header.gso.is_some());
+                        counts.super_packets.fetch_add(cut_later, Ordering::Relaxed);
                     }
+                    Ok(None) => {}
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                    Err(error) if error.kind() == io::ErrorKind::InvalidData => {}
                     // The device is gone.
                     Err(_) => return,
                 }

@@ -133,7 +133,8 @@ fn good(world: &World) -> Outcome {
     checked
         .says("ADIT-N121", "Ok", "bind-mounted")
         .says("ADIT-N122", "Ok", "virtio-net")
-        .says("ADIT-N123", "Ok", "joined, left")
+        .says("ADIT-N130", "Ok", "virtio-net")
+        .says("ADIT-N123", "Ok", "joined by TUN devices")
         .says("ADIT-N124", "Ok", "joined and left")
         .says("ADIT-N125", "Ok", "can be replaced")
         .says("ADIT-N126", "Ok", "without adit-cni so far: ptp, portmap")
@@ -172,7 +173,7 @@ fn nothing_behind(world: &World) -> Outcome {
     check(world, &[]).fails_only(&[]);
     assert_eq!(seen(world), before);
     // Nor where something fails on the way.
-    check(world, &["--tun", "/nonexistent/tun"]).fails_only(&["ADIT-N122"]);
+    check(world, &["--link", "tun", "--tun", "/nonexistent/tun"]).fails_only(&["ADIT-N122"]);
     check(world, &["--without", "net-admin"]);
     assert_eq!(seen(world), before);
     // Nor where it's told to end in the middle, which it does once it has.
@@ -235,12 +236,34 @@ fn without_tun(world: &World) -> Outcome {
     with_network(world);
     check(world, &["--tun", "/nonexistent/tun"])
         .says("ADIT-N121", "Ok", "")
+        .says("ADIT-N122", "Warn", "No such file or directory (os error 2)")
+        .says("ADIT-N130", "Ok", "")
+        .says("ADIT-N123", "Ok", "joined by veth pairs")
+        .says("ADIT-N124", "Ok", "")
+        .fails_only(&[]);
+    check(world, &["--link", "tun", "--tun", "/nonexistent/tun"])
+        .says("ADIT-N121", "Ok", "")
         .says("ADIT-N122", "Fail", "No such file or directory (os error 2)")
+        .is_silent_on("ADIT-N130")
         .is_silent_on("ADIT-N123")
         .fails_only(&["ADIT-N122"]);
-    check(world, &["--tun", "/dev/null"])
+    check(world, &["--link", "tun", "--tun", "/dev/null"])
         .says("ADIT-N122", "Fail", "(ADIT-N005)")
         .fails_only(&["ADIT-N122"]);
+    check(world, &["--link", "packet"])
+        .is_silent_on("ADIT-N122")
+        .says("ADIT-N130", "Ok", "")
+        .fails_only(&[]);
+    // What the helper starts without, and opens no packet socket.
+    check(world, &["--without", "net-raw"])
+        .says(
+            "ADIT-N120",
+            if is_root_of_the_machine() { "Ok" } else { "Warn" },
+            "",
+        )
+        .says("ADIT-N122", "Ok", "")
+        .says("ADIT-N130", "Warn", "(ADIT-N041); pods have TUN devices")
+        .fails_only(&[]);
     Outcome::Passed
 }
 

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
-use adit_link::{TunQueue, VnetHeader};
+use adit_link::{Frame, Queue};
 use adit_node::cluster::{Admissions, Decision, Family, Kind};
 use adit_node::codes::Code;
 use rustix::net::sockopt;
@@ -28,7 +28,6 @@ pub(crate) const ALL: &[Case] = &[
         agents_sockets,
     ),
     ("datagrams_pass_both_ways", datagrams),
-    ("a_join_that_fails_is_undone", failed_join),
     ("requests_for_what_is_not_there_are_refused_by_name", refusals),
     ("a_pod_that_takes_anothers_address_is_not_taken_for_it", impostor),
     ("a_pod_with_another_way_out_is_refused", another_way_out),
@@ -37,6 +36,8 @@ pub(crate) const ALL: &[Case] = &[
     ("a_pod_with_very_many_addresses_delays_nobody", many_addresses),
     ("another_user_gets_nothing", strangers),
 ];
+
+pub(crate) const TUN: &[Case] = &[("a_join_that_fails_is_undone", failed_join)];
 
 fn open_connections(world: &World) -> Outcome {
     world.start(&[]);
@@ -75,10 +76,12 @@ fn leaves_no_trace(world: &World) -> Outcome {
     let (member, queues) = client.join(&pod.reference()).unwrap();
     assert_eq!(client.members().unwrap(), [member]);
     let links = ip_in(&pod.path, "-o -d link show");
-    assert!(links.contains(" eth0: ") && links.contains(" tun "), "{links}");
+    let kind = if world.link == "packet" { " veth " } else { " tun " };
+    let is_there = |line: &str| line.contains(" eth0") && line.contains(kind) && line.contains("mtu 65520");
+    assert!(links.lines().any(is_there), "{links}");
     assert_eq!(links.lines().count(), 2, "{links}");
     assert_ne!(pod.state(), before);
-    assert_eq!(world.remembered().len(), 2);
+    assert_eq!(world.remembered().len(), world.remembered_of_one());
     client.leave(&pod.uid).unwrap();
     pod.assert_state(&before, "in the end");
     assert_eq!(world.remembered(), Vec::<String>::new());
@@ -281,7 +284,8 @@ fn last_moment(world: &World) -> Outcome {
     assert!(error.to_string().contains("round0 stands on eth0"), "{error}");
     ip_in(&pod.path, "link del round0");
     let links = ip_in(&pod.path, "-o -d link show");
-    assert!(links.contains(" eth0@") && !links.contains(" tun "), "{links}");
+    assert!(links.contains(" eth0@") && links.contains("mtu 1450"), "{links}");
+    assert_eq!(links.lines().count(), 2, "{links}");
     assert_eq!(client.members().unwrap(), []);
     Outcome::Passed
 }
@@ -405,14 +409,13 @@ fn echo(listener: &TcpListener, client: Option<TcpStream>) -> bool {
 }
 
 /// Takes frames from a queue until one satisfies `wanted`.
-fn frame_that(queue: &OwnedFd, wanted: impl Fn(&[u8]) -> bool) -> Option<Vec<u8>> {
-    let queue = TunQueue::from_fd(queue.try_clone().unwrap()).unwrap();
-    let (mut buffer, mut found) = (Vec::new(), None);
+pub(crate) fn frame_that(queue: &OwnedFd, wanted: impl Fn(&[u8]) -> bool) -> Option<Vec<u8>> {
+    let queue = Queue::from_fd(queue.try_clone().unwrap()).unwrap();
+    let (mut frame, mut found) = (Frame::default(), None);
     eventually(|| {
-        while queue.recv(&mut buffer).is_ok() {
-            let frame = &buffer[VnetHeader::LEN..];
-            if wanted(frame) {
-                found = Some(frame.to_vec());
+        while let Ok(received) = queue.recv(&mut frame) {
+            if received.is_some() && wanted(frame.packet()) {
+                found = Some(frame.packet().to_vec());
                 return true;
             }
         }
@@ -422,7 +425,7 @@ fn frame_that(queue: &OwnedFd, wanted: impl Fn(&[u8]) -> bool) -> Option<Vec<u8>
 }
 
 /// Where a TCP or UDP packet without options or extension headers goes.
-fn destination(frame: &[u8]) -> Option<SocketAddr> {
+pub(crate) fn destination(frame: &[u8]) -> Option<SocketAddr> {
     let (ip, ports): (IpAddr, usize) = match frame.first()? >> 4 {
         4 => ((*frame.get(16..)?.first_chunk::<4>()?).into(), 20),
         6 => ((*frame.get(24..)?.first_chunk::<16>()?).into(), 40),

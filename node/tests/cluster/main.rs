@@ -11,6 +11,7 @@ mod agent;
 mod check;
 mod crashes;
 mod joining;
+mod link;
 mod plugin;
 mod pod;
 mod restarts;
@@ -21,21 +22,43 @@ mod stream;
 mod uninstall;
 mod world;
 
+use runner::Suite;
+use world::World;
+
+/// What has to do with pods that join is done by either link.
+fn suites() -> [Suite; 3] {
+    let joins = [
+        joining::ALL,
+        link::EITHER,
+        restarts::ALL,
+        crashes::ALL,
+        plugin::ALL,
+        uninstall::ALL,
+    ]
+    .concat();
+    [
+        Suite {
+            label: "tun",
+            cases: [&joins[..], joining::TUN].concat(),
+            world: || World::new("tun"),
+        },
+        Suite {
+            label: "packet",
+            cases: [&joins[..], link::PACKET].concat(),
+            world: || World::new("packet"),
+        },
+        Suite {
+            label: "auto",
+            cases: [link::AUTO, check::ALL].concat(),
+            world: || World::new("auto"),
+        },
+    ]
+}
+
 fn main() -> std::process::ExitCode {
     let arguments = std::env::args().skip(1).collect::<Vec<_>>();
     match roles::play(&arguments) {
         Some(code) => code,
-        None => {
-            let all = [
-                joining::ALL,
-                restarts::ALL,
-                crashes::ALL,
-                plugin::ALL,
-                uninstall::ALL,
-                check::ALL,
-            ]
-            .concat();
-            runner::run(&all, &arguments, world::become_node)
-        }
+        None => runner::run(&suites(), &arguments, world::become_node),
     }
 }

@@ -127,7 +127,11 @@ impl Pod {
                     let line = line.split_once(": ").map_or(line, |(number, rest)| {
                         if number.parse::<u32>().is_ok() { rest } else { line }
                     });
-                    let line = line.replace(" noprefixroute", "").replace(" tentative", "");
+                    // The end of a pair is up some time before the kernel says so.
+                    let line = line
+                        .replace(" noprefixroute", "")
+                        .replace(" tentative", "")
+                        .replace(" state UNKNOWN ", " state UP ");
                     let cut = line.split_once("@if").map(|(name, rest)| {
                         format!("{name}{}", rest.trim_start_matches(|c: char| c.is_ascii_digit()))
                     });

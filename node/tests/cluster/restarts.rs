@@ -127,7 +127,7 @@ fn helper_stopped(world: &World) -> Outcome {
     let joined = pod.state();
     world.end_node(Signal::TERM);
     pod.assert_state(&joined, "still joined");
-    assert_eq!(world.remembered().len(), 2);
+    assert_eq!(world.remembered().len(), world.remembered_of_one());
     drop(queues);
     let uninstalled = world.role("as-uninstall").status().unwrap();
     assert!(uninstalled.success());

@@ -1,5 +1,6 @@
 //! What this executable is when it is not the runner.
 
+use std::fmt;
 use std::fs::OpenOptions;
 use std::io::{self, Write};
 use std::os::fd::AsFd;
@@ -15,6 +16,9 @@ use rustix::thread::{CapabilitySet, CapabilitySets};
 
 /// Where the names of steps are written, one a line.
 static STEPS: OnceLock<PathBuf> = OnceLock::new();
+
+/// Where the helper's log goes instead of standard error.
+static LOG: OnceLock<PathBuf> = OnceLock::new();
 
 /// The step that kills the helper.
 static DIE_AT: OnceLock<String> = OnceLock::new();
@@ -56,7 +60,9 @@ fn options(arguments: &[String]) -> Options {
         // Root of the node's user namespace: in there nobody else exists.
         agent_uid: 0,
         namespaces: folder.join("netns"),
+        link: option(arguments, "--link").unwrap().parse().unwrap(),
         tun_device: option(arguments, "--tun").unwrap().into(),
+        log,
         exempt: vec!["adit-system".into()],
         plugin: Some(plugin),
         on_step,
@@ -71,6 +77,9 @@ fn node(arguments: &[String]) -> ExitCode {
     }
     if let Some(step) = option(arguments, "--die-at") {
         DIE_AT.set(step.to_owned()).unwrap();
+    }
+    if let Some(path) = option(arguments, "--log") {
+        LOG.set(path.into()).unwrap();
     }
     if let Some(step) = option(arguments, "--macvlan-at") {
         MACVLAN_AT.set(step.to_owned()).unwrap();
@@ -103,6 +112,7 @@ fn probe(arguments: &[String]) -> ExitCode {
 fn check(arguments: &[String]) -> ExitCode {
     let lacking = match option(arguments, "--without") {
         Some("net-admin") => CapabilitySet::NET_ADMIN,
+        Some("net-raw") => CapabilitySet::NET_RAW,
         Some("sys-admin") => CapabilitySet::SYS_ADMIN,
         Some(other) => panic!("{other:?}"),
         None => CapabilitySet::empty(),
@@ -143,11 +153,22 @@ fn report(outcome: Result<(), cluster::Error>) -> ExitCode {
     }
 }
 
+fn log(event: &dyn fmt::Display) {
+    match LOG.get() {
+        Some(path) => write_line(path, event),
+        None => eprintln!("adit-node: {event}"),
+    }
+}
+
+fn write_line(path: &Path, line: &dyn fmt::Display) {
+    let mut file = OpenOptions::new().create(true).append(true).open(path).unwrap();
+    writeln!(file, "{line}").unwrap();
+}
+
 /// Runs in the helper's child, before the step is taken.
 fn on_step(step: &'static str) {
     if let Some(path) = STEPS.get() {
-        let mut file = OpenOptions::new().create(true).append(true).open(path).unwrap();
-        writeln!(file, "{step}").unwrap();
+        write_line(path, &step);
     }
     // The process is in the pod's namespace then.
     if MACVLAN_AT.get().is_some_and(|chosen| chosen == step) {

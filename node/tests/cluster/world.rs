@@ -43,11 +43,13 @@ pub(crate) fn become_node() {
 pub(crate) struct World {
     pub(crate) folder: PathBuf,
     pub(crate) tun: PathBuf,
+    /// What pods' packets go through, as the helper is told.
+    pub(crate) link: &'static str,
     node: RefCell<Option<Child>>,
 }
 
 impl World {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(link: &'static str) -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let folder = std::env::temp_dir().join(format!("adit-cluster-{}-{number}", std::process::id()));
@@ -59,6 +61,7 @@ impl World {
         Self {
             folder,
             tun,
+            link,
             node: RefCell::new(None),
         }
     }
@@ -71,7 +74,7 @@ impl World {
     pub(crate) fn role(&self, role: &str) -> Command {
         let mut command = Command::new(std::env::current_exe().unwrap());
         command.arg(role).arg("--folder").arg(&self.folder);
-        command.arg("--tun").arg(&self.tun);
+        command.arg("--tun").arg(&self.tun).args(["--link", self.link]);
         command
     }
 
@@ -124,6 +127,11 @@ impl World {
             names.collect::<Vec<_>>()
         };
         [list("pods"), list("netns")].concat()
+    }
+
+    /// How much of that there is for one pod that joined: an entry, O's pin and, with veth pairs, W's.
+    pub(crate) fn remembered_of_one(&self) -> usize {
+        if self.link == "packet" { 3 } else { 2 }
     }
 
     /// Runs the CNI plugin for a pod as the runtime would.

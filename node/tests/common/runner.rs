@@ -16,6 +16,23 @@ use crate::world::{TUN_VARIABLE, World};
 /// One case: a name, and what it does.
 pub(crate) type Case = (&'static str, fn(&World) -> Outcome);
 
+/// Cases that are run in the same kind of world.
+pub(crate) struct Suite {
+    /// What tells its cases' names from another's; empty where there is no other.
+    pub(crate) label: &'static str,
+    pub(crate) cases: Vec<Case>,
+    pub(crate) world: fn() -> World,
+}
+
+impl Suite {
+    fn name(&self, case: &str, who: &str) -> String {
+        match self.label {
+            "" => format!("{case}::{who}"),
+            label => format!("{case}::{label}::{who}"),
+        }
+    }
+}
+
 /// How a case that did not fail went.
 pub(crate) enum Outcome {
     Passed,
@@ -27,17 +44,20 @@ pub(crate) enum Outcome {
 const UNPRIVILEGED: u32 = 1000;
 
 /// Runs the cases that `arguments` choose, as this user after `prepare`.
-pub(crate) fn run(cases: &[Case], arguments: &[String], prepare: fn()) -> ExitCode {
+pub(crate) fn run(suites: &[Suite], arguments: &[String], prepare: fn()) -> ExitCode {
     let is_root = rustix::process::geteuid().is_root();
     let who = if is_root { "root" } else { "unprivileged" };
     if arguments.iter().any(|argument| argument == "--list") {
-        cases.iter().for_each(|(name, _)| println!("{name}::{who}: test"));
+        for suite in suites {
+            let names = suite.cases.iter().map(|(name, _)| suite.name(name, who));
+            names.for_each(|name| println!("{name}: test"));
+        }
         return ExitCode::SUCCESS;
     }
     // Before this process is changed.
     let theirs = !is_root || run_unprivileged(arguments);
     prepare();
-    let mine = run_here(cases, arguments, who);
+    let mine = run_here(suites, arguments, who);
     ExitCode::from(u8::from(!(theirs && mine)))
 }
 
@@ -65,18 +85,21 @@ fn make_tun_node(path: &Path) {
     fs::set_permissions(path, fs::Permissions::from_mode(0o666)).unwrap();
 }
 
-fn run_here(cases: &[Case], arguments: &[String], who: &str) -> bool {
+fn run_here(suites: &[Suite], arguments: &[String], who: &str) -> bool {
     let filters = arguments
         .iter()
         .filter(|argument| !argument.starts_with('-'))
         .collect::<Vec<_>>();
     let (mut passed, mut failed, mut ignored) = (0, Vec::new(), 0);
-    for (name, case) in cases {
-        let name = format!("{name}::{who}");
+    let all = suites
+        .iter()
+        .flat_map(|suite| suite.cases.iter().map(move |case| (suite, case)));
+    for (suite, (name, case)) in all {
+        let name = suite.name(name, who);
         if !filters.is_empty() && !filters.iter().any(|filter| name.contains(filter.as_str())) {
             continue;
         }
-        match catch_unwind(AssertUnwindSafe(|| case(&World::new()))) {
+        match catch_unwind(AssertUnwindSafe(|| case(&(suite.world)()))) {
             Ok(Outcome::Passed) => {
                 println!("test {name} ... ok");
                 passed += 1;

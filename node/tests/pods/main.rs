@@ -22,8 +22,12 @@ fn main() -> std::process::ExitCode {
     match roles::play(&arguments) {
         Some(code) => code,
         None => {
-            let all = [cases::ALL, lifetime::ALL, link::ALL, terminal::ALL].concat();
-            runner::run(&all, &arguments, || ())
+            let all = runner::Suite {
+                label: "",
+                cases: [cases::ALL, lifetime::ALL, link::ALL, terminal::ALL].concat(),
+                world: world::World::new,
+            };
+            runner::run(&[all], &arguments, || ())
         }
     }
 }

@@ -32,7 +32,9 @@ impl<'c> Adit<'c> {
     #[track_caller]
     pub fn install(cluster: &'c Cluster) -> Self {
         cluster.apply(&policy_kinds());
-        cluster.kubectl(["apply", "-f", &deployed("adit.yaml")]).stdout();
+        let mut kubectl = Running::spawn(cluster.command(["kubectl", "apply", "-f", "-"]));
+        kubectl.say(&manifest());
+        kubectl.finish(COMMAND_LIMIT).stdout();
         let adit = Self { cluster };
         for part in [
             "deployment/adit-ca",
@@ -305,6 +307,17 @@ impl<'c> Adit<'c> {
             || format!("before:\n{before}\nnow:\n{}", self.outer_state(node, uid)),
         );
     }
+}
+
+/// The manifest, with the link that `ADIT_TEST_LINK` names instead of the helper's own choice.
+fn manifest() -> String {
+    const ARGUMENT: &str = "- --link=auto\n";
+    let path = deployed("adit.yaml");
+    let manifest = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}"));
+    let link = std::env::var("ADIT_TEST_LINK").unwrap_or_else(|_| "auto".to_owned());
+    eprintln!("ADIT_TEST_LINK={link} (default auto)");
+    assert!(manifest.contains(ARGUMENT), "{path} lets the helper choose");
+    manifest.replace(ARGUMENT, &format!("- --link={link}\n"))
 }
 
 /// The path of one of the manifests in `deploy/`.

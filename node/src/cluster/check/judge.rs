@@ -3,12 +3,15 @@
 use std::io::ErrorKind;
 use std::path::Path;
 
+use adit_link::LinkKind;
+
 use super::super::conflist::PLUGIN;
 use super::super::failure::Failure;
 use super::super::serve::Options;
 use super::folders::{Binaries, Configuration, List, Refusal};
-use super::{Helper, Host, Plugin};
+use super::{Helper, Host, Plugin, Tried};
 use crate::codes::Code;
+use crate::link::is_of_link;
 use crate::probe::{Finding, Status, finding, tun_fix};
 
 /// Types of other meshes' plugins, and the mesh.
@@ -52,64 +55,106 @@ fn root(host: &Host) -> Finding {
     said(Status::Ok, "with CAP_SYS_ADMIN and CAP_NET_ADMIN".into())
 }
 
+/// The pods that were tried, from what they are made of to what they can do.
 fn pod(host: &Host, options: &Options) -> Vec<Finding> {
-    let namespaces = |status, reason: String| {
-        finding(
-            Code::CHECK_NODE_NAMESPACES,
-            status,
-            "pinned network namespaces",
-            reason,
-        )
+    let tried = [(LinkKind::Tun, &host.tun), (LinkKind::Packet, &host.packet)];
+    let tried = tried
+        .into_iter()
+        .filter_map(|(kind, tried)| Some((kind, tried.as_ref()?)))
+        .collect::<Vec<_>>();
+    let pinned = finding(
+        Code::CHECK_NODE_NAMESPACES,
+        Status::Ok,
+        NAMESPACES,
+        format!("can be made and bind-mounted in {}", options.state.display()),
+    );
+    let is_fine = tried.iter().find(|(_, tried)| tried.is_ok());
+    let Some((chosen, _)) = is_fine else {
+        let failures = || tried.iter().filter_map(|(_, tried)| tried.as_ref().err());
+        if let Some(failure) = failures().find(|failure| !is_of_link(failure.code)) {
+            return refused_pod(pinned, failure);
+        }
+        let refused = tried
+            .iter()
+            .map(|(kind, tried)| device(host, options, *kind, tried, None));
+        return [pinned].into_iter().chain(refused).collect();
     };
-    let state = options.state.display();
-    let pinned = || namespaces(Status::Ok, format!("can be made and bind-mounted in {state}"));
-    let tun = |status, reason: String| finding(Code::CHECK_NODE_TUN, status, "TUN devices of a pod", reason);
-    let join =
-        |status, reason: String| finding(Code::CHECK_NODE_JOIN, status, "a pod behind the agent", reason);
-    match &host.pod {
-        Err(failure) if failure.code == Code::POD_FAILED => {
-            let reason = said(failure);
-            vec![
-                finding(
-                    Code::CHECK_INCOMPLETE,
-                    Status::Fail,
-                    "a pod behind the agent",
-                    reason,
-                )
+    let mut findings = vec![pinned];
+    let devices = tried
+        .iter()
+        .map(|(kind, tried)| device(host, options, *kind, tried, Some(*chosen)));
+    findings.extend(devices);
+    let by = match chosen {
+        LinkKind::Packet => "veth pairs",
+        LinkKind::Tun => "TUN devices",
+    };
+    findings.push(finding(
+        Code::CHECK_NODE_JOIN,
+        Status::Ok,
+        JOIN,
+        format!("one was made, joined by {by}, as others will, left and had all that it had before"),
+    ));
+    findings.push(ipv6(host));
+    findings
+}
+
+const NAMESPACES: &str = "pinned network namespaces";
+const JOIN: &str = "a pod behind the agent";
+
+/// No pod could join, for a reason that isn't its devices.
+fn refused_pod(pinned: Finding, failure: &Failure) -> Vec<Finding> {
+    let reason = said(failure);
+    match failure.code {
+        Code::POD_FAILED => vec![
+            finding(Code::CHECK_INCOMPLETE, Status::Fail, JOIN, reason)
                 .with_fix("run adit check --node again; look for the out-of-memory killer in the kernel log"),
-            ]
-        }
-        Err(failure) if failure.code == Code::NAMESPACES => {
-            vec![namespaces(Status::Fail, said(failure)).with_fix(explained(Code::CHECK_NODE_NAMESPACES))]
-        }
-        Err(failure) if [Code::TUN_OPEN, Code::TUN_CONFIGURE].contains(&failure.code) => vec![
-            pinned(),
-            tun(Status::Fail, said(failure)).with_fix(tun_fix(
-                failure.code,
-                &host.machine,
-                &options.tun_device,
-            )),
         ],
-        Err(failure) => vec![
-            pinned(),
-            join(Status::Fail, said(failure)).with_fix(explained(failure.code)),
+        Code::NAMESPACES => vec![
+            finding(Code::CHECK_NODE_NAMESPACES, Status::Fail, NAMESPACES, reason)
+                .with_fix(explained(Code::CHECK_NODE_NAMESPACES)),
         ],
-        Ok(()) => vec![
-            pinned(),
-            tun(
-                Status::Ok,
-                format!(
-                    "{} makes both, with virtio-net headers and their queues",
-                    options.tun_device.display()
-                ),
-            ),
-            join(
-                Status::Ok,
-                "one was made, joined, left and had all that it had before".into(),
-            ),
-            ipv6(host),
+        code => vec![
+            pinned,
+            finding(Code::CHECK_NODE_JOIN, Status::Fail, JOIN, reason).with_fix(explained(code)),
         ],
     }
+}
+
+/// What is said of one kind of device, when pods will have the `chosen` ones, or none.
+fn device(
+    host: &Host,
+    options: &Options,
+    kind: LinkKind,
+    tried: &Tried,
+    chosen: Option<LinkKind>,
+) -> Finding {
+    let (code, what) = match kind {
+        LinkKind::Packet => (Code::CHECK_NODE_PACKET, "veth pairs of a pod"),
+        LinkKind::Tun => (Code::CHECK_NODE_TUN, "TUN devices of a pod"),
+    };
+    let path = &options.tun_device;
+    let Err(failure) = tried else {
+        let works = match kind {
+            LinkKind::Packet => {
+                "both can be made, with virtio-net headers and their packet sockets".to_owned()
+            }
+            LinkKind::Tun => format!(
+                "{} makes both, with virtio-net headers and their queues",
+                path.display()
+            ),
+        };
+        return finding(code, Status::Ok, what, works);
+    };
+    let (status, instead) = match (chosen, kind) {
+        (None, _) => (Status::Fail, ""),
+        (Some(_), LinkKind::Packet) => (Status::Warn, "; pods have TUN devices"),
+        (Some(_), LinkKind::Tun) => (Status::Warn, "; pods get veth pairs instead"),
+    };
+    let fix = match kind {
+        LinkKind::Packet => explained(failure.code).to_owned(),
+        LinkKind::Tun => tun_fix(failure.code, &host.machine, path),
+    };
+    finding(code, status, what, format!("{}{instead}", said(failure))).with_fix(fix)
 }
 
 fn ipv6(host: &Host) -> Finding {

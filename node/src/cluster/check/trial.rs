@@ -9,6 +9,7 @@ use std::net::IpAddr;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
+use adit_link::LinkKind;
 use nix::sched::CloneFlags;
 use rustix::mount::{MountPropagationFlags, mount_change};
 
@@ -21,6 +22,7 @@ use super::super::task::{self, Output};
 use super::super::{interface::Interface, namespace};
 use super::kept;
 use crate::codes::Code;
+use crate::link::LinkChoice;
 use crate::netlink::Rtnetlink;
 use crate::sys;
 
@@ -160,9 +162,13 @@ fn join_and_leave(options: &Options, folder: &Path, pod: &Pod) -> Result<(), Fai
     ))?;
     members.join(&pod.reference(), pod.place(), "")?;
     if members.get(UID).is_none_or(|held| held.queues().is_none()) {
+        let code = match options.link {
+            LinkChoice::Only(LinkKind::Packet) => Code::PACKET_CONFIGURE,
+            _ => Code::TUN_CONFIGURE,
+        };
         return Err(Failure::new(
-            Code::TUN_CONFIGURE,
-            "the pod's TUN devices came without their two queues",
+            code,
+            "the pod's devices came without their two queues",
         ));
     }
     for address in &pod.addresses {

@@ -1,49 +1,74 @@
-//! What happens in P: a TUN device that takes the real interface's place, and gives it up again.
+//! What happens in P: a device of the agent's that takes the real interface's place, and gives it up again.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
-use super::{POD_TUN, Side, Tools, attach, has_ipv6, settings, step};
+use adit_link::LinkKind;
+use adit_link::ethernet::MacAddress;
+
+use super::devices::{Devices, kind_of};
+use super::wires::End;
+use super::{POD_LINK, Side, Tools, has_ipv6, settings, step};
 use crate::cluster::failure::Failure;
 use crate::cluster::inspect;
-use crate::cluster::interface::Interface;
 use crate::cluster::journal::Entry;
+use crate::link;
 use crate::netlink::{Link, Lower};
 
-/// Metric of the default routes through the TUN device: while the real interface's are there too, they win.
+/// The agent's end of the pair to P.
+const AGENTS_END: &str = "pod";
+
+/// Metric of the default routes through the agent's device: while the real interface's are there too, they win.
 const LAST_RESORT: u32 = 4096;
 
-/// Makes the TUN device beside the real interface, under a name of its own, with the same addresses. The process is in P.
+/// Makes the device beside the real interface, under a name of its own, with the same addresses. The process is in P.
 /// Returns its queue.
 pub(super) fn substitute(
     pod: &mut Side,
+    outer: &mut Side,
+    devices: &mut Devices,
     entry: &Entry,
     tools: Tools<'_>,
 ) -> Result<Option<OwnedFd>, Failure> {
-    (tools.on_step)("pod-tun");
+    (tools.on_step)(match devices.kind() {
+        LinkKind::Packet => "pod-pair",
+        LinkKind::Tun => "pod-tun",
+    });
     let name = &entry.interface.name;
     let renamed = pod
         .find(name, true)
         .map_err(step("listing the pod's interfaces"))?;
-    let queue = match &renamed {
-        Some(_) => attach(tools.tun_device, name)?,
-        None => {
-            let queue = attach(tools.tun_device, POD_TUN)?;
-            if has_ipv6() {
-                settings(&[("ipv6/conf/adit0/addr_gen_mode", "1")])?;
-            }
-            queue
-        }
+    let current = if renamed.is_some() { name } else { POD_LINK };
+    let end = End {
+        name: current,
+        agents: AGENTS_END,
+        mac_address: mac_address(pod, outer, entry)?,
+        mtu: entry.pod_mtu,
     };
+    let queue = devices.second(pod, end, tools)?;
+    if renamed.is_none() && has_ipv6() {
+        settings(&[("ipv6/conf/adit0/addr_gen_mode", "1")])?;
+    }
     (tools.on_step)("pod-addresses");
-    let current = if renamed.is_some() { name } else { POD_TUN };
     let index = pod
         .netlink
         .index(current)
         .map_err(step(format!("finding {current}")))?;
-    bring_up(pod, index, &entry.interface, entry.pod_mtu)
+    bring_up(pod, index, devices.kind(), entry)
         .map_err(step(format!("giving {current} the pod's addresses")))?;
     Ok(queue)
+}
+
+/// The link address of the real interface, wherever it is; where it has none of Ethernet, one that is made of the pod's
+/// first address.
+fn mac_address(pod: &mut Side, outer: &mut Side, entry: &Entry) -> Result<MacAddress, Failure> {
+    let real = match pod.real(entry)? {
+        Some(real) => Some(real),
+        None => outer.real(entry)?,
+    };
+    let first = entry.interface.addresses.first().map(|address| address.ip);
+    let its_own = real.and_then(|real| real.mac_address);
+    Ok(its_own.unwrap_or_else(|| link::mac_address(first)))
 }
 
 /// Refuses a pod that has put another interface on its own after it was inspected. Now that the real one is elsewhere, no
@@ -69,19 +94,19 @@ pub(super) fn refuse_uppers(pod: &mut Side, outer: &Side, real: &Link) -> Result
     }
 }
 
-/// Gives the TUN device the name that the real interface had, which is elsewhere now.
+/// Gives the device the name that the real interface had, which is elsewhere now.
 pub(super) fn take_name(pod: &mut Side, entry: &Entry, tools: Tools<'_>) -> Result<(), Failure> {
     (tools.on_step)("pod-rename");
-    rename(pod, entry, POD_TUN, &entry.interface.name)
+    rename(pod, entry, POD_LINK, &entry.interface.name)
 }
 
-/// Gives the TUN device its own name again, so that the real interface can have its.
+/// Gives the device its own name again, so that the real interface can have its.
 pub(super) fn give_up_name(pod: &mut Side, entry: &Entry, tools: Tools<'_>) -> Result<(), Failure> {
     (tools.on_step)("pod-rename-back");
-    rename(pod, entry, &entry.interface.name, POD_TUN)
+    rename(pod, entry, &entry.interface.name, POD_LINK)
 }
 
-/// Gives the real interface, which has come back, all that it had, and then takes the TUN device away.
+/// Gives the real interface, which has come back, all that it had, and then takes the agent's device away.
 pub(super) fn restore(pod: &mut Side, entry: &Entry, tools: Tools<'_>) -> Result<(), Failure> {
     (tools.on_step)("pod-interface");
     let real = pod.real_here(entry)?;
@@ -89,51 +114,56 @@ pub(super) fn restore(pod: &mut Side, entry: &Entry, tools: Tools<'_>) -> Result
         .interface
         .apply(&mut pod.netlink, real.index, true)
         .map_err(step(format!("configuring {} in the pod", real.name)))?;
-    (tools.on_step)("delete-pod-tun");
+    (tools.on_step)("delete-pod-device");
     match pod
-        .find(POD_TUN, true)
+        .find(POD_LINK, true)
         .map_err(step("listing the pod's interfaces"))?
     {
-        Some(tun) => pod
+        Some(link) => pod
             .netlink
-            .delete_link(tun.index)
-            .map_err(step(format!("deleting {POD_TUN}"))),
+            .delete_link(link.index)
+            .map_err(step(format!("deleting {POD_LINK}"))),
         None => Ok(()),
     }
 }
 
-/// Renames the TUN device, if it has the first of the names.
+/// Renames the agent's device, if it has the first of the names.
 fn rename(pod: &mut Side, entry: &Entry, from: &str, to: &str) -> Result<(), Failure> {
-    let Some(tun) = pod
+    let Some(link) = pod
         .find(from, true)
         .map_err(step("listing the pod's interfaces"))?
     else {
         return Ok(());
     };
     let failed = || step::<io::Error>(format!("renaming {from} to {to}"));
-    match pod.netlink.rename(tun.index, to) {
+    match pod.netlink.rename(link.index, to) {
         // Kernels before 6.2. Down, the link loses its routes and its IPv6 addresses.
         Err(error) if error.kind() == io::ErrorKind::ResourceBusy => {
-            pod.netlink.set_down(tun.index).map_err(failed())?;
-            pod.netlink.rename(tun.index, to).map_err(failed())?;
-            bring_up(pod, tun.index, &entry.interface, entry.pod_mtu).map_err(failed())
+            pod.netlink.set_down(link.index).map_err(failed())?;
+            pod.netlink.rename(link.index, to).map_err(failed())?;
+            bring_up(pod, link.index, kind_of(&link), entry).map_err(failed())
         }
         other => other.map_err(failed()),
     }
 }
 
 /// The pod's addresses, and everything that has no better way goes through here. What is there stays.
-fn bring_up(pod: &mut Side, index: u32, interface: &Interface, mtu: u16) -> io::Result<()> {
-    for address in &interface.addresses {
+fn bring_up(pod: &mut Side, index: u32, kind: LinkKind, entry: &Entry) -> io::Result<()> {
+    for address in &entry.interface.addresses {
         pod.netlink.ensure_bare_address(index, address)?;
     }
-    pod.netlink.set_up(index, Some(mtu))?;
+    pod.netlink.set_up(index, Some(entry.pod_mtu))?;
     let first = |v4: bool| {
-        let mut addresses = interface.addresses.iter().map(|address| address.ip);
+        let mut addresses = entry.interface.addresses.iter().map(|address| address.ip);
         addresses.find(|ip| ip.is_ipv4() == v4)
     };
     for source in [first(true), first(false)].into_iter().flatten() {
-        pod.netlink.ensure_default_route(index, source, LAST_RESORT)?;
+        let gateway = link::gateway(kind, source);
+        if let Some(gateway) = gateway {
+            pod.netlink.set_neighbour(index, &link::neighbour(gateway))?;
+        }
+        pod.netlink
+            .ensure_default_route(index, source, gateway, LAST_RESORT)?;
     }
     Ok(())
 }

@@ -4,11 +4,16 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
-use super::{Side, Tools, WIRE_TUN, attach, has_ipv6, settings, step};
+use super::devices::{Devices, First};
+use super::wires::End;
+use super::{Side, Tools, WIRE_LINK, has_ipv6, settings, step};
 use crate::cluster::failure::Failure;
 use crate::cluster::journal::Entry;
-use crate::cluster::namespace;
+use crate::link;
 use crate::netlink::{IpFamily, LOCAL_TABLE, Link, Rtnetlink, Rule};
+
+/// The agent's end of the pair to O.
+const AGENTS_END: &str = "wire";
 
 /// The table that sends what is for the pod to the agent.
 const POD_TABLE: u8 = 101;
@@ -27,24 +32,11 @@ const SCTP: u8 = 132;
 
 /// Goes to the pod's O, which is made and pinned if there is none.
 pub(super) fn namespace(pin: &Path) -> Result<Side, Failure> {
-    let made = match existing(pin)? {
-        Some(namespace) => Side::enter(namespace),
-        None => namespace::create(pin).and_then(|()| match namespace::at(pin)? {
-            Some((namespace, _)) => Side::enter(namespace),
-            None => Err(io::Error::other("what was mounted is no namespace")),
-        }),
-    };
-    made.map_err(step(format!("making the outer namespace {}", pin.display())))
+    Side::at(pin).map_err(step(format!("making the outer namespace {}", pin.display())))
 }
 
-/// The pod's O, if there is one.
-pub(super) fn existing(pin: &Path) -> Result<Option<OwnedFd>, Failure> {
-    let found = namespace::at(pin).map_err(step(format!("opening {}", pin.display())))?;
-    Ok(found.map(|(namespace, _)| namespace))
-}
-
-/// Everything that has to be there before the interface comes. The process is in O. Returns the queue of O's TUN device.
-pub(super) fn prepare(outer: &mut Side, entry: &Entry, tools: Tools<'_>) -> Result<Option<OwnedFd>, Failure> {
+/// Everything that has to be there before the interface comes. The process is in O. Returns the agent's device there.
+pub(super) fn prepare(outer: &mut Side, entry: &Entry, tools: Tools<'_>) -> Result<First, Failure> {
     (tools.on_step)("outer-settings");
     let ipv6 = entry.interface.has_ipv6();
     settings(&[
@@ -73,15 +65,25 @@ pub(super) fn prepare(outer: &mut Side, entry: &Entry, tools: Tools<'_>) -> Resu
     let loopback = netlink.index("lo").map_err(step("finding lo"))?;
     netlink.set_up(loopback, None).map_err(step("bringing lo up"))?;
 
-    (tools.on_step)("wire-tun");
-    let queue = attach(tools.tun_device, WIRE_TUN)?;
+    let first = Devices::first(
+        outer,
+        End {
+            name: WIRE_LINK,
+            agents: AGENTS_END,
+            // Apart from the real interface's, which is here as well.
+            mac_address: link::mac_address(entry.interface.addresses.first().map(|address| address.ip)),
+            mtu: entry.interface.mtu,
+        },
+        tools,
+    )?;
+    let netlink = &mut outer.netlink;
     // What the agent writes into it comes from the pod's address, which is an address of O as well.
     settings(&[("ipv4/conf/out0/accept_local", "1")])?;
     if has_ipv6() {
         // No link-local address, which would only bring multicast listener reports.
         settings(&[("ipv6/conf/out0/addr_gen_mode", "1")])?;
     }
-    let index = netlink.index(WIRE_TUN).map_err(step("finding out0"))?;
+    let index = netlink.index(WIRE_LINK).map_err(step("finding out0"))?;
     netlink
         .set_up(index, Some(entry.interface.mtu))
         .map_err(step(format!(
@@ -91,8 +93,14 @@ pub(super) fn prepare(outer: &mut Side, entry: &Entry, tools: Tools<'_>) -> Resu
 
     (tools.on_step)("outer-rules");
     for address in &entry.interface.addresses {
+        let gateway = link::gateway(first.devices.kind(), address.ip);
+        if let Some(gateway) = gateway {
+            netlink
+                .set_neighbour(index, &link::neighbour(gateway))
+                .map_err(step("telling out0 its gateway"))?;
+        }
         netlink
-            .ensure_host_route(index, address.ip, POD_TABLE)
+            .ensure_host_route(index, address.ip, gateway, POD_TABLE)
             .map_err(step(format!("routing {} to out0", address.ip)))?;
     }
     for family in families(ipv6) {
@@ -101,7 +109,7 @@ pub(super) fn prepare(outer: &mut Side, entry: &Entry, tools: Tools<'_>) -> Resu
     for port in &entry.ports {
         open_port_rules(netlink, entry, *port, true)?;
     }
-    Ok(queue)
+    Ok(first)
 }
 
 /// Makes or removes the rules that let connections to one port of the pod through to the kernel of O: agents' alone, but to
@@ -218,16 +226,16 @@ pub(super) fn delete_interface(outer: &mut Side, entry: &Entry) -> Result<(), Fa
     }
 }
 
-/// Deletes O's TUN device: the agent's queue of it ends. Sockets of the agent may keep the namespace for a while.
+/// Deletes the agent's device in O: its queue ends. Sockets of the agent may keep the namespace for a while.
 pub(super) fn dismantle(outer: &mut Side, tools: Tools<'_>) -> Result<(), Failure> {
     (tools.on_step)("dismantle");
     match outer
-        .find(WIRE_TUN, true)
+        .find(WIRE_LINK, true)
         .map_err(step("listing the interfaces of O"))?
     {
-        Some(tun) => outer
+        Some(link) => outer
             .netlink
-            .delete_link(tun.index)
+            .delete_link(link.index)
             .map_err(step("deleting out0")),
         None => Ok(()),
     }

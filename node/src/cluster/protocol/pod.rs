@@ -34,9 +34,9 @@ pub struct Member {
     pub name: String,
     /// Addresses of its interface that others can reach, with the prefixes that they had; no link-local ones.
     pub addresses: Vec<PodAddress>,
-    /// MTU in bytes of the real interface and of the TUN device in O.
+    /// MTU in bytes of the real interface and of the agent's device in O.
     pub wire_mtu: u16,
-    /// MTU in bytes of the TUN device in P.
+    /// MTU in bytes of the agent's device in P.
     pub pod_mtu: u16,
     /// The pod has a global IPv6 address, and O carries IPv6.
     pub ipv6: bool,

@@ -94,7 +94,9 @@ impl Server {
 
     pub(super) fn join_at(&mut self, pod: &PodRef, place: Place<'_>, container: &str) -> Result<(), Failure> {
         self.expect_serving(&pod.uid)?;
-        match self.members.join(pod, place, container) {
+        let joined = self.members.join(pod, place, container);
+        self.note_second_choices();
+        match joined {
             Ok(new) => {
                 if new {
                     self.counters.pods_joined += 1;

@@ -8,12 +8,10 @@ use super::super::trial::PodTrial;
 use super::super::{Finding, Options, Status};
 use super::{Machine, Trials, finding};
 use crate::codes::Code;
-use crate::link::LinkChoice;
+use crate::link::{LinkChoice, is_of_link};
+use crate::protocol::LITTLE_ROOM;
 
 const POD: &str = "network, mount, UTS and IPC namespaces";
-
-/// Bytes of room in a packet socket below which a stream in full flow loses packets: its window, and the kernel's notes.
-const LITTLE_ROOM: u32 = 2 << 20;
 
 /// A pod that was made.
 struct Made<'a> {
@@ -169,19 +167,6 @@ pub(crate) fn tun_fix(code: Code, machine: &Machine, device: &Path) -> String {
         Code::LINK_SILENT => "look for a packet filter on TUN devices, or use --link packet".to_owned(),
         _ => format!("check that {device} is character device 10:200"),
     }
-}
-
-/// Whether a refusal is about the link, and not about the rest of the pod.
-fn is_of_link(code: Code) -> bool {
-    [
-        Code::TUN_OPEN,
-        Code::TUN_CONFIGURE,
-        Code::VETH_PAIR,
-        Code::PACKET_OPEN,
-        Code::PACKET_CONFIGURE,
-        Code::LINK_SILENT,
-    ]
-    .contains(&code)
 }
 
 impl PodTrial {

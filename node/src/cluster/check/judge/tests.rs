@@ -20,7 +20,8 @@ fn good() -> Host {
             tun_node: true,
             ..Machine::default()
         },
-        pod: Ok(()),
+        tun: Some(Ok(())),
+        packet: Some(Ok(())),
         dual_stack_pod: Some(Ok(())),
         plugin: Some(Plugin {
             configuration: Configuration {
@@ -34,6 +35,13 @@ fn good() -> Host {
             remains: Vec::new(),
         }),
         helper: Helper::Absent,
+    }
+}
+
+/// No pod joins, whatever devices it is to have.
+fn refuse(host: &mut Host, code: Code, message: &str) {
+    for tried in [&mut host.tun, &mut host.packet] {
+        *tried = Some(Err(Failure::new(code, message)));
     }
 }
 
@@ -80,28 +88,45 @@ const CASES: &[Case] = &[
         fix: "outside",
     },
     Case {
-        change: |host| host.pod = Err(Failure::new(Code::NAMESPACES, "pinning: EROFS")),
+        change: |host| refuse(host, Code::NAMESPACES, "pinning: EROFS"),
         code: Code::CHECK_NODE_NAMESPACES,
         status: Status::Fail,
         reason: "pinning: EROFS (ADIT-N003)",
         fix: "--state",
     },
     Case {
-        change: |host| host.pod = Err(Failure::new(Code::TUN_OPEN, "opening: EACCES")),
+        change: |host| host.tun = Some(Err(Failure::new(Code::TUN_OPEN, "opening: EACCES"))),
+        code: Code::CHECK_NODE_TUN,
+        status: Status::Warn,
+        reason: "opening: EACCES (ADIT-N004); pods get veth pairs instead",
+        fix: "chmod",
+    },
+    Case {
+        change: |host| {
+            host.tun = Some(Err(Failure::new(Code::TUN_OPEN, "opening: EACCES")));
+            host.packet = None;
+        },
         code: Code::CHECK_NODE_TUN,
         status: Status::Fail,
         reason: "opening: EACCES (ADIT-N004)",
         fix: "chmod",
     },
     Case {
-        change: |host| host.pod = Err(Failure::new(Code::INTERPOSE, "adding a rule: EOPNOTSUPP")),
+        change: |host| host.packet = Some(Err(Failure::new(Code::PACKET_OPEN, "opening: EPERM"))),
+        code: Code::CHECK_NODE_PACKET,
+        status: Status::Warn,
+        reason: "opening: EPERM (ADIT-N041); pods have TUN devices",
+        fix: "af_packet",
+    },
+    Case {
+        change: |host| refuse(host, Code::INTERPOSE, "adding a rule: EOPNOTSUPP"),
         code: Code::CHECK_NODE_JOIN,
         status: Status::Fail,
         reason: "adding a rule: EOPNOTSUPP (ADIT-N025)",
         fix: "names the step",
     },
     Case {
-        change: |host| host.pod = Err(Failure::new(Code::POD_FAILED, "waiting: timed out")),
+        change: |host| refuse(host, Code::POD_FAILED, "waiting: timed out"),
         code: Code::CHECK_INCOMPLETE,
         status: Status::Fail,
         reason: "timed out",
@@ -263,9 +288,9 @@ fn a_good_host_has_nothing_to_fix_and_one_finding_a_code() {
             .all(|finding| finding.status == Status::Ok && finding.fix.is_none()),
         "{findings:#?}"
     );
-    assert_eq!(codes.len(), 10);
+    assert_eq!(codes.len(), 11);
     codes.dedup();
-    assert_eq!(codes.len(), 10);
+    assert_eq!(codes.len(), 11);
     assert_eq!(of(&findings, Code::CHECK_NODE_HELPER).reason, "not installed");
 }
 
@@ -290,19 +315,43 @@ fn each_thing_that_is_wrong_has_its_code_its_reason_and_its_fix() {
 }
 
 #[test]
+fn the_devices_that_pods_will_have_are_named() {
+    let joined = |host: &Host| {
+        of(&judge(host, &Options::default()), Code::CHECK_NODE_JOIN)
+            .reason
+            .clone()
+    };
+    let mut host = good();
+    assert!(joined(&host).contains("by TUN devices"));
+    host.tun = Some(Err(Failure::new(Code::TUN_OPEN, "no")));
+    assert!(joined(&host).contains("by veth pairs"));
+    host.packet = Some(Err(Failure::new(Code::VETH_PAIR, "no")));
+    let findings = judge(&host, &Options::default());
+    for code in [Code::CHECK_NODE_TUN, Code::CHECK_NODE_PACKET] {
+        let found = of(&findings, code);
+        assert!(found.status == Status::Fail && found.fix.is_some(), "{found:?}");
+    }
+    assert!(
+        findings
+            .iter()
+            .all(|finding| finding.code != Code::CHECK_NODE_JOIN)
+    );
+}
+
+#[test]
 fn what_was_not_reached_is_not_said_to_work() {
     let mut host = good();
     let codes = |host: &Host| {
         let findings = judge(host, &Options::default());
         findings.iter().map(|finding| finding.code).collect::<Vec<_>>()
     };
-    host.pod = Err(Failure::new(Code::NAMESPACES, "no"));
+    refuse(&mut host, Code::NAMESPACES, "no");
     for unreached in [Code::CHECK_NODE_TUN, Code::CHECK_NODE_JOIN, Code::CHECK_NODE_IPV6] {
         assert!(!codes(&host).contains(&unreached), "{unreached}");
     }
-    host.pod = Err(Failure::new(Code::POD_FAILED, "no"));
+    refuse(&mut host, Code::POD_FAILED, "no");
     assert!(!codes(&host).contains(&Code::CHECK_NODE_NAMESPACES));
-    host.pod = Err(Failure::new(Code::INTERPOSE, "no"));
+    refuse(&mut host, Code::INTERPOSE, "no");
     assert!(!codes(&host).contains(&Code::CHECK_NODE_TUN));
     // A folder that isn't there has no list, which needn't be said twice.
     plugin(&mut host).configuration = Configuration {
@@ -339,5 +388,5 @@ fn a_helper_without_a_plugin_needs_no_folders() {
         plugin: None,
         ..Options::default()
     };
-    assert_eq!(judge(&host, &options).len(), 6);
+    assert_eq!(judge(&host, &options).len(), 7);
 }
