@@ -6,7 +6,7 @@
 //!        └─ judge: what the check said beside what came of it, beside what is expected of the cell ─▶ table, page, JUnit
 //! ```
 //!
-//! `adit-cells` ([`inside`]) runs in the virtual machine, as root; what it finds is judged outside of it ([`judge`]), so that
+//! `adit-cells` ([`inside`]) runs in the virtual machine, as root; what it finds is judged outside of it ([`judge()`]), so that
 //! a judgement can be read without a machine.
 
 mod cell;
