@@ -12,7 +12,8 @@ mod server;
 
 pub use client::{ActiveSpec, ConnectSpec, EndSpec, RrSpec, Stage, StreamSpec};
 pub use client::{
-    ClientError, Target, active, connect, end, idle, rr, stall, stream, turns, wait_for_stdin, who,
+    ClientError, Target, active, connect, end, idle, rr, rr_beside_stream, stall, stream, turns,
+    wait_for_stdin, who,
 };
 pub use digest::{Digest, Pattern};
 pub use measure::{Active, Connect, End, Ended, Idle, Latency, Rr, Stream, raise_descriptor_limit};

@@ -203,17 +203,14 @@ fn connect(
 
 /// Requests for as long as other measures take, or fewer if they are many; the stream is begun before and ends after them.
 fn beside_stream(path: &BenchPath<'_>, plan: &Plan) -> Vec<Figure> {
-    let (seconds, longer) = (plan.seconds.to_string(), (plan.seconds * 1.5 + 1.0).to_string());
+    let seconds = plan.seconds.to_string();
     let count = plan.requests.min(1000).to_string();
-    let stream = start(path, &["stream", "--unchecked", "--seconds", &longer]);
-    let figures = costed(path, || {
-        let found: load::Rr = run(path, plan, &["rr", "--count", &count, "--seconds", &seconds]);
+    let arguments = ["rr", "--beside-stream", "--count", &count, "--seconds", &seconds];
+    costed(path, || {
+        let found: load::Rr = run(path, plan, &arguments);
         let p99 = (row::BESIDE_P99, micros(found.latency.p99_ns), "µs");
         (vec![p99], Work::Requests(found.count))
-    });
-    let found: load::Stream = stream.finish(limit(plan)).json();
-    assert!(found.seconds > 0.0, "{found:?}");
-    figures
+    })
 }
 
 /// Opening and closing the connections isn't measured.

@@ -77,6 +77,9 @@ enum Command {
         /// Stop after so long, if they aren't done.
         #[arg(long)]
         seconds: Option<f64>,
+        /// Stream to the server on another connection meanwhile.
+        #[arg(long, requires = "seconds")]
+        beside_stream: bool,
         /// Bytes of a request.
         #[arg(long, default_value_t = 64)]
         request: u32,
@@ -274,17 +277,23 @@ fn run(command: Command, limit: Duration) -> Result<(), Box<dyn Error>> {
             target,
             count,
             seconds,
+            beside_stream,
             request,
             response,
-        } => print(&load::rr(
-            target.resolve()?,
-            RrSpec {
+        } => {
+            let time = seconds.map(Duration::from_secs_f64);
+            let spec = RrSpec {
                 count,
-                time: seconds.map(Duration::from_secs_f64),
+                time,
                 request,
                 response,
-            },
-        )?),
+            };
+            let target = target.resolve()?;
+            print(&match time.filter(|_| beside_stream) {
+                Some(time) => load::rr_beside_stream(target, spec, time)?,
+                None => load::rr(target, spec)?,
+            })
+        }
         Command::Turns {
             target,
             count,

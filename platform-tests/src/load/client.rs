@@ -313,6 +313,31 @@ pub fn rr(target: Target, spec: RrSpec) -> Result<Rr, ClientError> {
     })
 }
 
+/// The same while another connection streams to the server as fast as it can, for longer than `time`.
+///
+/// # Errors
+/// Either connection broke.
+pub fn rr_beside_stream(target: Target, spec: RrSpec, time: Duration) -> Result<Rr, ClientError> {
+    let stream = StreamSpec {
+        bytes: None,
+        time: Some(time + time / 2 + Duration::from_secs(1)),
+        rate: None,
+        reverse: false,
+        parallel: 1,
+        checked: false,
+    };
+    let spec = RrSpec {
+        time: Some(time),
+        ..spec
+    };
+    thread::scope(|scope| {
+        let streaming = scope.spawn(move || send(target, 1, stream));
+        let found = rr(target, spec);
+        streaming.join().expect("a load's thread doesn't panic")?;
+        found
+    })
+}
+
 /// Opens `count` connections, tells through `stage`, sends `requests` requests of 64 bytes on them, each on one chosen
 /// at random, awaits each answer, tells once more, and closes them. What `stage` does in between isn't measured.
 ///
