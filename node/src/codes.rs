@@ -91,7 +91,7 @@ codes! {
         "run `adit check`, which tells the four apart and prints the setting to change";
     ID_MAP = 2:
         "the kernel refused to map this user into its new namespace",
-        "AppArmor let the namespace be created but took its capabilities, the process is in a chroot, or it is root without CAP_SETFCAP (a container's, on Linux 5.12 and later)",
+        "AppArmor let the namespace be created but took its capabilities, the process is in a chroot, or it is root without CAP_SETFCAP (a container's, on Linux 5.12 and later, and 5.10 with its backport)",
         "in a container run adit as another user than root; on Ubuntu: sysctl kernel.apparmor_restrict_unprivileged_userns=0, or install an AppArmor profile that allows userns for adit; elsewhere leave the chroot";
     NAMESPACES = 3:
         "the kernel refused a network, mount, UTS or IPC namespace",

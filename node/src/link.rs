@@ -249,11 +249,15 @@ fn make_pair_here(
 }
 
 /// Keeps IPv6 off the links of the network namespace that the process is in: an outer end is a wire, which has no address,
-/// and nothing to say. Without IPv6 there is nothing to write.
+/// and nothing to say. Without IPv6 there is nothing to write, and in a container whose /proc/sys is read-only it can't be
+/// written: then the kernel there announces itself to the pod, which doesn't answer.
 pub(crate) fn silence_ipv6() -> io::Result<()> {
+    use io::ErrorKind::{NotFound, PermissionDenied, ReadOnlyFilesystem};
     for scope in ["all", "default"] {
         match fs::write(format!("/proc/sys/net/ipv6/conf/{scope}/disable_ipv6"), "1") {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            Err(error) if !matches!(error.kind(), NotFound | PermissionDenied | ReadOnlyFilesystem) => {
+                return Err(error);
+            }
             _ => {}
         }
     }

@@ -31,7 +31,7 @@ pub struct Machine {
     pub apparmor_restrict_userns: Option<u64>,
     /// A seccomp filter is on this process already, as in a container.
     pub under_seccomp: bool,
-    /// This process is root and lacks CAP_SETFCAP, without which Linux 5.12 and later let nobody map root.
+    /// This process is root and lacks CAP_SETFCAP, without which Linux 5.12 and later, and 5.10 with its backport, let nobody map root.
     pub root_without_setfcap: bool,
     /// Seccomp filters exist.
     pub seccomp_filters: bool,
@@ -135,7 +135,7 @@ fn user_namespace(machine: &Machine, trials: &Trials) -> Finding {
             .with_fix("sudo sysctl user.max_user_namespaces=15000");
     }
     if machine.root_without_setfcap && refusal.starts_with(MAPPING) {
-        return refused("root without CAP_SETFCAP can't be mapped (Linux 5.12 and later)")
+        return refused("root without CAP_SETFCAP can't be mapped (Linux 5.12 and later, 5.10 with its backport)")
             .with_fix("run adit as another user than root; in a container: runAsUser and runAsNonRoot, or the capability SETFCAP");
     }
     if machine.unprivileged_userns_clone == Some(0) {
