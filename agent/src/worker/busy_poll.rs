@@ -9,10 +9,10 @@
 //! whose packets come further apart than the longest window doesn't poll. Between two looks the processor is offered to others.
 
 use std::cell::RefCell;
-use std::future::poll_fn;
 use std::sync::Arc;
-use std::task::{Poll, Waker};
 use std::time::{Duration, Instant};
+
+use tokio::sync::Notify;
 
 use crate::telemetry::Counters;
 
@@ -86,7 +86,7 @@ impl Window {
 /// A worker's window, and the task that keeps the worker from sleeping while it's open.
 pub(super) struct BusyPoll {
     window: RefCell<Window>,
-    task: RefCell<Option<Waker>>,
+    opened: Notify,
     counters: Arc<Counters>,
 }
 
@@ -95,7 +95,7 @@ impl BusyPoll {
     pub(super) fn new(limit: Duration, counters: Arc<Counters>) -> Self {
         Self {
             window: RefCell::new(Window::new(limit, Instant::now())),
-            task: RefCell::default(),
+            opened: Notify::new(),
             counters,
         }
     }
@@ -105,11 +105,7 @@ impl BusyPoll {
         let mut window = self.window.borrow_mut();
         match window.work(Instant::now()) {
             State::Looking => self.counters.busy_poll_paid(),
-            State::Asleep if window.state == State::Awake => {
-                if let Some(task) = self.task.borrow().as_ref() {
-                    task.wake_by_ref();
-                }
-            }
+            State::Asleep if window.state == State::Awake => self.opened.notify_one(),
             State::Asleep | State::Awake => {}
         }
     }
@@ -118,26 +114,23 @@ impl BusyPoll {
     /// without waiting for any.
     pub(super) async fn run(&self) {
         loop {
-            poll_fn(|cx| {
-                let mut window = self.window.borrow_mut();
-                let looked = window.state == State::Looking;
-                if window.looks(Instant::now()) {
-                    return Poll::Ready(());
-                }
-                if looked {
-                    self.counters.busy_poll_vain();
-                }
-                let mut task = self.task.borrow_mut();
-                match task.as_mut() {
-                    Some(waker) => waker.clone_from(cx.waker()),
-                    None => *task = Some(cx.waker().clone()),
-                }
-                Poll::Pending
-            })
-            .await;
-            std::thread::yield_now();
-            tokio::task::yield_now().await;
+            if self.looks() {
+                std::thread::yield_now();
+                tokio::task::yield_now().await;
+            } else {
+                self.opened.notified().await;
+            }
         }
+    }
+
+    fn looks(&self) -> bool {
+        let mut window = self.window.borrow_mut();
+        let looked = window.state == State::Looking;
+        let looks = window.looks(Instant::now());
+        if looked && !looks {
+            self.counters.busy_poll_vain();
+        }
+        looks
     }
 }
 
