@@ -56,10 +56,7 @@ impl Machine {
             max_user_namespaces: number("user/max_user_namespaces"),
             unprivileged_userns_clone: number("kernel/unprivileged_userns_clone"),
             apparmor_restrict_userns: number("kernel/apparmor_restrict_unprivileged_userns"),
-            under_seccomp: status.lines().any(|line| {
-                line.strip_prefix("Seccomp:")
-                    .is_some_and(|mode| mode.trim() == "2")
-            }),
+            under_seccomp: is_filtered(&status),
             root_without_setfcap: rustix::process::geteuid().is_root()
                 && rustix::thread::capabilities(None)
                     .is_ok_and(|held| !held.effective.contains(CapabilitySet::SETFCAP)),
@@ -70,6 +67,14 @@ impl Machine {
             tun_node: fs::exists(&options.tun_device).unwrap_or(false),
         }
     }
+}
+
+/// Whether a process with this `/proc/PID/status` is under a seccomp filter.
+pub(super) fn is_filtered(status: &str) -> bool {
+    status.lines().any(|line| {
+        line.strip_prefix("Seccomp:")
+            .is_some_and(|mode| mode.trim() == "2")
+    })
 }
 
 /// Judges the trials: one finding for each thing that matters, in the order in which they build on each other.

@@ -42,10 +42,13 @@ impl Devices {
     ///
     /// The kernel remembers the kind: a helper that comes back with another choice goes on with what there is.
     pub(super) fn first(outer: &mut Side, end: End<'_>, tools: Tools<'_>) -> Result<First, Failure> {
-        let has_tun = || step::<io::Error>("listing the interfaces of O");
         let choice = if wires::existing(tools.pin)?.is_some() {
             LinkChoice::Only(LinkKind::Packet)
-        } else if outer.find(WIRE_LINK, true).map_err(has_tun())?.is_some() {
+        } else if outer
+            .find(WIRE_LINK, true)
+            .map_err(step("listing the interfaces of O"))?
+            .is_some()
+        {
             LinkChoice::Only(LinkKind::Tun)
         } else {
             tools.link
@@ -73,7 +76,8 @@ impl Devices {
         }
     }
 
-    /// Makes the one in `side`, which knows where pairs lead and where the process is, or takes hold of it. `None` when another process holds its queue.
+    /// Makes the one in `side`, which knows where pairs lead and where the process is, or takes hold of it. `None` when another
+    /// process holds its queue.
     pub(super) fn second(
         &mut self,
         side: &mut Side,
