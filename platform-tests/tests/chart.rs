@@ -84,18 +84,7 @@ fn the_manifest_is_what_the_chart_renders() {
 #[test]
 #[ignore = "needs helm: `just chart` builds and runs it"]
 fn every_platform_renders_with_its_paths_and_others_are_refused() {
-    let helper = |settings: &[&str]| -> Finished {
-        let words = [
-            "template",
-            "adit",
-            "adit",
-            "--kube-version",
-            "1.34.0",
-            "-s",
-            "templates/helper.yaml",
-        ];
-        helm(&[&words, settings].concat())
-    };
+    let helper = |settings: &[&str]| render(&[&["--show-only", "templates/helper.yaml"], settings].concat());
     let values: Value =
         serde_saphyr::from_str(include_str!("../../deploy/adit/values.yaml")).expect("values are YAML");
     let platforms = values["platforms"].as_object().expect("platforms are a table");
@@ -135,18 +124,12 @@ fn every_platform_renders_with_its_paths_and_others_are_refused() {
 #[test]
 #[ignore = "needs helm: `just chart` builds and runs it"]
 fn the_wire_port_is_the_original_one_or_istios() {
-    let agent = |port: &str| -> Finished {
-        let set = format!("agent.wirePort={port}");
-        helm(&[
-            "template",
-            "adit",
-            "adit",
-            "--kube-version",
-            "1.34.0",
-            "-s",
+    let agent = |port: &str| {
+        render(&[
+            "--show-only",
             "templates/agent.yaml",
             "--set",
-            &set,
+            &format!("agent.wirePort={port}"),
         ])
     };
     for port in ["original", "15008"] {
@@ -164,18 +147,12 @@ fn the_wire_port_is_the_original_one_or_istios() {
 #[test]
 #[ignore = "needs helm: `just chart` builds and runs it"]
 fn the_link_is_one_that_the_helper_knows() {
-    let helper = |link: &str| -> Finished {
-        let set = format!("helper.link={link}");
-        helm(&[
-            "template",
-            "adit",
-            "adit",
-            "--kube-version",
-            "1.34.0",
-            "-s",
+    let helper = |link: &str| {
+        render(&[
+            "--show-only",
             "templates/helper.yaml",
             "--set",
-            &set,
+            &format!("helper.link={link}"),
         ])
     };
     for link in ["auto", "packet", "tun"] {
