@@ -51,6 +51,8 @@ networks() {
         done
         ip netns exec "kn$number" sh -c \
             'echo 1 >/proc/sys/net/ipv4/ip_forward; echo 0 >/proc/sys/net/ipv4/conf/all/rp_filter'
+        # Thousands of connections a second, as a benchmark makes, would fill conntrack's table within its two minutes.
+        ip netns exec "kn$number" sh -c 'echo 5 >/proc/sys/net/netfilter/nf_conntrack_tcp_timeout_time_wait'
     done
     ! is_dual || networks6 "$count"
 }

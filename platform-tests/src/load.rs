@@ -16,7 +16,7 @@ pub use client::{
     wait_for_stdin, who,
 };
 pub use digest::{Digest, Pattern};
-pub use measure::{Active, Connect, End, Ended, Idle, Latency, Rr, Stream, raise_descriptor_limit};
+pub use measure::{Active, Connect, End, Ended, Idle, Latency, Rr, Stream, Turns, raise_descriptor_limit};
 pub use op::{HEADER_LEN, InvalidHeader, Op, REPORT_LEN, Report};
 pub use scan::{Scan, ScanSpec, scan};
 pub use server::{ServeError, ServeSpec, ServedConnection, Server};

@@ -1,8 +1,8 @@
 //! What `/proc` says of processes and mounts.
 
-use std::fs;
 use std::path::Path;
 use std::time::Duration;
+use std::{fs, io};
 
 /// What a process uses.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -32,6 +32,36 @@ pub fn usage(pid: u32) -> Option<Usage> {
         cpu: Duration::from_millis(ticks * 1000 / TICKS),
         anonymous: kib("RssAnon:")? * 1024,
         resident: kib("VmRSS:")? * 1024,
+    })
+}
+
+/// Packets that the devices of this process' network namespace, loopback apart, have received and sent.
+///
+/// # Errors
+/// `/proc` isn't there, or says something else than what proc_net_dev(5) describes.
+pub(crate) fn packets_of_devices() -> io::Result<u64> {
+    let table = fs::read_to_string("/proc/self/net/dev")?;
+    packets_in(&table).ok_or_else(|| {
+        let message = format!("/proc/self/net/dev is no table of devices: {table:?}");
+        io::Error::new(io::ErrorKind::InvalidData, message)
+    })
+}
+
+/// Two lines of headings, then one for each device: its name, and eight columns for each direction of which the second is
+/// packets.
+fn packets_in(table: &str) -> Option<u64> {
+    table.lines().skip(2).try_fold(0, |sum, line| {
+        let (device, columns) = line.split_once(':')?;
+        let mut packets = columns.split_whitespace().skip(1).step_by(8);
+        let (received, sent) = (
+            packets.next()?.parse::<u64>().ok()?,
+            packets.next()?.parse::<u64>().ok()?,
+        );
+        Some(if device.trim() == "lo" {
+            sum
+        } else {
+            sum + received + sent
+        })
     })
 }
 
@@ -89,6 +119,19 @@ mod tests {
         let own = usage(std::process::id()).unwrap();
         assert!(own.resident > 0 && own.anonymous > 0 && own.anonymous <= own.resident);
         assert_eq!(usage(u32::MAX >> 1), None);
+    }
+
+    #[test]
+    fn packets_are_those_of_all_devices_but_loopback() {
+        let table = "Inter-|   Receive                                                |  Transmit
+ face |bytes    packets errs drop fifo frame compressed multicast|bytes    packets errs drop fifo colls carrier compressed
+    lo:    1000      10    0    0    0     0          0         0     1000      10    0    0    0     0       0          0
+  eth0: 5000000    4000    1    2    0     0          0         0  7000000    5000    0    0    0     0       0          0
+  eth1:       0       0    0    0    0     0          0         0      700       7    0    0    0     0       0          0
+";
+        assert_eq!(packets_in(table), Some(9007));
+        assert_eq!(packets_in("a\nb\neth0: 1 2 3\n"), None);
+        assert!(packets_of_devices().is_ok());
     }
 
     #[test]

@@ -86,6 +86,8 @@ pub(super) mod row {
     pub(in crate::bench) const BESIDE_P99: &str = "request-response beside a stream, 99th percentile";
     pub(in crate::bench) const TURNS_10: &str = "request-response, 10 connections in turn";
     pub(in crate::bench) const TURNS_10_000: &str = "request-response, 10,000 connections in turn";
+    pub(in crate::bench) const PACKETS_10: &str = "packets of a request, 10 connections in turn";
+    pub(in crate::bench) const PACKETS_10_000: &str = "packets of a request, 10,000 connections in turn";
     pub(in crate::bench) const CONNECT: &str = "connect, median";
     pub(in crate::bench) const FIRST_BYTE: &str = "connect and first byte, median";
     pub(in crate::bench) const CONNECT_RATE: &str = "connections, four threads";
@@ -163,8 +165,8 @@ impl Measure {
                 let rows = [row::EIGHT_BACK, row::EIGHT_BACK_SHARES];
                 stream(path, plan, &rows, &["--reverse", "--parallel", "8"])
             }
-            Self::TurnsTen => turns(path, plan, row::TURNS_10, 10),
-            Self::TurnsTenThousand => turns(path, plan, row::TURNS_10_000, 10_000),
+            Self::TurnsTen => turns(path, plan, [row::TURNS_10, row::PACKETS_10], 10),
+            Self::TurnsTenThousand => turns(path, plan, [row::TURNS_10_000, row::PACKETS_10_000], 10_000),
         }
     }
 }
@@ -213,19 +215,28 @@ fn beside_stream(path: &BenchPath<'_>, plan: &Plan) -> Vec<Figure> {
     })
 }
 
-/// Opening and closing the connections isn't measured.
-fn turns(path: &BenchPath<'_>, plan: &Plan, row: &'static str, connections: u32) -> Vec<Figure> {
+/// How long a request takes, and how many packets it makes at the client's end, acknowledgements too: a connection that is
+/// used again soon carries them along, another sends them alone. Opening and closing the connections isn't measured.
+fn turns(path: &BenchPath<'_>, plan: &Plan, rows: [&'static str; 2], connections: u32) -> Vec<Figure> {
     let (count, requests) = (connections.to_string(), plan.requests.to_string());
     let mut client = start(path, &["turns", "--count", &count, "--requests", &requests]);
     client.wait_for("opened", limit(plan));
     let mut figures = costed(path, || {
         client.say("begin");
         client.wait_for("answered", limit(plan));
-        (vec![(row, f64::NAN, "µs")], Work::Requests(plan.requests))
+        let units = ["µs", "packets"];
+        let values = rows.iter().zip(units).map(|(row, unit)| (*row, f64::NAN, unit));
+        (values.collect(), Work::Requests(plan.requests))
     });
     client.say("enough");
-    let found: load::Rr = client.finish(limit(plan)).json();
-    figures[0].value = micros(found.latency.p50_ns);
+    let found: load::Turns = client.finish(limit(plan)).json();
+    let values = [
+        micros(found.latency.p50_ns),
+        found.packets as f64 / found.count as f64,
+    ];
+    for (figure, value) in figures.iter_mut().zip(values) {
+        figure.value = value;
+    }
     figures
 }
 

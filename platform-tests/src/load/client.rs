@@ -7,9 +7,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::digest::{Digest, Pattern};
-use super::measure::{Active, Connect, End, Ended, Idle, Latency, Rr, Stream};
+use super::measure::{Active, Connect, End, Ended, Idle, Latency, Rr, Stream, Turns};
 use super::op::{Op, REPORT_LEN, Report};
 use super::server::{SourceSpec, nanos, reset, source};
+use crate::procfs::packets_of_devices;
 
 const STACK: usize = 128 << 10;
 const CHUNK: usize = 256 << 10;
@@ -348,7 +349,7 @@ pub fn turns(
     count: u64,
     requests: u64,
     mut stage: impl FnMut(Stage),
-) -> Result<Rr, ClientError> {
+) -> Result<Turns, ClientError> {
     const BYTES: usize = 64;
     let failed = |step| failing(step, target.address);
     let op = Op::RequestResponse {
@@ -368,6 +369,7 @@ pub fn turns(
     // Every connection has carried something before it counts.
     (0..count as usize).try_for_each(&mut ask)?;
     stage(Stage::Opened);
+    let before = packets_of_devices().map_err(failed("counting packets"))?;
     let mut turn = 1_u64;
     let mut times = Vec::new();
     for _ in 0..requests {
@@ -379,10 +381,12 @@ pub fn turns(
         ask((turn % count) as usize)?;
         times.push(nanos(asked.elapsed()));
     }
+    let after = packets_of_devices().map_err(failed("counting packets"))?;
     stage(Stage::Answered);
-    Ok(Rr {
+    Ok(Turns {
         count: requests,
         latency: Latency::of(&mut times),
+        packets: after.saturating_sub(before),
     })
 }
 

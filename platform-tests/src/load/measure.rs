@@ -41,6 +41,17 @@ pub struct Rr {
     pub latency: Latency,
 }
 
+/// The outcome of requests and responses on many connections in turn.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Turns {
+    /// How many were answered.
+    pub count: u64,
+    /// Their round-trip times.
+    pub latency: Latency,
+    /// Packets that the client's devices carried meanwhile, both ways.
+    pub packets: u64,
+}
+
 /// The outcome of opening and closing connections.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Connect {
