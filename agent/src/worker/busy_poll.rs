@@ -8,9 +8,8 @@
 //! than the longest window doubles the window, later work halves it, down to none. So a worker at rest sleeps at once, and one
 //! whose packets come further apart than the longest window doesn't poll. Between two looks the processor is offered to others.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::sync::Arc;
-use std::task::Waker;
 use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
@@ -88,16 +87,8 @@ impl Window {
 pub(super) struct BusyPoll {
     window: RefCell<Window>,
     opened: Notify,
-    /// Those that have a last turn before the thread sleeps, each once.
-    before_sleep: RefCell<Vec<Waker>>,
-    /// How often the window closed.
-    closings: Cell<u64>,
     counters: Arc<Counters>,
 }
-
-/// Whether somebody has left something for a last turn before the thread sleeps: at which closing of the window.
-#[derive(Default)]
-pub(super) struct LastTurn(Cell<Option<u64>>);
 
 impl BusyPoll {
     /// With windows of at most `limit`; none switches it off.
@@ -105,57 +96,18 @@ impl BusyPoll {
         Self {
             window: RefCell::new(Window::new(limit, Instant::now())),
             opened: Notify::new(),
-            before_sleep: RefCell::default(),
-            closings: Cell::new(0),
             counters,
         }
     }
 
-    /// Whether there are windows at all.
-    pub(super) fn is_on(&self) -> bool {
-        !self.window.borrow().limit.is_zero()
-    }
-
     /// There is work.
-    fn work(&self) {
+    pub(super) fn work(&self) {
         let mut window = self.window.borrow_mut();
         match window.work(Instant::now()) {
             State::Looking => self.counters.busy_poll_paid(),
             State::Asleep if window.state == State::Awake => self.opened.notify_one(),
             State::Asleep | State::Awake => {}
         }
-    }
-
-    /// A turn of somebody begins who may have left something for his last: there is work, unless he was woken for that.
-    pub(super) fn begin_turn(&self, last: &LastTurn) {
-        if last
-            .0
-            .get()
-            .is_some_and(|closings| closings != self.closings.get())
-        {
-            last.0.set(None);
-            if self.is_closed() {
-                return;
-            }
-        }
-        self.work();
-    }
-
-    /// Has `waker` woken for a last turn before the thread sleeps. `false` if it sleeps after this one.
-    pub(super) fn wake_for_last(&self, last: &LastTurn, waker: &Waker) -> bool {
-        if last.0.get() == Some(self.closings.get()) {
-            return true;
-        }
-        if self.is_closed() {
-            return false;
-        }
-        last.0.set(Some(self.closings.get()));
-        self.before_sleep.borrow_mut().push(waker.clone());
-        true
-    }
-
-    fn is_closed(&self) -> bool {
-        self.window.borrow().state == State::Asleep
     }
 
     /// Looks whenever the window is open. A task that yields runs again after the runtime has asked the kernel for events
@@ -166,16 +118,9 @@ impl BusyPoll {
                 std::thread::yield_now();
                 tokio::task::yield_now().await;
             } else {
-                self.close();
                 self.opened.notified().await;
             }
         }
-    }
-
-    /// Has those woken that have a last turn.
-    fn close(&self) {
-        self.closings.set(self.closings.get() + 1);
-        self.before_sleep.take().into_iter().for_each(Waker::wake);
     }
 
     fn looks(&self) -> bool {
@@ -191,9 +136,6 @@ impl BusyPoll {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicUsize, Ordering};
-    use std::task::Wake;
-
     use proptest::prelude::*;
 
     use super::*;
@@ -210,61 +152,6 @@ mod tests {
         *now = begun + gap;
         window.work(*now);
         looked
-    }
-
-    #[derive(Default)]
-    struct Woken(AtomicUsize);
-
-    impl Wake for Woken {
-        fn wake(self: Arc<Self>) {
-            self.0.fetch_add(1, Ordering::Relaxed);
-        }
-    }
-
-    /// However long this machine takes: work always follows soon, and the window is of the shortest size.
-    fn opened_by_others(busy_poll: &BusyPoll) {
-        busy_poll.begin_turn(&LastTurn::default());
-        assert!(!busy_poll.is_closed());
-    }
-
-    fn closes(busy_poll: &BusyPoll) {
-        while busy_poll.looks() {}
-        busy_poll.close();
-    }
-
-    #[test]
-    fn a_last_turn_comes_before_sleep_and_is_no_work() {
-        let busy_poll = BusyPoll::new(Duration::from_secs(3600), Arc::default());
-        let (woken, last) = (Arc::new(Woken::default()), LastTurn::default());
-        let waker = Waker::from(Arc::clone(&woken));
-        assert!(
-            !busy_poll.wake_for_last(&last, &waker),
-            "it sleeps after this turn"
-        );
-        busy_poll.begin_turn(&last);
-        for _ in 0..3 {
-            assert!(busy_poll.wake_for_last(&last, &waker));
-        }
-        closes(&busy_poll);
-        assert_eq!(woken.0.load(Ordering::Relaxed), 1);
-        busy_poll.begin_turn(&last);
-        assert!(busy_poll.is_closed() && !busy_poll.wake_for_last(&last, &waker));
-        busy_poll.begin_turn(&last);
-        assert!(!busy_poll.is_closed(), "the turn after that is work again");
-    }
-
-    #[test]
-    fn a_last_turn_that_is_not_the_last_after_all_may_be_followed_by_another() {
-        let busy_poll = BusyPoll::new(Duration::from_secs(3600), Arc::default());
-        let (woken, last) = (Arc::new(Woken::default()), LastTurn::default());
-        let waker = Waker::from(Arc::clone(&woken));
-        for times in 1..=3 {
-            opened_by_others(&busy_poll);
-            busy_poll.begin_turn(&last);
-            assert!(busy_poll.wake_for_last(&last, &waker));
-            closes(&busy_poll);
-            assert_eq!(woken.0.load(Ordering::Relaxed), times);
-        }
     }
 
     #[test]

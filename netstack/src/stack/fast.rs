@@ -8,7 +8,7 @@ use crate::buffers::PIECE;
 use crate::clock::{Tick, after};
 use crate::config::MINIMUM_RING;
 use crate::event::{ClosedBy, Transmit};
-use crate::fast::{Ack, Fast, Judgement};
+use crate::fast::{Fast, Judgement};
 use crate::flow::{Flow, Stage, TimeWait};
 use crate::live::grown;
 use crate::packet::ip::{self, IpPacket};
@@ -67,7 +67,7 @@ impl Netstack {
             return;
         };
         let was_open = fast.is_open();
-        let acknowledged = fast.on_next(now, segment, self.config.ack_hold.is_some());
+        let acknowledged = fast.on_next(now, segment);
         let length = segment.data_len as usize;
         if acknowledged > 0
             && let Some(buffers) = &mut fast.buffers
@@ -93,17 +93,10 @@ impl Netstack {
             self.on_established(slot);
         }
         self.settle_fast(now, slot);
-        let Some(fast) = self.fast_mut(slot) else {
-            return;
-        };
-        let is_held = fast.ack == Ack::Held;
-        if fast.has_output() {
+        if self.fast_mut(slot).is_some_and(|fast| fast.has_output()) {
             self.mark_dirty(slot);
         } else {
             self.arm(now, slot);
-        }
-        if is_held {
-            self.hold_ack(now, slot);
         }
     }
 
@@ -185,7 +178,7 @@ impl Netstack {
             window: fast.window_field(),
             expires_at,
         };
-        if fast.ack != Ack::None {
+        if fast.ack_due {
             self.answer_with_numbers(slot);
         }
         self.counters.on_closed(CloseReason::Fin);
@@ -355,7 +348,7 @@ impl Netstack {
         };
         let has_meaning = fast.unread() == 0 && fast.peer_fin;
         if fast.has_window_to_tell(spare) {
-            fast.ack = Ack::Due;
+            fast.ack_due = true;
             self.mark_dirty(slot);
         }
         self.rest(slot);

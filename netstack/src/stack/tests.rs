@@ -15,7 +15,6 @@ use crate::{
     QueueLimit, Refusal, RxChecksum, SendError, Unreachable,
 };
 
-mod acks;
 mod closing;
 mod datagrams;
 mod opening;
