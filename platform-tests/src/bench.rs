@@ -54,7 +54,7 @@ pub struct Plan {
     pub loss_percent: f64,
     /// Only the paths of these names, and the direct one; all without any.
     pub only: Vec<String>,
-    /// Only these measures; all, and memory besides, without any.
+    /// Only these measures; all, memory and the executable besides, without any.
     pub measures: Vec<Measure>,
     /// Proxies of others: a name and the script that sets it up (`platform-tests/bench/README.md`).
     pub externals: Vec<(String, PathBuf)>,
@@ -70,7 +70,9 @@ pub fn run(plan: &Plan) -> Report {
     // The hosts' sandboxes outlive the meshes in them.
     let (a, b) = (Sandbox::at(Some(lab.a)), Sandbox::at(Some(lab.b)));
     let mut report = Report::begin(Setting::Hosts, plan);
-    report.executable = Some(Executable::measure(&a));
+    if plan.measures.is_empty() {
+        report.executable = Some(Executable::measure(&a));
+    }
     let lossy = plan.loss_percent > 0.0;
     let ours = ours::ALL
         .iter()

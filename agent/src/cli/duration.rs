@@ -9,12 +9,15 @@ pub(super) struct InvalidDuration {
     got: String,
 }
 
-/// Reads `100us`, `500ms`, `10s`, `5m`, `1h`.
+/// Reads `100us`, `500ms`, `10s`, `5m`, `1h`, and `0`, which is as long in any unit.
 ///
 /// # Errors
 /// Anything else, and what is beyond a year.
 pub(super) fn parse(text: &str) -> Result<Duration, InvalidDuration> {
     let invalid = || InvalidDuration { got: text.to_owned() };
+    if text == "0" {
+        return Ok(Duration::ZERO);
+    }
     let digits = text
         .find(|character: char| !character.is_ascii_digit())
         .ok_or_else(invalid)?;
@@ -50,6 +53,7 @@ mod tests {
             ("5m", 300_000_000),
             ("1h", 3_600_000_000),
             ("0s", 0),
+            ("0", 0),
         ] {
             assert_eq!(parse(text), Ok(Duration::from_micros(micros)));
         }
