@@ -13,6 +13,10 @@ use crate::world::{World, command_output, eventually};
 pub(crate) const ALL: &[Case] = &[
     ("a_node_that_is_as_it_should_be_is_found_so", good),
     ("a_check_leaves_nothing_behind", nothing_behind),
+    (
+        "what_a_killed_check_left_is_taken_away_by_the_next_and_by_the_helper",
+        killed,
+    ),
     ("a_capability_that_is_missing_is_named", without_capability),
     ("a_state_folder_that_cant_be_used_is_named", bad_state),
     ("a_tun_device_that_cant_be_opened_is_named", without_tun),
@@ -190,6 +194,45 @@ fn nothing_behind(world: &World) {
     let before = seen(world);
     check(world, &[]).fails_only(&[]);
     assert_eq!(seen(world), before);
+}
+
+fn killed(world: &World) {
+    with_network(world);
+    fs::create_dir(world.folder.join("state")).unwrap();
+    let kill = || {
+        let before = seen(world);
+        let mut check = world.role("as-check");
+        let output = check.args(["--kill-at", "move-out"]).output().unwrap();
+        assert_eq!(output.status.signal(), Some(Signal::KILL.as_raw()), "{output:?}");
+        // As one leaves it that is killed a little later.
+        let id = left(world).pop().expect("a folder is left");
+        let plugin = world.folder.join(format!("bin/.adit-check-{id}-new"));
+        fs::write(plugin, "a plugin").unwrap();
+        before
+    };
+    let before = kill();
+    // The processes of the one before hold its folder for as long as they take to end with it.
+    assert!(eventually(|| {
+        check(world, &[]).fails_only(&[]);
+        left(world).is_empty()
+    }));
+    assert_eq!(seen(world), before);
+    kill();
+    assert!(eventually(|| {
+        world.start(&[]);
+        world.end_node(Signal::TERM);
+        left(world).is_empty()
+    }));
+    assert_eq!(fs::read_dir(world.folder.join("bin")).unwrap().count(), 1);
+}
+
+/// Ids of checks whose folders are there.
+fn left(world: &World) -> Vec<String> {
+    let entries = fs::read_dir(world.folder.join("state")).into_iter().flatten();
+    let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    names
+        .filter_map(|name| name.strip_prefix("check-").map(str::to_owned))
+        .collect()
 }
 
 fn without_capability(world: &World) {
