@@ -14,6 +14,7 @@ mod agent_keeper;
 mod artifacts;
 mod error;
 mod helper;
+mod log_file;
 mod members;
 mod notice;
 mod once;
@@ -29,7 +30,7 @@ mod table;
 use std::collections::BTreeSet;
 use std::io;
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -49,6 +50,7 @@ pub use artifacts::{Artifacts, ArtifactsError};
 use artifacts::{Log, Recording};
 pub use error::UpError;
 use helper::Helper;
+use log_file::LogFile;
 use members::{Ask, Door};
 use notice::Notices;
 pub use once::Once;
@@ -80,6 +82,8 @@ pub struct Options {
     pub watch: bool,
     /// Whether the one workload has the terminal, as under `adit run`.
     pub foreground: bool,
+    /// The file that standard output and error are, to be kept within bounds; `None` where they are somebody else's to look after.
+    pub log: Option<PathBuf>,
     /// How long programs may take to end after SIGTERM.
     pub grace: Duration,
 }
@@ -158,10 +162,7 @@ fn run(options: Options, recording: Option<&Recording>) -> Result<Ended, UpError
         .map_err(system("making a runtime"))?;
     let printer = match options.foreground {
         true => None,
-        false => Some(
-            LineSink::start(sink::QUEUE_LIMIT, io::stdout())
-                .map_err(system("starting the thread that prints"))?,
-        ),
+        false => Some(printer(options.log.as_deref()).map_err(system("starting the thread that prints"))?),
     };
     let (notices, printer) = notices(&options, printer, recording.map(Recording::of_adit));
     let outcome = LocalSet::new().block_on(&runtime, supervise(options, &run_dir, &notices, recording));
@@ -178,6 +179,14 @@ fn run(options: Options, recording: Option<&Recording>) -> Result<Ended, UpError
     let ended = outcome?;
     removed?;
     Ok(ended)
+}
+
+/// Prints to standard output, or to the file that it is.
+fn printer(log: Option<&Path>) -> io::Result<(LineSink, SinkThread)> {
+    match log {
+        Some(path) => LineSink::start(sink::QUEUE_LIMIT, LogFile::of_process(path)?),
+        None => LineSink::start(sink::QUEUE_LIMIT, io::stdout()),
+    }
 }
 
 fn notices(

@@ -312,9 +312,12 @@ pub(super) struct Up {
     /// Stop with exit code 124 if the test hasn't ended by then, the start of everything else included
     #[arg(long, value_name = "TIME", value_parser = duration::parse, requires = "once")]
     pub(super) timeout: Option<Duration>,
-    /// Go on in the background once everything is ready, and append the output to this file
+    /// Go on in the background once everything is ready, and append the output to this file. At 64 MiB it becomes FILE.1
     #[arg(long, value_name = "FILE", conflicts_with = "once")]
     pub(super) detach: Option<PathBuf>,
+    /// What --detach starts: standard output and error are this file
+    #[arg(long, value_name = "FILE", hide = true, conflicts_with = "detach")]
+    pub(super) detached: Option<PathBuf>,
     /// How long programs may take to end after SIGTERM
     #[arg(long, value_name = "TIME", value_parser = duration::parse, default_value = "10s")]
     pub(super) grace: Duration,
