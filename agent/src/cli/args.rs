@@ -380,8 +380,8 @@ pub(super) struct Ca {
     /// The Service by which agents reach it
     #[arg(long, value_name = "NAME", default_value = "adit-ca")]
     pub(super) service: String,
-    /// Where to listen for agents
-    #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0:8443")]
+    /// Where to listen for agents: in a pod 0.0.0.0:8443, or [::]:8443 where there is IPv6 alone
+    #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:8443")]
     pub(super) listen: SocketAddr,
     /// The audience that agents' tokens are for
     #[arg(long, value_name = "AUDIENCE", default_value = "adit-ca")]
@@ -392,7 +392,7 @@ pub(super) struct Ca {
     /// The longest that a certificate may be valid
     #[arg(long, value_name = "TIME", value_parser = duration::parse, default_value = "24h")]
     pub(super) max_svid_ttl: Duration,
-    /// Offer metrics and health over HTTP here: /metrics, /healthz/live, /healthz/ready
+    /// Offer metrics and health over HTTP here, nowhere without it: /metrics, /healthz/live, /healthz/ready
     #[arg(long, value_name = "ADDRESS:PORT")]
     pub(super) metrics: Option<SocketAddr>,
 }
@@ -439,7 +439,7 @@ pub(super) struct NodeAgent {
     /// How long a worker may look for work before it sleeps, where that has paid lately; 100us without it, 0us never
     #[arg(long, value_name = "TIME", env = "ADIT_BUSY_POLL", value_parser = duration::parse)]
     pub(super) busy_poll: Option<Duration>,
-    /// Offer metrics and health over HTTP here: /metrics, /healthz/live, /healthz/ready
+    /// Offer metrics and health over HTTP here, nowhere without it: /metrics, /healthz/live, /healthz/ready
     #[arg(long, value_name = "ADDRESS:PORT")]
     pub(super) metrics: Option<SocketAddr>,
     /// How long live flows may go on after SIGTERM
