@@ -365,6 +365,9 @@ pub(super) struct AwaitDaemonSet {
     /// Its namespace
     #[arg(long, value_name = "NAME")]
     pub(super) namespace: String,
+    /// How long to wait; then the nodes that aren't done are named, and the exit code is 3
+    #[arg(long, value_name = "TIME", value_parser = duration::parse, default_value = "4m")]
+    pub(super) timeout: Duration,
     /// Its name
     pub(super) name: String,
 }
