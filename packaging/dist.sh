@@ -4,7 +4,8 @@
 #   packaging/dist.sh [--profile PROFILE] [ARCH...]
 #
 # Architectures are x86_64 and aarch64; without any, this machine's. Completions and manual pages are this machine's
-# executable's own. Everything is dated SOURCE_DATE_EPOCH, which is the last commit's time unless it's set.
+# executable's own. Everything is dated SOURCE_DATE_EPOCH, which is the last commit's time unless it's set. The packages'
+# maintainer is ADIT_MAINTAINER (`NAME <ADDRESS>`), or else the workspace's authors, without an address.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 DIST=target/dist
@@ -26,7 +27,11 @@ own=$(uname -m)
 version=$(sed -n '/^\[workspace.package\]/,/^\[/s/^version = "\(.*\)"/\1/p' Cargo.toml)
 SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct)}
 export SOURCE_DATE_EPOCH ADIT_VERSION=$version
-export ADIT_MAINTAINER=${ADIT_MAINTAINER:-The adit authors <maintainers@adit.invalid>}
+authors=$(sed -n '/^\[workspace.package\]/,/^\[/s/^authors = \["\(.*\)"\]/\1/p' Cargo.toml)
+export ADIT_MAINTAINER=${ADIT_MAINTAINER:-$authors}
+# A changelog's trailer has an address, if need be an empty one.
+trailer=$ADIT_MAINTAINER
+[[ $trailer == *\> ]] || trailer+=' <>'
 
 # What isn't made anew must not be taken for new.
 rm -rf "$DIST"
@@ -56,14 +61,14 @@ adit=target/static/$own/adit
 "$adit" man "$STAGE/man"
 gzip -9n "$STAGE"/man/*.1
 cp packaging/copyright docs/install.md docs/platforms.md "$STAGE/doc/"
-packaging/third-party.py "$own-unknown-linux-gnu" >"$STAGE/doc/third-party.txt"
+packaging/third-party.py "${@/%/-unknown-linux-gnu}" >"$STAGE/doc/third-party.txt"
 gzip -9nc CHANGELOG.md >"$STAGE/doc/changelog.gz"
 gzip -9n >"$STAGE/changelog.Debian.gz" <<END
 adit ($version-1) unstable; urgency=medium
 
   * What changed in adit itself is in changelog.gz.
 
- -- $ADIT_MAINTAINER  $(date -u -R -d "@$SOURCE_DATE_EPOCH")
+ -- $trailer  $(date -u -R -d "@$SOURCE_DATE_EPOCH")
 END
 
 platforms=()

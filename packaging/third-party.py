@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""third-party.py TARGET
+"""third-party.py TARGET...
 
-Prints the crates that are linked into adit for a target, each with its licence and the texts that its author put beside
+Prints the crates that are linked into adit for these targets, each with its licence and the texts that its author put beside
 it. Texts that several crates have in common are printed once.
 """
 import collections
@@ -43,9 +43,11 @@ def texts(package):
 
 
 def main():
-    if len(sys.argv) != 2:
+    if len(sys.argv) < 2:
         sys.exit(__doc__)
-    command = ["cargo", "metadata", "--locked", "--format-version=1", "--filter-platform", sys.argv[1]]
+    command = ["cargo", "metadata", "--locked", "--format-version=1"]
+    for target in sys.argv[1:]:
+        command += ["--filter-platform", target]
     metadata = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
     users = collections.defaultdict(list)
     print("What is linked into adit: name, version, licence.\n")

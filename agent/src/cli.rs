@@ -179,6 +179,9 @@ enum CliError {
     /// No such mesh.
     #[error(transparent)]
     RunDir(#[from] RunDirError),
+    /// Nodes that adit couldn't be taken off.
+    #[error(transparent)]
+    StillInstalled(#[from] rollout::StillInstalled),
     /// The system is out of something.
     #[error("[ADIT-A014] {step}: {source}")]
     System {
@@ -208,7 +211,7 @@ enum CliError {
 }
 
 impl CliError {
-    /// 2 for what the user wrote, 3 for pods that take longer, 1 for everything else.
+    /// 2 for what the user wrote, 3 for pods and nodes that take longer, 1 for everything else.
     fn exit_code(&self) -> u8 {
         match self {
             Self::Mesh(_) | Self::NodeChoice(_) | Self::UnknownCode { .. } | Self::Usage { .. } => 2,
@@ -217,6 +220,7 @@ impl CliError {
                 source: EnrolmentError::BadName { .. } | EnrolmentError::NoNamespace { .. },
             } => 2,
             Self::Unsettled(_) => mesh::UNSETTLED,
+            Self::StillInstalled(_) => rollout::STILL_INSTALLED,
             _ => 1,
         }
     }

@@ -21,7 +21,7 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
-use crate::admin::{self, FlowHub};
+use crate::admin::{self, Fault, FlowHub};
 use crate::agent::AgentSettings;
 use crate::agent::handler::Agent;
 use crate::agent::running::Running;
@@ -189,6 +189,8 @@ impl Follower {
     async fn run(self) -> Result<(), ClusterError> {
         let mut states = self.source.states();
         let mut members: Option<Members> = None;
+        // States follow one another for other reasons: what is wrong with one is told once, not with each that has it still.
+        let mut told: Option<Fault> = None;
         let (dismiss, mut dismissed) = watch::channel(false);
         loop {
             tokio::select! {
@@ -211,10 +213,16 @@ impl Follower {
                 // The first has nothing to fall back on; later ones leave what is in force.
                 Err(fault) if members.is_none() => return Err(ClusterError::Mesh(fault.to_string())),
                 Err(fault) => {
-                    tracing::error!(%fault, "a change of the cluster's state is not in force");
+                    if told.as_ref() != Some(&fault) {
+                        tracing::error!(%fault, "a change of the cluster's state is not in force");
+                        told = Some(fault);
+                    }
                     continue;
                 }
             };
+            if told.take().is_some() {
+                tracing::info!("the cluster's state is in force again");
+            }
             let members = match &mut members {
                 Some(members) => members,
                 none => none.insert(self.first(Arc::clone(running), &state, dismiss.clone()).await?),

@@ -272,6 +272,10 @@ const AGENT: &[Code] = codes! {
         "the Kubernetes API didn't do what it was asked for",
         "it can't be reached, or its answer is not the expected one",
         "the message has its answer; `kubectl version` shows whether it can be reached";
+    "ADIT-A076":
+        "adit isn't off every node",
+        "nodes are down, or can't start the pod that takes adit off them: the message names them, with the reason",
+        "bring them back and run `helm uninstall` again. One that won't come back: `kubectl delete node NAME` first; should it come back after all, run `adit node-helper --uninstall` there. `kubectl -n adit-system get pods -l app=adit-uninstall -o wide` shows how it goes on";
     "ADIT-A080":
         "what is to be kept of a run can't be",
         "the folder of --artifacts can't be made, isn't this user's to write, or its disk is full",

@@ -35,7 +35,7 @@ pub use health::{Health, KindHealth, Rejected};
 pub use kube::{Client as KubeClient, Config as KubeConfig};
 pub use membership::{MembershipError, belongs};
 pub use object::{Capability, HBONE_PORT_ANNOTATION, REDIRECTION_ANNOTATION};
-pub use rollout::{Rollout, await_daemon_set};
+pub use rollout::{Laggard, Rollout, UnfinishedError, await_daemon_set};
 pub use roster::{Captured, Outside, Roster, Standing, WirePort};
 pub use source::{ConnectError, Source, SourceOptions, connect, connect_as};
 pub use state::{Account, State, WantedPod};

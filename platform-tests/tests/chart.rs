@@ -277,7 +277,7 @@ fn what_takes_adit_off_the_nodes_is_made_before_a_deletion_alone() {
 
 #[test]
 #[ignore = "needs helm: `just chart` builds and runs it"]
-fn whoever_waits_for_the_nodes_may_look_at_one_object_and_no_more() {
+fn whoever_waits_for_the_nodes_may_look_at_one_daemon_set_and_the_pods_beside_it() {
     let rendered = render(&["--show-only", "templates/uninstall-wait.yaml"]).stdout();
     let all: Vec<Value> = serde_saphyr::from_multiple(&rendered).expect("it is YAML");
     let weight = |object: &Value| -> i32 {
@@ -294,7 +294,7 @@ fn whoever_waits_for_the_nodes_may_look_at_one_object_and_no_more() {
             Some("Role") => assert_eq!(
                 object["rules"],
                 json!([{"apiGroups": ["apps"], "resources": ["daemonsets"], "resourceNames": ["adit-uninstall"],
-                    "verbs": ["get"]}])
+                    "verbs": ["get"]}, {"apiGroups": [""], "resources": ["pods"], "verbs": ["list"]}])
             ),
             Some("Job") => {
                 assert!(weight(object) > made_first);
@@ -304,6 +304,22 @@ fn whoever_waits_for_the_nodes_may_look_at_one_object_and_no_more() {
                     "capabilities": {"drop": ["ALL"]},
                 });
                 assert_eq!(container(object)["securityContext"], expected);
+                // It says which nodes take too long before it's ended, and once.
+                let spec = &object["spec"];
+                let failure = &spec["podFailurePolicy"]["rules"][0];
+                assert_eq!(
+                    (&failure["action"], &failure["onExitCodes"]["values"]),
+                    (&json!("FailJob"), &json!([3]))
+                );
+                assert_eq!(failure["onExitCodes"]["containerName"], container(object)["name"]);
+                let arguments = container(object)["args"].to_string();
+                assert!(arguments.contains("--timeout=240s"), "{arguments}");
+                assert_eq!(spec["activeDeadlineSeconds"], 270);
+                let tolerations = &spec["template"]["spec"]["tolerations"];
+                assert!(
+                    tolerations.is_null(),
+                    "it could be put on the node that is down: {tolerations}"
+                );
             }
             _ => assert!(weight(object) < made_first),
         }

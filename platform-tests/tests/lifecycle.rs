@@ -1,5 +1,6 @@
 //! What is left when something is stopped or killed: nothing. See docs/lifecycle.md.
 
+use std::path::Path;
 use std::time::Duration;
 
 use adit_platform_tests::load::Rr;
@@ -187,6 +188,47 @@ fn a_detached_mesh_goes_on_and_down_stops_it() {
     assert!(again.stderr().contains("ADIT-A012"), "{again}");
     let text = std::fs::read_to_string(&log).unwrap();
     assert!(text.contains("listening") && text.contains("ADIT-A001"), "{text}");
+    assert_eq!(adit(&["down"]).code(), 0);
+    wait_until(
+        "everything to be gone",
+        LIMIT,
+        || sandbox.leftovers().is_empty().then_some(()),
+        || format!("{:?}", sandbox.leftovers()),
+    );
+}
+
+#[test]
+fn the_log_of_a_detached_mesh_is_bounded() {
+    /// What a file has at most, and what is printed: more, in lines that are just short enough to be shown whole.
+    const BOUND: u64 = 64 << 20;
+    const PRINTED: u64 = 9_000 * 8_000;
+    let sandbox = Sandbox::new();
+    let script = format!(
+        "head -c {PRINTED} /dev/zero | tr '\\0' x | fold -w 8000; echo; echo the end; exec sleep infinity"
+    );
+    let spec = MeshSpec::new("loud").workload(Workload::new("loud", ["sh", "-c", &script]));
+    let file = sandbox.file("loud.yaml", spec.text()).display().to_string();
+    let log = sandbox.dir().join("home/loud.log");
+    let adit = |arguments: &[&str]| {
+        let mut command = sandbox.command(sandbox.adit());
+        command.args(arguments);
+        Finished::of(command, LIMIT)
+    };
+    let done = adit(&["up", &file, "--detach", &log.display().to_string()]);
+    assert_eq!(done.code(), 0, "{done}");
+    let latest = || std::fs::read_to_string(&log).unwrap();
+    wait_until(
+        "the last line",
+        LIMIT,
+        || latest().contains("the end").then_some(()),
+        || format!("{} bytes", latest().len()),
+    );
+    let length = |path: &Path| std::fs::metadata(path).unwrap().len();
+    let (before, now) = (length(&log.with_extension("log.1")), length(&log));
+    assert!(
+        before <= BOUND && now < BOUND && before + now > PRINTED,
+        "{before} bytes in the file before, {now} in the latest"
+    );
     assert_eq!(adit(&["down"]).code(), 0);
     wait_until(
         "everything to be gone",

@@ -7,8 +7,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use adit_flow::FlowRecord;
 use adit_platform_tests::load::{Connect, Stream};
-use adit_platform_tests::{Mesh, MeshSpec, Sandbox, UpOptions, Workload, wait_until};
+use adit_platform_tests::{Mesh, MeshSpec, Running, Sandbox, UpOptions, Workload, wait_until};
 
 const LIMIT: Duration = Duration::from_secs(60);
 /// What the chatty workload prints: far more than a pipe and the queue before it hold.
@@ -148,4 +149,41 @@ fn a_follower_of_flows_that_does_not_read_misses_records_and_is_told() {
         told.contains(&format!("{missed} flows were missed here")),
         "{told}"
     );
+}
+
+#[test]
+fn a_follower_of_flows_is_told_of_the_last_ones_before_the_agent_ends() {
+    /// Flows that live until everything is stopped: their records are more than a socket holds.
+    const HELD: usize = 500;
+    let sandbox = Sandbox::new();
+    let mut mesh =
+        sandbox.up(MeshSpec::new("output").workload(Workload::load_server(&sandbox, "server", 7000)));
+    mesh.wait_ready();
+    let mut follow = mesh.command();
+    follow.args(["flows", "--follow", "--json"]);
+    let follower = Running::spawn(follow);
+    let (load, count) = (sandbox.load(), HELD.to_string());
+    let idle = [&load, "idle", "server:7000", "--count", &count, "--hold", "100"];
+    let client = mesh.spawn_as("test/client", idle);
+    wait_until(
+        "the flows to be there, at both of their pods",
+        LIMIT,
+        || (mesh.live_flows() >= 2 * HELD as u64).then_some(()),
+        || format!("{}\n{}", mesh.live_flows(), mesh.logs()),
+    );
+    mesh.down();
+    // It ends with the mesh, and not well.
+    client.finish(LIMIT);
+    let followed = follower.finish(LIMIT);
+    let of_them = |line: &&str| {
+        let record: FlowRecord =
+            serde_json::from_str(line).unwrap_or_else(|error| panic!("{error} in {line}"));
+        record.destination.addr.port() == 7000
+    };
+    assert_eq!(
+        (followed.code(), followed.stderr().as_str()),
+        (0, ""),
+        "{followed}"
+    );
+    assert_eq!(followed.raw_stdout().lines().filter(of_them).count(), 2 * HELD);
 }

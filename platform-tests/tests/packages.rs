@@ -69,6 +69,11 @@ fn the_deb_has_everything_and_depends_on_nothing() {
             .to_owned()
     };
     assert_eq!(field("Package"), "adit");
+    let maintainer = std::env::var("ADIT_MAINTAINER");
+    assert_eq!(
+        field("Maintainer"),
+        maintainer.as_deref().unwrap_or(env!("CARGO_PKG_AUTHORS"))
+    );
     assert_eq!(field("Version"), format!("{}-1", env!("CARGO_PKG_VERSION")));
     for name in ["Depends", "Pre-Depends", "Recommends"] {
         assert_eq!(field(name), "", "{name}");

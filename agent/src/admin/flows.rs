@@ -7,9 +7,11 @@
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use adit_flow::FlowRecord;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
+use tokio::time::timeout;
 
 /// Records that were dropped from the ring before a reader took them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,6 +34,8 @@ pub struct FlowHub {
     ring: Mutex<Ring>,
     more: Notify,
     missed: AtomicU64,
+    /// How many read.
+    readers: watch::Sender<usize>,
 }
 
 #[derive(Debug)]
@@ -63,6 +67,7 @@ impl FlowHub {
             ring: Mutex::new(ring),
             more: Notify::new(),
             missed: AtomicU64::new(0),
+            readers: watch::Sender::new(0),
         })
     }
 
@@ -86,8 +91,17 @@ impl FlowHub {
         self.more.notify_waiters();
     }
 
+    /// Returns once nobody reads any more, or after `limit`: whoever ends the process after [`FlowHub::close`] waits for those
+    /// who are still to be given the last records, but not for one who takes none.
+    pub async fn read_out(&self, limit: Duration) {
+        let mut readers = self.readers.subscribe();
+        // The sender is ours, and so not gone.
+        let _ = timeout(limit, readers.wait_for(|count| *count == 0)).await;
+    }
+
     /// A reader that begins with the oldest record kept.
     pub fn reader(self: &Arc<Self>) -> FlowReader {
+        self.readers.send_modify(|count| *count += 1);
         FlowReader {
             hub: Arc::clone(self),
             position: self.ring().tail,
@@ -137,6 +151,12 @@ impl FlowReader {
             }
             more.await;
         }
+    }
+}
+
+impl Drop for FlowReader {
+    fn drop(&mut self) {
+        self.hub.readers.send_modify(|count| *count -= 1);
     }
 }
 
@@ -191,5 +211,28 @@ mod tests {
         let (first, second) = waiting.await.unwrap();
         assert!(matches!(first, Next::Record(record) if record.bytes_sent == 9));
         assert!(matches!(second, Next::Closed));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn readers_are_waited_for_and_one_that_takes_nothing_is_not() {
+        const LIMIT: Duration = Duration::from_millis(500);
+        let hub = FlowHub::new(3);
+        let started = tokio::time::Instant::now();
+        hub.read_out(LIMIT).await;
+        assert_eq!(started.elapsed(), Duration::ZERO, "nobody reads");
+        let mut reader = hub.reader();
+        hub.publish(numbered(9));
+        hub.close();
+        let reading = tokio::spawn(async move {
+            tokio::time::sleep(LIMIT / 2).await;
+            let first = reader.next().await;
+            (first, reader.next().await)
+        });
+        hub.read_out(LIMIT).await;
+        assert!((LIMIT / 2..LIMIT).contains(&started.elapsed()));
+        assert!(matches!(reading.await.unwrap(), (Next::Record(_), Next::Closed)));
+        let _stuck = hub.reader();
+        hub.read_out(LIMIT).await;
+        assert!((LIMIT / 2 + LIMIT..2 * LIMIT).contains(&started.elapsed()));
     }
 }

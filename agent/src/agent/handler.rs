@@ -106,6 +106,8 @@ impl Agent {
     }
 }
 
+/// How long those who read flow records may take for the last ones.
+const LAST_RECORDS: Duration = Duration::from_millis(500);
 /// The agent was asked before it had a mesh.
 const NO_MESH: &str = "ADIT-A050";
 /// The mesh can't be taken: the file, the CA.
@@ -151,6 +153,8 @@ impl Handler for Agent {
             running.drain(Duration::from_millis(deadline_ms)).await;
         }
         self.hub.close();
+        // Whoever asked ends this process next, and with it the connections on which the last records are told.
+        self.hub.read_out(LAST_RECORDS).await;
         Ok(())
     }
 

@@ -18,8 +18,9 @@ use crate::admin::PolicyText;
 pub(super) struct Policies {
     reader: Reader,
     compiler: Compiler,
+    /// The latest, those that can't be read included.
     texts: Vec<Arc<Text>>,
-    /// What they say, all of it.
+    /// What they said, all of it, when every one could be read.
     objects: Vec<Object>,
 }
 
@@ -93,12 +94,12 @@ impl Policies {
     /// says so; a file that isn't YAML, or a broken network set, changes nothing.
     ///
     /// # Errors
-    /// Such a file or object. The policies read before stay in force.
+    /// Such a file or object, as long as it's there. The policies read before stay in force.
     pub(super) fn read(&mut self, files: &[Arc<PolicyDocument>]) -> Result<(), Unreadable> {
         let same = files.len() == self.texts.len()
             && files.iter().zip(&self.texts).all(|(file, text)| text.is_of(file));
         if same {
-            return Ok(());
+            return readable(&self.texts);
         }
         let known: HashMap<_, _> = self
             .texts
@@ -113,12 +114,11 @@ impl Policies {
                 Arc::new(text)
             }
         };
-        let texts: Vec<_> = files.iter().map(read).collect();
-        readable(&texts)?;
-        let objects = texts.iter().flat_map(|text| &text.reading.objects);
+        self.texts = files.iter().map(read).collect::<Vec<_>>();
+        readable(&self.texts)?;
+        let objects = self.texts.iter().flat_map(|text| &text.reading.objects);
         self.objects = objects.cloned().collect();
         duplicates(&self.objects).iter().for_each(tell);
-        self.texts = texts;
         Ok(())
     }
 
@@ -288,5 +288,27 @@ spec:
             !egress(&set, &snapshot, (api, 80).into(), Protocol::Tcp),
             "the policy is in force"
         );
+    }
+
+    #[test]
+    fn a_file_that_is_no_yaml_is_read_once_and_refused_until_it_changes() {
+        let mut policies = Policies::new();
+        let other = Arc::new(PolicyDocument {
+            path: "other.yaml".into(),
+            text: String::new(),
+        });
+        let broken = || file("kind: [");
+        let first = policies.read(&[broken()]).unwrap_err().to_string();
+        let read = Arc::clone(&policies.texts[0]);
+        // As it is, and beside another that is new.
+        for files in [vec![broken()], vec![broken(), other]] {
+            assert_eq!(policies.read(&files).unwrap_err().to_string(), first);
+            assert!(
+                Arc::ptr_eq(&policies.texts[0], &read),
+                "what is wrong was told again"
+            );
+        }
+        policies.read(&[file(DENY_ALL_BUT_DNS)]).unwrap();
+        assert_eq!(policies.objects.len(), 1);
     }
 }

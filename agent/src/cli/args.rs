@@ -312,9 +312,12 @@ pub(super) struct Up {
     /// Stop with exit code 124 if the test hasn't ended by then, the start of everything else included
     #[arg(long, value_name = "TIME", value_parser = duration::parse, requires = "once")]
     pub(super) timeout: Option<Duration>,
-    /// Go on in the background once everything is ready, and append the output to this file
+    /// Go on in the background once everything is ready, and append the output to this file. At 64 MiB it becomes FILE.1
     #[arg(long, value_name = "FILE", conflicts_with = "once")]
     pub(super) detach: Option<PathBuf>,
+    /// What --detach starts: standard output and error are this file
+    #[arg(long, value_name = "FILE", hide = true, conflicts_with = "detach")]
+    pub(super) detached: Option<PathBuf>,
     /// How long programs may take to end after SIGTERM
     #[arg(long, value_name = "TIME", value_parser = duration::parse, default_value = "10s")]
     pub(super) grace: Duration,
@@ -362,6 +365,9 @@ pub(super) struct AwaitDaemonSet {
     /// Its namespace
     #[arg(long, value_name = "NAME")]
     pub(super) namespace: String,
+    /// How long to wait; then the nodes that aren't done are named, and the exit code is 3
+    #[arg(long, value_name = "TIME", value_parser = duration::parse, default_value = "4m")]
+    pub(super) timeout: Duration,
     /// Its name
     pub(super) name: String,
 }
@@ -377,8 +383,8 @@ pub(super) struct Ca {
     /// The Service by which agents reach it
     #[arg(long, value_name = "NAME", default_value = "adit-ca")]
     pub(super) service: String,
-    /// Where to listen for agents
-    #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0:8443")]
+    /// Where to listen for agents: in a pod 0.0.0.0:8443, or [::]:8443 where there is IPv6 alone
+    #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:8443")]
     pub(super) listen: SocketAddr,
     /// The audience that agents' tokens are for
     #[arg(long, value_name = "AUDIENCE", default_value = "adit-ca")]
@@ -389,7 +395,7 @@ pub(super) struct Ca {
     /// The longest that a certificate may be valid
     #[arg(long, value_name = "TIME", value_parser = duration::parse, default_value = "24h")]
     pub(super) max_svid_ttl: Duration,
-    /// Offer metrics and health over HTTP here: /metrics, /healthz/live, /healthz/ready
+    /// Offer metrics and health over HTTP here, nowhere without it: /metrics, /healthz/live, /healthz/ready
     #[arg(long, value_name = "ADDRESS:PORT")]
     pub(super) metrics: Option<SocketAddr>,
 }
@@ -436,7 +442,7 @@ pub(super) struct NodeAgent {
     /// How long a worker may look for work before it sleeps, where that has paid lately; 100us without it, 0us never
     #[arg(long, value_name = "TIME", env = "ADIT_BUSY_POLL", value_parser = duration::parse)]
     pub(super) busy_poll: Option<Duration>,
-    /// Offer metrics and health over HTTP here: /metrics, /healthz/live, /healthz/ready
+    /// Offer metrics and health over HTTP here, nowhere without it: /metrics, /healthz/live, /healthz/ready
     #[arg(long, value_name = "ADDRESS:PORT")]
     pub(super) metrics: Option<SocketAddr>,
     /// How long live flows may go on after SIGTERM

@@ -12,11 +12,13 @@ use crate::admin::{PsReport, SupervisorClient, WorkloadState};
 use crate::rundir::Base;
 
 /// Starts what this process was started for, without `--detach`, and returns once every workload of `mesh` that runs
-/// here is ready or has ended well. Its output is appended to `log`.
+/// here is ready or has ended well. Its output is appended to `log`, which it keeps within bounds.
 ///
 /// Given up, by Ctrl-C or [`LIMIT`], the mesh goes on.
 pub(super) fn detach(mesh: &str, log: &Path) -> Result<u8, CliError> {
     let system = |step| move |source| CliError::System { step, source };
+    // As it's called when it is full and another is begun.
+    let path = std::path::absolute(log).map_err(system("finding the working directory"))?;
     let output = File::options()
         .append(true)
         .create(true)
@@ -28,6 +30,8 @@ pub(super) fn detach(mesh: &str, log: &Path) -> Result<u8, CliError> {
     let mut child = Command::new("/proc/self/exe")
         .arg0("adit")
         .args(without_detach(std::env::args_os().skip(1)))
+        .arg("--detached")
+        .arg(path)
         .stdin(Stdio::null())
         .stdout(output)
         .stderr(errors)

@@ -77,6 +77,7 @@ fn alone(args: Run) -> Result<u8, CliError> {
         agent: AgentArguments::default(),
         once: Some(Once::new(name)),
         foreground: true,
+        log: None,
         grace: GRACE,
     })?)
 }

@@ -46,6 +46,7 @@ pub(super) fn up(args: Up) -> Result<u8, CliError> {
             artifacts,
         }),
         foreground: false,
+        log: args.detached,
         grace: args.grace,
         source,
     })?)

@@ -20,7 +20,7 @@ pub(super) async fn hand_over(agent: &Agent, broker: &Broker, drain: Duration) {
             tracing::warn!(%error, "ports stay open without a listener: until the next agent comes, connections to them are refused");
         }
     }
-    // It can't fail, and all that it waits for has ended or goes now.
+    // It can't fail. No flow is waited for any more, only those who are still to be told of the last ones.
     let _ = agent.drain(0).await;
     tracing::info!("stopped");
 }

@@ -1,9 +1,11 @@
 //! Can this host be a node? Tried out, not guessed.
 //!
-//! A pod that nobody else knows joins and leaves, once behind TUN devices and once behind veth pairs, by the same code as the helper's, in namespaces of a process that takes
-//! them with it ([`trial`]); the runtime's folders are written to as the helper writes, under names that are nobody's
-//! ([`folders`]); the helper, if there is one, is asked. What comes of it is judged apart from all this ([`judge`]).
+//! A pod that nobody else knows joins and leaves, once behind TUN devices and once behind veth pairs, by the same code as the
+//! helper's, in namespaces of a process that takes them with it ([`trial`]); the runtime's folders are written to as the helper
+//! writes, under names that are nobody's ([`folders`]); the helper, if there is one, is asked. What comes of it is judged apart
+//! from all this ([`judge`]). Files are a check's own, and its successor's to remove if it was killed ([`claim`]).
 
+mod claim;
 mod folders;
 mod judge;
 mod trial;
@@ -27,6 +29,7 @@ use crate::codes::Code;
 use crate::link::LinkChoice;
 use crate::probe::{self, Error, Finding, Machine};
 use crate::sys;
+use claim::Claim;
 use folders::{Binaries, Configuration};
 
 /// What the helper doesn't serve without, by name. It lacks packet sockets without another, which shows where one is opened.
@@ -104,18 +107,32 @@ pub fn check(options: &Options) -> Result<Vec<Finding>, Error> {
     Ok(judge::judge(&host, options))
 }
 
+/// Takes away what checks that were killed have left where a helper with these options works.
+pub(super) fn sweep(options: &Options) {
+    let folders = options.plugin.as_ref();
+    let folders = folders.map(|folders| folders::written(folders, options));
+    let folders = folders.iter().flatten().map(PathBuf::as_path);
+    claim::sweep(&options.state, &folders.collect::<Vec<_>>());
+}
+
 impl Host {
     fn look(options: &Options) -> io::Result<Self> {
         let held = rustix::thread::capabilities(None)?.permitted;
         let lacking = NEEDED
             .into_iter()
             .filter(|(_, capability)| !held.contains(*capability));
+        sweep(options);
+        let claim = Claim::begin(&options.state).map_err(refused(
+            Code::NAMESPACES,
+            format!("making {}", claim::folder(&options.state).display()),
+        ));
         let run = |kind, ipv6| {
             let only = Options {
                 link: LinkChoice::Only(kind),
                 ..options.clone()
             };
-            in_scratch(&only.state, |folder| trial::run(&only, folder, ipv6))
+            let claim = claim.as_ref().map_err(Clone::clone)?;
+            in_scratch(&claim.path("trial"), |folder| trial::run(&only, folder, ipv6))
         };
         let is_wanted = |kind| [LinkChoice::Auto, LinkChoice::Only(kind)].contains(&options.link);
         let tried = |kind| is_wanted(kind).then(|| run(kind, false));
@@ -176,38 +193,16 @@ fn ask(state: &Path) -> Helper {
     }
 }
 
-/// Gives a folder in the state folder to `body`, and takes it away again with those above it that weren't there.
-fn in_scratch(state: &Path, body: impl FnOnce(&Path) -> Result<(), Failure>) -> Result<(), Failure> {
-    let folder = state.join(format!("check-{}", rustix::process::getpid()));
-    let mut made = Vec::new();
+/// Gives a folder of the check's own to `body`, and takes it away again with all that is in it.
+fn in_scratch(folder: &Path, body: impl FnOnce(&Path) -> Result<(), Failure>) -> Result<(), Failure> {
     let path = folder.display();
-    let outcome = make_folders(&folder, &mut made)
-        .map_err(refused(Code::NAMESPACES, format!("making {path}")))
-        .and_then(|()| body(&folder));
+    let made = DirBuilder::new().mode(0o700).create(folder);
+    made.map_err(refused(Code::NAMESPACES, format!("making {path}")))?;
+    let outcome = body(folder);
     // What was mounted in it was mounted for a process that has ended.
-    let removed = match made.pop() {
-        Some(ours) => fs::remove_dir_all(&ours),
-        None => Ok(()),
-    };
-    while let Some(folder) = made.pop() {
-        // Somebody else may use it by now.
-        let _ = fs::remove_dir(folder);
-    }
+    let removed = fs::remove_dir_all(folder);
     let removed = removed.map_err(refused(Code::NAMESPACES, format!("removing {path}")));
     outcome.and(removed)
-}
-
-/// Makes a folder and those above it, and notes which, from the top.
-fn make_folders(folder: &Path, made: &mut Vec<PathBuf>) -> io::Result<()> {
-    if let Some(parent) = folder.parent()
-        && !parent.as_os_str().is_empty()
-        && !fs::exists(parent)?
-    {
-        make_folders(parent, made)?;
-    }
-    DirBuilder::new().mode(0o700).create(folder)?;
-    made.push(folder.to_owned());
-    Ok(())
 }
 
 /// Keeps signals that would end this process from ending it before it has taken away what it made.
@@ -241,21 +236,13 @@ mod tests {
     }
 
     #[test]
-    fn folders_that_were_not_there_are_taken_away_again() {
+    fn a_folder_goes_whatever_came_of_what_was_done_in_it() {
         let top = std::env::temp_dir().join(format!("adit-check-{}", std::process::id()));
-        let state = top.join("a/b");
-        let seen = in_scratch(&state, |folder| {
-            assert!(folder.starts_with(&state));
+        let seen = in_scratch(&top, |folder| {
             fs::write(folder.join("file"), []).unwrap();
             Err(Failure::new(Code::INTERPOSE, "no"))
         });
         assert_eq!(seen, Err(Failure::new(Code::INTERPOSE, "no")));
         assert!(!top.exists());
-
-        fs::create_dir_all(&state).unwrap();
-        fs::write(state.join("others"), []).unwrap();
-        in_scratch(&state, |_| Ok(())).unwrap();
-        assert_eq!(fs::read_dir(&state).unwrap().count(), 1);
-        fs::remove_dir_all(&top).unwrap();
     }
 }

@@ -3,6 +3,15 @@
 //! Messages are framed and bounded as the laptop's are ([`crate::protocol`]): one `SOCK_SEQPACKET` record each, version,
 //! kind, fields. Two connections are used: one for requests, each with its reply, and one that has said
 //! [`Request::Admissions`], on which the helper asks ([`Reply::Admit`]) and the agent answers ([`Request::Answer`]).
+//!
+//! Helper, agent and plugin are replaced one after another, so a message may come from an older build or a newer one. It can
+//! grow, by these rules:
+//!
+//! * A new field goes to the end of its message, and its absence means what the message meant before there was such a
+//!   field. It's read by [`Reader::later`]: an older build's message ends before it.
+//! * What comes after the last field that a build knows is a newer build's, and not looked at.
+//! * An item of a list has no end of its own and can't grow, nor can a field that is there. What can't be said by another
+//!   field at the end is a message of another kind; a kind that the other side doesn't know costs the connection.
 
 pub(super) mod plugin;
 mod pod;
@@ -234,7 +243,6 @@ impl Request {
             kind::STATS => Self::Stats,
             kind => return Err(InvalidMessage::Kind { kind }),
         };
-        reader.close()?;
         Ok(request)
     }
 
@@ -311,7 +319,6 @@ impl Reply {
             kind::COUNTERS => Self::Stats(Counters::read(&mut reader)?),
             kind => return Err(InvalidMessage::Kind { kind }),
         };
-        reader.close()?;
         Ok(reply)
     }
 
@@ -434,10 +441,11 @@ impl Counters {
         fields.map(|(name, count)| (name, *count)).collect()
     }
 
+    /// Those that an older helper doesn't have are 0.
     fn read(reader: &mut Reader<'_>) -> Result<Self, InvalidMessage> {
         let mut counters = Self::default();
         for (name, field) in counters.fields() {
-            *field = reader.u64(name)?;
+            *field = reader.later(|reader| reader.u64(name))?.unwrap_or_default();
         }
         Ok(counters)
     }
@@ -448,7 +456,7 @@ impl Counters {
         }
     }
 
-    /// Every counter with its name, in the order of the wire.
+    /// Every counter with its name, in the order of the wire: a new one is the last.
     fn fields(&mut self) -> [(&'static str, &mut u64); 14] {
         let Self {
             clients,

@@ -16,6 +16,7 @@ use rustix::process::{Resource, Rlimit};
 use rustix::thread::CapabilitySet;
 
 use super::STEP_TIMEOUT;
+use super::check;
 use super::conflist::Conflist;
 use super::members::{Ground, Members};
 use super::server::Server;
@@ -258,6 +259,7 @@ pub fn serve(options: Options, ready: Option<OwnedFd>) -> Result<(), Error> {
     rustix::process::umask(Mode::from_raw_mode(0o077));
     make_folders(&options)?;
     let lock = lock(&options.state, Instant::now() + STEP_TIMEOUT)?;
+    check::sweep(&options);
     let conflist = options.plugin.as_ref().map(|folders| {
         let conflist = Conflist::new(folders, &options.state, &options.exempt);
         // While the process may still write to a folder that isn't root's.

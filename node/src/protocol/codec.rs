@@ -20,10 +20,22 @@ impl<'a> Reader<'a> {
         Ok((reader.u8("kind")?, reader))
     }
 
+    /// Ends a message of a protocol in which nothing may come after the last field.
     pub(crate) fn close(self) -> Result<(), InvalidMessage> {
         match self.rest.len() {
             0 => Ok(()),
             extra => Err(InvalidMessage::TrailingBytes { extra }),
+        }
+    }
+
+    /// A field that messages of this kind didn't always have: `None` where the message ends before it.
+    pub(crate) fn later<T>(
+        &mut self,
+        field: impl FnOnce(&mut Self) -> Result<T, InvalidMessage>,
+    ) -> Result<Option<T>, InvalidMessage> {
+        match self.rest {
+            [] => Ok(None),
+            _ => field(self).map(Some),
         }
     }
 

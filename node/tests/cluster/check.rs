@@ -7,12 +7,16 @@ use std::path::{Path, PathBuf};
 use rustix::mount::{MountFlags, UnmountFlags, mount, mount_bind, mount_remount, unmount};
 use rustix::process::Signal;
 
-use crate::runner::{Case, Outcome};
+use crate::runner::Case;
 use crate::world::{World, command_output, eventually};
 
 pub(crate) const ALL: &[Case] = &[
     ("a_node_that_is_as_it_should_be_is_found_so", good),
     ("a_check_leaves_nothing_behind", nothing_behind),
+    (
+        "what_a_killed_check_left_is_taken_away_by_the_next_and_by_the_helper",
+        killed,
+    ),
     ("a_capability_that_is_missing_is_named", without_capability),
     ("a_state_folder_that_cant_be_used_is_named", bad_state),
     ("a_tun_device_that_cant_be_opened_is_named", without_tun),
@@ -123,7 +127,7 @@ fn is_root_of_the_machine() -> bool {
     map.split_whitespace().nth(2) == Some("4294967295")
 }
 
-fn good(world: &World) -> Outcome {
+fn good(world: &World) {
     with_network(world);
     let checked = check(world, &[]);
     match is_root_of_the_machine() {
@@ -146,7 +150,6 @@ fn good(world: &World) -> Outcome {
     world.start(&[]);
     let pod = crate::pod::Pod::new(world, "shop");
     let (_, _queues) = world.client().join(&pod.reference()).unwrap();
-    Outcome::Passed
 }
 
 /// Files, links and mounts of the node.
@@ -167,7 +170,7 @@ fn seen(world: &World) -> Vec<String> {
         .collect()
 }
 
-fn nothing_behind(world: &World) -> Outcome {
+fn nothing_behind(world: &World) {
     with_network(world);
     let before = seen(world);
     check(world, &[]).fails_only(&[]);
@@ -191,10 +194,48 @@ fn nothing_behind(world: &World) -> Outcome {
     let before = seen(world);
     check(world, &[]).fails_only(&[]);
     assert_eq!(seen(world), before);
-    Outcome::Passed
 }
 
-fn without_capability(world: &World) -> Outcome {
+fn killed(world: &World) {
+    with_network(world);
+    fs::create_dir(world.folder.join("state")).unwrap();
+    let kill = || {
+        let before = seen(world);
+        let mut check = world.role("as-check");
+        let output = check.args(["--kill-at", "move-out"]).output().unwrap();
+        assert_eq!(output.status.signal(), Some(Signal::KILL.as_raw()), "{output:?}");
+        // As one leaves it that is killed a little later.
+        let id = left(world).pop().expect("a folder is left");
+        let plugin = world.folder.join(format!("bin/.adit-check-{id}-new"));
+        fs::write(plugin, "a plugin").unwrap();
+        before
+    };
+    let before = kill();
+    // The processes of the one before hold its folder for as long as they take to end with it.
+    assert!(eventually(|| {
+        check(world, &[]).fails_only(&[]);
+        left(world).is_empty()
+    }));
+    assert_eq!(seen(world), before);
+    kill();
+    assert!(eventually(|| {
+        world.start(&[]);
+        world.end_node(Signal::TERM);
+        left(world).is_empty()
+    }));
+    assert_eq!(fs::read_dir(world.folder.join("bin")).unwrap().count(), 1);
+}
+
+/// Ids of checks whose folders are there.
+fn left(world: &World) -> Vec<String> {
+    let entries = fs::read_dir(world.folder.join("state")).into_iter().flatten();
+    let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    names
+        .filter_map(|name| name.strip_prefix("check-").map(str::to_owned))
+        .collect()
+}
+
+fn without_capability(world: &World) {
     with_network(world);
     check(world, &["--without", "net-admin"])
         .says("ADIT-N120", "Fail", "lacks CAP_NET_ADMIN")
@@ -216,10 +257,9 @@ fn without_capability(world: &World) -> Outcome {
         )
         .is_silent_on("ADIT-N123")
         .fails_only(&["ADIT-N120", "ADIT-N121"]);
-    Outcome::Passed
 }
 
-fn bad_state(world: &World) -> Outcome {
+fn bad_state(world: &World) {
     with_network(world);
     let folder = world.folder.join("run");
     fs::create_dir(&folder).unwrap();
@@ -229,10 +269,9 @@ fn bad_state(world: &World) -> Outcome {
         .says("ADIT-N121", "Fail", "Read-only file system (os error 30)")
         .is_silent_on("ADIT-N123")
         .fails_only(&["ADIT-N121"]);
-    Outcome::Passed
 }
 
-fn without_tun(world: &World) -> Outcome {
+fn without_tun(world: &World) {
     with_network(world);
     check(world, &["--tun", "/nonexistent/tun"])
         .says("ADIT-N121", "Ok", "")
@@ -264,20 +303,18 @@ fn without_tun(world: &World) -> Outcome {
         .says("ADIT-N122", "Ok", "")
         .says("ADIT-N130", "Warn", "(ADIT-N041); pods have TUN devices")
         .fails_only(&[]);
-    Outcome::Passed
 }
 
-fn read_only_lists(world: &World) -> Outcome {
+fn read_only_lists(world: &World) {
     with_network(world);
     let _mounted = Mounted::read_only(&lists(world));
     check(world, &[])
         .says("ADIT-N125", "Fail", "Read-only file system (os error 30)")
         .says("ADIT-N126", "Ok", "ptp")
         .fails_only(&["ADIT-N125"]);
-    Outcome::Passed
 }
 
-fn fixed_list(world: &World) -> Outcome {
+fn fixed_list(world: &World) {
     with_network(world);
     // As a file of the host that is mounted into a container by itself.
     let path = first_list(world);
@@ -300,10 +337,9 @@ fn fixed_list(world: &World) -> Outcome {
     check(world, &[])
         .says("ADIT-N125", "Fail", "elsewhere: Read-only file system")
         .fails_only(&["ADIT-N125"]);
-    Outcome::Passed
 }
 
-fn bad_lists(world: &World) -> Outcome {
+fn bad_lists(world: &World) {
     check(world, &[])
         .says("ADIT-N126", "Fail", "has none")
         .fails_only(&["ADIT-N126"]);
@@ -336,27 +372,24 @@ fn bad_lists(world: &World) -> Outcome {
         .says("ADIT-N125", "Fail", "No such file or directory (os error 2)")
         .is_silent_on("ADIT-N126")
         .fails_only(&["ADIT-N125"]);
-    Outcome::Passed
 }
 
-fn other_mesh(world: &World) -> Outcome {
+fn other_mesh(world: &World) {
     for kind in ["istio-cni", "linkerd-cni"] {
         fs::write(first_list(world), LIST.replace("portmap", kind)).unwrap();
         check(world, &[]).says("ADIT-N127", "Warn", kind).fails_only(&[]);
     }
-    Outcome::Passed
 }
 
-fn no_exec(world: &World) -> Outcome {
+fn no_exec(world: &World) {
     with_network(world);
     let _mounted = Mounted::memory(&world.folder.join("bin"), MountFlags::NOEXEC);
     check(world, &[])
         .says("ADIT-N128", "Fail", "noexec")
         .fails_only(&["ADIT-N128"]);
-    Outcome::Passed
 }
 
-fn bad_binaries(world: &World) -> Outcome {
+fn bad_binaries(world: &World) {
     with_network(world);
     let folder = world.folder.join("bin");
     let mounted = Mounted::read_only(&folder);
@@ -380,10 +413,9 @@ fn bad_binaries(world: &World) -> Outcome {
     check(world, &[])
         .says("ADIT-N128", "Fail", "No such file or directory (os error 2)")
         .fails_only(&["ADIT-N128"]);
-    Outcome::Passed
 }
 
-fn helpers(world: &World) -> Outcome {
+fn helpers(world: &World) {
     with_network(world);
     world.start(&[]);
     let installed = || {
@@ -405,5 +437,4 @@ fn helpers(world: &World) -> Outcome {
     check(world, &[])
         .says("ADIT-N129", "Fail", "(ADIT-N028)")
         .fails_only(&["ADIT-N129"]);
-    Outcome::Passed
 }

@@ -8,7 +8,7 @@ use rustix::process::Signal;
 
 use crate::agent::Forwarder;
 use crate::pod::Pod;
-use crate::runner::{Case, Outcome};
+use crate::runner::Case;
 use crate::stream::Stream;
 use crate::world::{World, eventually};
 
@@ -50,7 +50,7 @@ fn start_recording(world: &World) {
     world.start(&["--steps", path.to_str().unwrap()]);
 }
 
-fn killed_joins(world: &World) -> Outcome {
+fn killed_joins(world: &World) {
     start_recording(world);
     let steps = {
         let pod = Pod::new(world, "shop");
@@ -81,10 +81,9 @@ fn killed_joins(world: &World) -> Outcome {
         assert_eq!(world.remembered(), Vec::<String>::new(), "{step}");
         world.end_node(Signal::TERM);
     }
-    Outcome::Passed
 }
 
-fn killed_leaves(world: &World) -> Outcome {
+fn killed_leaves(world: &World) {
     start_recording(world);
     let steps = {
         let pod = Pod::new(world, "shop");
@@ -115,10 +114,9 @@ fn killed_leaves(world: &World) -> Outcome {
         assert_eq!(world.remembered(), Vec::<String>::new(), "{step}");
         world.end_node(Signal::TERM);
     }
-    Outcome::Passed
 }
 
-fn killed_clearings(world: &World) -> Outcome {
+fn killed_clearings(world: &World) {
     start_recording(world);
     let steps = {
         let pod = Pod::new(world, "shop");
@@ -140,5 +138,4 @@ fn killed_clearings(world: &World) -> Outcome {
         assert!(eventually(|| !pod.is_on_node()), "{step}");
         world.end_node(Signal::TERM);
     }
-    Outcome::Passed
 }

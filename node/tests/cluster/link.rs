@@ -13,7 +13,7 @@ use rustix::process::Signal;
 use crate::agent::Forwarder;
 use crate::joining::{destination, frame_that};
 use crate::pod::{GATEWAY, GATEWAY_V6, Pod};
-use crate::runner::{Case, Outcome};
+use crate::runner::Case;
 use crate::stream::Stream;
 use crate::world::{World, ip_in};
 
@@ -48,15 +48,14 @@ fn queue_of(queue: &OwnedFd) -> Queue {
     Queue::from_fd(queue.try_clone().unwrap()).unwrap()
 }
 
-fn chosen(world: &World) -> Outcome {
+fn chosen(world: &World) {
     world.start(&[]);
     let pod = Pod::new(world, "shop");
     let (_, queues) = world.client().join(&pod.reference()).unwrap();
     assert_eq!(kinds(&queues).map(|kind| kind.to_string()), [world.link; 2]);
-    Outcome::Passed
 }
 
-fn super_packets(world: &World) -> Outcome {
+fn super_packets(world: &World) {
     world.start(&[]);
     let pod = Pod::new(world, "shop");
     let streams = [Stream::to_pod(&pod, pod.v4), Stream::from_pod(&pod, GATEWAY_V6)];
@@ -66,11 +65,10 @@ fn super_packets(world: &World) -> Outcome {
     assert!(forwarder.super_packets() > 0);
     streams.into_iter().for_each(Stream::finish);
     drop(forwarder);
-    Outcome::Passed
 }
 
 /// UDP_SEGMENT: one call, many datagrams, from P and from the wire.
-fn segmented_datagrams(world: &World) -> Outcome {
+fn segmented_datagrams(world: &World) {
     const SIZE: u16 = 500;
     world.start(&[]);
     let pod = Pod::new(world, "shop");
@@ -94,10 +92,9 @@ fn segmented_datagrams(world: &World) -> Outcome {
         }
         assert_eq!(queue_of(queue).counters().undescribed, 0);
     }
-    Outcome::Passed
 }
 
-fn looks_alike(world: &World) -> Outcome {
+fn looks_alike(world: &World) {
     world.start(&[]);
     let pod = Pod::new(world, "shop");
     let hardware = || {
@@ -123,11 +120,10 @@ fn looks_alike(world: &World) -> Outcome {
         );
     }
     drop(queues);
-    Outcome::Passed
 }
 
 /// Whoever may send frames of their own in P can address the agent's end itself, whose kernel takes them then.
-fn own_frames(world: &World) -> Outcome {
+fn own_frames(world: &World) {
     const PORT: u16 = 5354;
     world.start(&[]);
     let pod = Pod::new(world, "shop");
@@ -164,7 +160,6 @@ fn own_frames(world: &World) -> Outcome {
         "nothing came before what the agent let through"
     );
     drop(forwarder);
-    Outcome::Passed
 }
 
 /// From the pod to the node, whole.
@@ -187,7 +182,7 @@ fn datagram(pod: &Pod, port: u16, words: &[u8]) -> Vec<u8> {
     packet
 }
 
-fn lost_journal(world: &World) -> Outcome {
+fn lost_journal(world: &World) {
     world.start(&[]);
     let pod = Pod::new(world, "shop");
     let queues = world.client().join(&pod.reference()).unwrap();
@@ -204,10 +199,9 @@ fn lost_journal(world: &World) -> Outcome {
     drop(queues);
     assert!(world.role("as-uninstall").status().unwrap().success());
     assert_eq!(world.remembered(), Vec::<String>::new());
-    Outcome::Passed
 }
 
-fn second_choice(world: &World) -> Outcome {
+fn second_choice(world: &World) {
     let log = world.folder.join("log");
     let options = [NO_TUN, &["--log", log.to_str().unwrap()]].concat();
     world.start(&options);
@@ -236,11 +230,10 @@ fn second_choice(world: &World) -> Outcome {
     assert!(streams.iter().all(Stream::flows));
     streams.into_iter().for_each(Stream::finish);
     assert_eq!(world.remembered(), Vec::<String>::new());
-    Outcome::Passed
 }
 
 /// A helper that is started again with another choice.
-fn kept(world: &World) -> Outcome {
+fn kept(world: &World) {
     for (first, kind, second) in [
         ("tun", LinkKind::Tun, "packet"),
         ("packet", LinkKind::Packet, "tun"),
@@ -264,5 +257,4 @@ fn kept(world: &World) -> Outcome {
         pod.assert_state(&before, first);
         world.end_node(Signal::TERM);
     }
-    Outcome::Passed
 }

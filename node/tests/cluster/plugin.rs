@@ -9,7 +9,7 @@ use rustix::process::Signal;
 
 use crate::agent::Forwarder;
 use crate::pod::{GATEWAY, Pod};
-use crate::runner::{Case, Outcome};
+use crate::runner::Case;
 use crate::stream::Stream;
 use crate::world::{World, eventually};
 
@@ -86,7 +86,7 @@ pub(crate) fn answer_next(
     })
 }
 
-fn admitted(world: &World) -> Outcome {
+fn admitted(world: &World) {
     world.start(&[]);
     let pod = Pod::new(world, "shop");
     let admissions = Admissions::connect(&world.agent_socket()).unwrap();
@@ -102,10 +102,9 @@ fn admitted(world: &World) -> Outcome {
     assert!(stream.flows());
     stream.finish();
     drop(forwarder);
-    Outcome::Passed
 }
 
-fn mounted_elsewhere(world: &World) -> Outcome {
+fn mounted_elsewhere(world: &World) {
     world.start(&[]);
     let pod = Pod::new(world, "shop");
     let before = pod.state();
@@ -121,10 +120,9 @@ fn mounted_elsewhere(world: &World) -> Outcome {
     assert_eq!(world.client().members().unwrap().len(), 1);
     call("DEL");
     pod.assert_state(&before, "in the end");
-    Outcome::Passed
 }
 
-fn not_admitted(world: &World) -> Outcome {
+fn not_admitted(world: &World) {
     world.start(&[]);
     let pod = Pod::new(world, "shop");
     let before = pod.state();
@@ -148,10 +146,9 @@ fn not_admitted(world: &World) -> Outcome {
     succeeds(world, "CHECK", &pod);
     succeeds(world, "DEL", &pod);
     pod.assert_state(&before, "in the end");
-    Outcome::Passed
 }
 
-fn no_agent(world: &World) -> Outcome {
+fn no_agent(world: &World) {
     world.start(&[]);
     let (pod, exempt) = (Pod::new(world, "shop"), Pod::new(world, "adit-system"));
     let waits = |code: &str| {
@@ -171,7 +168,6 @@ fn no_agent(world: &World) -> Outcome {
     thinking.join().unwrap();
     world.end_node(Signal::KILL);
     waits("[ADIT-N030]");
-    Outcome::Passed
 }
 
 fn waits_once(world: &World, pod: &Pod) {
@@ -183,7 +179,7 @@ fn waits_once(world: &World, pod: &Pod) {
     );
 }
 
-fn second_agent(world: &World) -> Outcome {
+fn second_agent(world: &World) {
     world.start(&[]);
     let pod = Pod::new(world, "shop");
     let mut first = Admissions::connect(&world.agent_socket()).unwrap();
@@ -196,10 +192,9 @@ fn second_agent(world: &World) -> Outcome {
     let output = call(world, "ADD", &pod);
     assert!(passes(&output, &pod), "{output:?}");
     answering.join().unwrap();
-    Outcome::Passed
 }
 
-fn deleted(world: &World) -> Outcome {
+fn deleted(world: &World) {
     world.start(&[]);
     let pod = Pod::new(world, "shop");
     let before = pod.state();
@@ -221,10 +216,9 @@ fn deleted(world: &World) -> Outcome {
     succeeds(world, "DEL", &gone);
     assert_eq!(world.remembered(), Vec::<String>::new());
     assert!(eventually(|| !gone.is_on_node()));
-    Outcome::Passed
 }
 
-fn deleted_without_helper(world: &World) -> Outcome {
+fn deleted_without_helper(world: &World) {
     world.start(&[]);
     let (pod, gone) = (Pod::new(world, "shop"), Pod::new(world, "shop"));
     let before = pod.state();
@@ -239,10 +233,9 @@ fn deleted_without_helper(world: &World) -> Outcome {
     assert!(eventually(|| !gone.is_on_node()));
     assert_eq!(world.remembered(), Vec::<String>::new());
     succeeds(world, "DEL", &pod);
-    Outcome::Passed
 }
 
-fn old_sandbox(world: &World) -> Outcome {
+fn old_sandbox(world: &World) {
     world.start(&[]);
     let (mut old, mut new) = (Pod::new(world, "shop"), Pod::new(world, "shop"));
     old.uid = "same".into();
@@ -261,10 +254,9 @@ fn old_sandbox(world: &World) -> Outcome {
     assert_eq!(world.client().members().unwrap()[0].addresses[0].ip, new.v4);
     succeeds(world, "DEL", &new);
     new.assert_state(&before, "in the end");
-    Outcome::Passed
 }
 
-fn collected(world: &World) -> Outcome {
+fn collected(world: &World) {
     world.start(&[]);
     let (kept, forgotten, ours) = (
         Pod::new(world, "shop"),
@@ -292,10 +284,9 @@ fn collected(world: &World) -> Outcome {
         .map(|member| member.uid.as_str())
         .collect::<Vec<_>>();
     assert_eq!(uids, [kept.uid.as_str(), ours.uid.as_str()]);
-    Outcome::Passed
 }
 
-fn healed(world: &World) -> Outcome {
+fn healed(world: &World) {
     let list = world.folder.join("net.d/10-pods.conflist");
     let text = r#"{"cniVersion":"1.0.0","name":"pods","plugins":[{"type":"ptp"}]}"#;
     fs::write(&list, text).unwrap();
@@ -314,5 +305,4 @@ fn healed(world: &World) -> Outcome {
     );
     assert!(world.role("as-uninstall").status().unwrap().success());
     assert!(!has_entry() && !installed.exists());
-    Outcome::Passed
 }

@@ -6,7 +6,7 @@ use rustix::process::Signal;
 
 use crate::agent::Forwarder;
 use crate::pod::Pod;
-use crate::runner::{Case, Outcome};
+use crate::runner::Case;
 use crate::stream::Stream;
 use crate::world::{World, eventually};
 
@@ -27,7 +27,7 @@ pub(crate) const ALL: &[Case] = &[
     ("a_second_helper_is_refused", second_helper),
 ];
 
-fn agent_restarts(world: &World) -> Outcome {
+fn agent_restarts(world: &World) {
     world.start(&[]);
     let pod = Pod::new(world, "shop");
     let stream = Stream::to_pod(&pod, pod.v4);
@@ -41,11 +41,10 @@ fn agent_restarts(world: &World) -> Outcome {
     assert!(stream.flows());
     stream.finish();
     drop(forwarder);
-    Outcome::Passed
 }
 
 /// What the kernel of O would refuse, since the listener is gone, reaches the next agent.
-fn ports_closed(world: &World) -> Outcome {
+fn ports_closed(world: &World) {
     world.start(&[]);
     let pod = Pod::new(world, "shop");
     let (mut first, second) = (world.client(), world.client());
@@ -64,10 +63,9 @@ fn ports_closed(world: &World) -> Outcome {
     let closed = || world.client().members().unwrap()[0].open_ports.is_empty();
     assert!(eventually(closed), "the ports stay open");
     drop(queues);
-    Outcome::Passed
 }
 
-fn helper_killed(world: &World) -> Outcome {
+fn helper_killed(world: &World) {
     world.start(&[]);
     let pod = Pod::new(world, "shop");
     let before = pod.state();
@@ -100,10 +98,9 @@ fn helper_killed(world: &World) -> Outcome {
     drop(sockets);
     pod.assert_state(&before, "in the end");
     assert_eq!(world.remembered(), Vec::<String>::new());
-    Outcome::Passed
 }
 
-fn both_killed(world: &World) -> Outcome {
+fn both_killed(world: &World) {
     world.start(&[]);
     let pod = Pod::new(world, "shop");
     let stream = Stream::from_pod(&pod, crate::pod::GATEWAY);
@@ -116,10 +113,9 @@ fn both_killed(world: &World) -> Outcome {
     assert!(stream.flows());
     stream.finish();
     drop(forwarder);
-    Outcome::Passed
 }
 
-fn helper_stopped(world: &World) -> Outcome {
+fn helper_stopped(world: &World) {
     world.start(&[]);
     let pod = Pod::new(world, "shop");
     let before = pod.state();
@@ -133,10 +129,9 @@ fn helper_stopped(world: &World) -> Outcome {
     assert!(uninstalled.success());
     pod.assert_state(&before, "in the end");
     assert_eq!(world.remembered(), Vec::<String>::new());
-    Outcome::Passed
 }
 
-fn vanishes(world: &World) -> Outcome {
+fn vanishes(world: &World) {
     world.start(&[]);
     let pod = Pod::new(world, "shop");
     let mut client = world.client();
@@ -147,10 +142,9 @@ fn vanishes(world: &World) -> Outcome {
     assert!(eventually(|| !pod.is_on_node()));
     assert_eq!(client.members().unwrap(), []);
     assert_eq!(client.stats().unwrap().pods_vanished, 1);
-    Outcome::Passed
 }
 
-fn vanishes_unseen(world: &World) -> Outcome {
+fn vanishes_unseen(world: &World) {
     world.start(&[]);
     let pod = Pod::new(world, "shop");
     drop(world.client().join(&pod.reference()).unwrap());
@@ -159,10 +153,9 @@ fn vanishes_unseen(world: &World) -> Outcome {
     world.start(&[]);
     assert_eq!(world.remembered(), Vec::<String>::new());
     assert!(eventually(|| !pod.is_on_node()));
-    Outcome::Passed
 }
 
-fn second_helper(world: &World) -> Outcome {
+fn second_helper(world: &World) {
     world.start(&[]);
     // It waits for the lock for a while, as one does whose predecessor is just ending.
     let refused = world.role("as-node").output().unwrap();
@@ -170,5 +163,4 @@ fn second_helper(world: &World) -> Outcome {
     let told = String::from_utf8_lossy(&refused.stderr);
     assert!(told.contains("in use by another node helper"), "{told}");
     assert!(world.client().stats().is_ok());
-    Outcome::Passed
 }

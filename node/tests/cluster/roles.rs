@@ -23,8 +23,8 @@ static LOG: OnceLock<PathBuf> = OnceLock::new();
 /// The step that kills the helper.
 static DIE_AT: OnceLock<String> = OnceLock::new();
 
-/// The step at which a check's process, by this number, is told to end.
-static TERM_AT: OnceLock<(String, Pid)> = OnceLock::new();
+/// The step at which a check's process, by this number, gets a signal.
+static SIGNAL_AT: OnceLock<(String, Pid, Signal)> = OnceLock::new();
 
 /// The step at which a pod's program puts a macvlan on its interface.
 static MACVLAN_AT: OnceLock<String> = OnceLock::new();
@@ -117,8 +117,10 @@ fn check(arguments: &[String]) -> ExitCode {
         Some(other) => panic!("{other:?}"),
         None => CapabilitySet::empty(),
     };
-    if let Some(step) = option(arguments, "--term-at") {
-        TERM_AT.set((step.to_owned(), getpid())).unwrap();
+    for (name, signal) in [("--term-at", Signal::TERM), ("--kill-at", Signal::KILL)] {
+        if let Some(step) = option(arguments, name) {
+            SIGNAL_AT.set((step.to_owned(), getpid(), signal)).unwrap();
+        }
     }
     let held = rustix::thread::capabilities(None).unwrap();
     let fewer = CapabilitySets {
@@ -177,10 +179,10 @@ fn on_step(step: &'static str) {
             .status();
         assert!(made.unwrap().success());
     }
-    if let Some((chosen, check)) = TERM_AT.get()
+    if let Some((chosen, check, signal)) = SIGNAL_AT.get()
         && chosen == step
     {
-        kill_process(*check, Signal::TERM).unwrap();
+        kill_process(*check, *signal).unwrap();
     }
     if DIE_AT.get().is_some_and(|chosen| chosen == step) {
         kill_process(getppid().unwrap(), Signal::KILL).unwrap();

@@ -10,7 +10,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use crate::agent::Forwarder;
 use crate::plugin::{call, passes};
 use crate::pod::{GATEWAY, Pod};
-use crate::runner::{Case, Outcome};
+use crate::runner::Case;
 use crate::stream::Stream;
 use crate::world::{World, eventually};
 
@@ -70,7 +70,7 @@ fn uninstaller(world: &World, options: &[&str]) -> Child {
     world.role("as-uninstall").args(options).spawn().unwrap()
 }
 
-fn with_agent(world: &World) -> Outcome {
+fn with_agent(world: &World) {
     write_list(world);
     world.start(&[]);
     let (pod, late) = (Pod::new(world, "shop"), Pod::new(world, "shop"));
@@ -113,10 +113,9 @@ fn with_agent(world: &World) -> Outcome {
     streams.into_iter().for_each(Stream::finish);
     kill_process(Pid::from_child(&off), Signal::TERM).unwrap();
     assert!(off.wait().unwrap().success());
-    Outcome::Passed
 }
 
-fn agent_keeps(world: &World) -> Outcome {
+fn agent_keeps(world: &World) {
     write_list(world);
     world.start(&[]);
     let pods = [(); 10].map(|()| Pod::new(world, "shop"));
@@ -137,10 +136,9 @@ fn agent_keeps(world: &World) -> Outcome {
     }
     assert!(forwarders.into_iter().all(Forwarder::ended));
     stream.finish();
-    Outcome::Passed
 }
 
-fn without_helper(world: &World) -> Outcome {
+fn without_helper(world: &World) {
     write_list(world);
     world.start(&[]);
     let pod = Pod::new(world, "shop");
@@ -161,10 +159,9 @@ fn without_helper(world: &World) -> Outcome {
     assert_off(world);
     pod.assert_state(&before, "in the end");
     stream.finish();
-    Outcome::Passed
 }
 
-fn started_again(world: &World) -> Outcome {
+fn started_again(world: &World) {
     write_list(world);
     world.start(&[]);
     let mut off = uninstaller(world, &["--stay"]);
@@ -181,10 +178,9 @@ fn started_again(world: &World) -> Outcome {
     world.start(&[]);
     assert!(asked(world, "ready").status.success());
     assert_no(world, "uninstalled", "10-pods.conflist");
-    Outcome::Passed
 }
 
-fn probes(world: &World) -> Outcome {
+fn probes(world: &World) {
     assert_no(world, "live", "ADIT-N009");
     assert_no(world, "ready", "ADIT-N009");
     assert!(
@@ -202,5 +198,4 @@ fn probes(world: &World) -> Outcome {
     world.start(&[]);
     assert!(asked(world, "live").status.success());
     assert_no(world, "ready", "ADIT-N028");
-    Outcome::Passed
 }

@@ -14,13 +14,15 @@ use rustix::fs::{CWD, FileType, Mode, makedev};
 use crate::world::{TUN_VARIABLE, World};
 
 /// One case: a name, and what it does.
-pub(crate) type Case = (&'static str, fn(&World) -> Outcome);
+pub(crate) type Case = (&'static str, fn(&World));
 
 /// Cases that are run in the same kind of world.
 pub(crate) struct Suite {
     /// What tells its cases' names from another's; empty where there is no other.
     pub(crate) label: &'static str,
     pub(crate) cases: Vec<Case>,
+    /// Those that need a user who isn't this one. Root, who can be any, runs them; an ordinary user can't.
+    pub(crate) root_cases: Vec<Case>,
     pub(crate) world: fn() -> World,
 }
 
@@ -31,31 +33,66 @@ impl Suite {
             label => format!("{case}::{label}::{who}"),
         }
     }
+
+    /// The cases that these can run, and those that they can't.
+    fn cases_of(&self, who: Who) -> (impl Iterator<Item = &Case>, impl Iterator<Item = &Case>) {
+        let (here, missing) = match who {
+            Who::Root => (&self.root_cases[..], &[][..]),
+            // They are run, by root.
+            Who::BesideRoot => (&[][..], &[][..]),
+            Who::Unprivileged => (&[][..], &self.root_cases[..]),
+        };
+        (self.cases.iter().chain(here), missing.iter())
+    }
 }
 
-/// How a case that did not fail went.
-pub(crate) enum Outcome {
-    Passed,
-    /// Not run, for this reason.
-    Ignored(&'static str),
+/// Who runs the cases.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Who {
+    Root,
+    /// An ordinary user beside whom root runs the same.
+    BesideRoot,
+    Unprivileged,
+}
+
+impl Who {
+    fn is_running() -> Self {
+        match rustix::process::geteuid().is_root() {
+            true => Self::Root,
+            false if std::env::var_os(BESIDE_ROOT).is_some() => Self::BesideRoot,
+            false => Self::Unprivileged,
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Root => "root",
+            Self::BesideRoot | Self::Unprivileged => "unprivileged",
+        }
+    }
 }
 
 /// The unprivileged user that root plays as well.
 const UNPRIVILEGED: u32 = 1000;
 
+/// Tells the runner of that user that root runs everything, too.
+const BESIDE_ROOT: &str = "ADIT_RUNNER_BESIDE_ROOT";
+
 /// Runs the cases that `arguments` choose, as this user after `prepare`.
 pub(crate) fn run(suites: &[Suite], arguments: &[String], prepare: fn()) -> ExitCode {
-    let is_root = rustix::process::geteuid().is_root();
-    let who = if is_root { "root" } else { "unprivileged" };
+    let who = Who::is_running();
     if arguments.iter().any(|argument| argument == "--list") {
         for suite in suites {
-            let names = suite.cases.iter().map(|(name, _)| suite.name(name, who));
+            let names = suite
+                .cases_of(who)
+                .0
+                .map(|(name, _)| suite.name(name, who.name()));
             names.for_each(|name| println!("{name}: test"));
         }
         return ExitCode::SUCCESS;
     }
     // Before this process is changed.
-    let theirs = !is_root || run_unprivileged(arguments);
+    let theirs = who != Who::Root || run_unprivileged(arguments);
     prepare();
     let mine = run_here(suites, arguments, who);
     ExitCode::from(u8::from(!(theirs && mine)))
@@ -70,6 +107,7 @@ fn run_unprivileged(arguments: &[String]) -> bool {
     let status = Command::new(std::env::current_exe().unwrap())
         .args(arguments)
         .env(TUN_VARIABLE, &device)
+        .env(BESIDE_ROOT, "1")
         .uid(UNPRIVILEGED)
         .gid(UNPRIVILEGED)
         .status()
@@ -85,33 +123,36 @@ fn make_tun_node(path: &Path) {
     fs::set_permissions(path, fs::Permissions::from_mode(0o666)).unwrap();
 }
 
-fn run_here(suites: &[Suite], arguments: &[String], who: &str) -> bool {
-    let filters = arguments
+fn run_here(suites: &[Suite], arguments: &[String], who: Who) -> bool {
+    let filters: Vec<_> = arguments
         .iter()
         .filter(|argument| !argument.starts_with('-'))
-        .collect::<Vec<_>>();
+        .collect();
+    let is_chosen =
+        |name: &str| filters.is_empty() || filters.iter().any(|filter| name.contains(filter.as_str()));
     let (mut passed, mut failed, mut ignored) = (0, Vec::new(), 0);
-    let all = suites
-        .iter()
-        .flat_map(|suite| suite.cases.iter().map(move |case| (suite, case)));
-    for (suite, (name, case)) in all {
-        let name = suite.name(name, who);
-        if !filters.is_empty() && !filters.iter().any(|filter| name.contains(filter.as_str())) {
-            continue;
+    for suite in suites {
+        let (cases, missing) = suite.cases_of(who);
+        for (name, case) in cases {
+            let name = suite.name(name, who.name());
+            if !is_chosen(&name) {
+                continue;
+            }
+            match catch_unwind(AssertUnwindSafe(|| case(&(suite.world)()))) {
+                Ok(()) => {
+                    println!("test {name} ... ok");
+                    passed += 1;
+                }
+                Err(_) => {
+                    println!("test {name} ... FAILED");
+                    failed.push(name);
+                }
+            }
         }
-        match catch_unwind(AssertUnwindSafe(|| case(&(suite.world)()))) {
-            Ok(Outcome::Passed) => {
-                println!("test {name} ... ok");
-                passed += 1;
-            }
-            Ok(Outcome::Ignored(reason)) => {
-                println!("test {name} ... ignored, {reason}");
-                ignored += 1;
-            }
-            Err(_) => {
-                println!("test {name} ... FAILED");
-                failed.push(name);
-            }
+        let missing = missing.map(|(name, _)| suite.name(name, who.name()));
+        for name in missing.filter(|name| is_chosen(name)) {
+            println!("test {name} ... ignored, needs root, who alone can be another user as well");
+            ignored += 1;
         }
     }
     let verdict = if failed.is_empty() { "ok" } else { "FAILED" };

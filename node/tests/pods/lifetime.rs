@@ -7,7 +7,7 @@ use std::process::{Child, Stdio};
 use adit_node::Client;
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::runner::{Case, Outcome};
+use crate::runner::Case;
 use crate::world::{World, eventually, first_line, pod, processes_in};
 
 pub(crate) const ALL: &[Case] = &[
@@ -77,7 +77,7 @@ fn sleeper(world: &World, name: &str, detach: bool) -> Child {
     child
 }
 
-fn a_killed_supervisor_takes_everything_with_it(world: &World) -> Outcome {
+fn a_killed_supervisor_takes_everything_with_it(world: &World) {
     let mut supervisor = world
         .role("as-supervisor")
         .arg("--socket")
@@ -101,10 +101,9 @@ fn a_killed_supervisor_takes_everything_with_it(world: &World) -> Outcome {
     );
     assert!(eventually(|| !fs::exists(world.run_directory()).unwrap()));
     assert_eq!(mounts(), before);
-    Outcome::Passed
 }
 
-fn a_killed_enter_takes_its_program_with_it(world: &World) -> Outcome {
+fn a_killed_enter_takes_its_program_with_it(world: &World) {
     world.start(&[]).create_pod(&pod("a", 2)).unwrap();
     for detach in [false, true] {
         let network = network_of(world, "a");
@@ -118,10 +117,9 @@ fn a_killed_enter_takes_its_program_with_it(world: &World) -> Outcome {
             processes_in(&network)
         );
     }
-    Outcome::Passed
 }
 
-fn a_killed_init_is_told_from_a_program_that_ended(world: &World) -> Outcome {
+fn a_killed_init_is_told_from_a_program_that_ended(world: &World) {
     world.start(&[]).create_pod(&pod("a", 2)).unwrap();
     let mut outer = sleeper(world, "a", false);
     let children = format!("/proc/{0}/task/{0}/children", outer.id());
@@ -132,10 +130,9 @@ fn a_killed_init_is_told_from_a_program_that_ended(world: &World) -> Outcome {
         .unwrap();
     kill_process(Pid::from_raw(init).unwrap(), Signal::KILL).unwrap();
     assert_eq!(outer.wait().unwrap().code(), Some(137));
-    Outcome::Passed
 }
 
-fn background_processes_end_with_the_program(world: &World) -> Outcome {
+fn background_processes_end_with_the_program(world: &World) {
     world.start(&[]).create_pod(&pod("a", 2)).unwrap();
     let output = world.app("a", &["leave-behind"]);
     assert!(output.status.success());
@@ -143,10 +140,9 @@ fn background_processes_end_with_the_program(world: &World) -> Outcome {
     assert!(processes.starts_with("pid:["), "{processes}");
     // Not eventually: when `enter` has returned it is done.
     assert_eq!(processes_in(processes.trim()), [0; 0]);
-    Outcome::Passed
 }
 
-fn programs_outlive_a_killed_helper(world: &World) -> Outcome {
+fn programs_outlive_a_killed_helper(world: &World) {
     let mut client = world.start(&[]);
     client.create_pod(&pod("a", 2)).unwrap();
     let queues = client.open_queues("a").unwrap();
@@ -160,19 +156,17 @@ fn programs_outlive_a_killed_helper(world: &World) -> Outcome {
     drop(queues);
     outer.kill().unwrap();
     outer.wait().unwrap();
-    Outcome::Passed
 }
 
-fn sigterm_ends_the_helper_and_its_folder(world: &World) -> Outcome {
+fn sigterm_ends_the_helper_and_its_folder(world: &World) {
     let mut client = world.start(&[]);
     client.create_pod(&pod("a", 2)).unwrap();
     kill_process(world.node_pid(), Signal::TERM).unwrap();
     assert!(world.node_ended());
     assert!(!fs::exists(world.run_directory()).unwrap());
-    Outcome::Passed
 }
 
-fn the_terminals_signals_do_not_end_the_helper(world: &World) -> Outcome {
+fn the_terminals_signals_do_not_end_the_helper(world: &World) {
     let mut client = world.start(&[]);
     // USR2 is what the kernel sends when a parent's thread ends; our parent is alive.
     for signal in [Signal::INT, Signal::HUP, Signal::QUIT, Signal::TSTP, Signal::USR2] {
@@ -180,10 +174,9 @@ fn the_terminals_signals_do_not_end_the_helper(world: &World) -> Outcome {
     }
     client.create_pod(&pod("a", 2)).unwrap();
     assert_eq!(client.list().unwrap(), ["a"]);
-    Outcome::Passed
 }
 
-fn deleted_pods_leave_no_namespace(world: &World) -> Outcome {
+fn deleted_pods_leave_no_namespace(world: &World) {
     let mut client = world.start(&[]);
     client.create_pod(&pod("a", 2)).unwrap();
     let mut outer = sleeper(world, "a", false);
@@ -197,5 +190,4 @@ fn deleted_pods_leave_no_namespace(world: &World) -> Outcome {
     assert!(eventually(|| processes_in(&network).is_empty()));
     // The same addresses again: nothing is in the way.
     client.create_pod(&pod("a", 2)).unwrap();
-    Outcome::Passed
 }

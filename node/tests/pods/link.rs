@@ -9,7 +9,7 @@ use adit_node::codes::Code;
 use adit_node::protocol::{PodInfo, PodSpec};
 
 use crate::cases::{client_queue, packets_leave};
-use crate::runner::{Case, Outcome};
+use crate::runner::Case;
 use crate::world::{World, eventually, frame_of, frame_that, pod};
 
 pub(crate) const ALL: &[Case] = &[
@@ -65,16 +65,15 @@ fn is_udp(version: u8) -> impl Fn(&VnetHeader, &[u8]) -> bool {
     move |_, packet| packet[0] >> 4 == version && packet[if version == 4 { 9 } else { 6 }] == 17
 }
 
-fn packets_leave_through_a_packet_socket(world: &World) -> Outcome {
+fn packets_leave_through_a_packet_socket(world: &World) {
     let (_, info) = create(world, &pod("a", 2));
     assert!(info.ipv6 && info.checksum_offload, "{info:?}");
     assert!(info.queue_bytes.is_some_and(|bytes| bytes > 64 << 10), "{info:?}");
     packets_leave(world);
-    Outcome::Passed
 }
 
 /// Pods have host prefixes and a gateway that is written down. One that has a network asks for each neighbour in it.
-fn whoever_asks_for_a_neighbour_is_answered(world: &World) -> Outcome {
+fn whoever_asks_for_a_neighbour_is_answered(world: &World) {
     let mut spec = pod("a", 2);
     spec.addresses[0].prefix = 24;
     spec.addresses[1].prefix = 64;
@@ -87,10 +86,9 @@ fn whoever_asks_for_a_neighbour_is_answered(world: &World) -> Outcome {
         assert!(packet.ends_with(b"hello from the pod"));
         assert_eq!(queue.counters().questions_answered, before + 1, "for {to}");
     }
-    Outcome::Passed
 }
 
-fn programs_see_an_ethernet_device(world: &World) -> Outcome {
+fn programs_see_an_ethernet_device(world: &World) {
     create(world, &pod("a", 2));
     let devices = world.output_of("a", &["cat", "/proc/net/dev"]);
     let names = devices.lines().skip(2).filter_map(|line| line.split(':').next());
@@ -103,11 +101,10 @@ fn programs_see_an_ethernet_device(world: &World) -> Outcome {
         gateway.is_some_and(|line| line.contains("02:61:64:69:74:01")),
         "{neighbours}"
     );
-    Outcome::Passed
 }
 
 /// UDP_SEGMENT: one call, many datagrams. As super-packets they would be one datagram to the reader of the queue.
-fn datagrams_that_a_program_has_its_kernel_cut_come_cut(world: &World) -> Outcome {
+fn datagrams_that_a_program_has_its_kernel_cut_come_cut(world: &World) {
     create(world, &pod("a", 2));
     assert!(
         world
@@ -122,11 +119,10 @@ fn datagrams_that_a_program_has_its_kernel_cut_come_cut(world: &World) -> Outcom
         assert_eq!(packet[28], number, "in their order");
     }
     assert_eq!(queue.counters().undescribed, 0);
-    Outcome::Passed
 }
 
 /// To a port on which nobody listens: the reset acknowledges what the kernel saw, which is all of it or one piece.
-fn a_super_packet_is_taken_in_one_piece(world: &World) -> Outcome {
+fn a_super_packet_is_taken_in_one_piece(world: &World) {
     const PAYLOAD: u16 = 3000;
     let tun = World::new();
     for (world, link) in [(world, "packet"), (&tun, "tun")] {
@@ -148,7 +144,6 @@ fn a_super_packet_is_taken_in_one_piece(world: &World) -> Outcome {
         let acknowledged = u32::from_be_bytes(*reset[28..].first_chunk().unwrap());
         assert_eq!(acknowledged, 1 + u32::from(PAYLOAD), "by {link}");
     }
-    Outcome::Passed
 }
 
 /// A TCP segment from elsewhere to pod "a" whose number is 1 and whose checksum is left out.
@@ -167,7 +162,7 @@ fn segment(payload: u16) -> Vec<u8> {
     packet
 }
 
-fn a_flow_stays_on_one_packet_socket(world: &World) -> Outcome {
+fn a_flow_stays_on_one_packet_socket(world: &World) {
     let mut spec = pod("many", 2);
     spec.queues = 4;
     let (mut client, _) = create(world, &spec);
@@ -195,10 +190,9 @@ fn a_flow_stays_on_one_packet_socket(world: &World) -> Outcome {
     });
     found.sort_unstable();
     assert_eq!(found, [0, 0, 0, 8]);
-    Outcome::Passed
 }
 
-fn without_a_tun_device_a_pod_gets_a_veth_pair(world: &World) -> Outcome {
+fn without_a_tun_device_a_pod_gets_a_veth_pair(world: &World) {
     let mut client = world.start_with_tun(&[], Path::new("/nonexistent/tun"));
     let info = client.create_pod(&pod("a", 2)).unwrap();
     assert_eq!(info.link, LinkKind::Packet);
@@ -211,11 +205,10 @@ fn without_a_tun_device_a_pod_gets_a_veth_pair(world: &World) -> Outcome {
     assert!(world.app("a", &["send-udp", "192.0.2.9:7"]).status.success());
     let (header, _) = frame_that(client_queue(world, "a"), is_udp(4)).unwrap();
     assert_eq!(header.checksum, Checksum::Partial { start: 20, offset: 6 });
-    Outcome::Passed
 }
 
 /// What comes while no agent reads it waits for the next, who asks nobody to whom to write.
-fn a_packet_socket_outlives_its_agent(world: &World) -> Outcome {
+fn a_packet_socket_outlives_its_agent(world: &World) {
     let (mut client, _) = create(world, &pod("a", 2));
     let mac_address = || {
         let queue = PacketQueue::from_fd(client_queue(world, "a")).unwrap();
@@ -227,10 +220,9 @@ fn a_packet_socket_outlives_its_agent(world: &World) -> Outcome {
     assert!(world.app("a", &["send-udp", "192.0.2.9:7"]).status.success());
     assert!(frame_that(client_queue(world, "a"), is_udp(4)).is_some());
     assert_eq!(mac_address(), "0a:61:0a:4d:00:02");
-    Outcome::Passed
 }
 
-fn an_outer_end_goes_with_the_last_socket(world: &World) -> Outcome {
+fn an_outer_end_goes_with_the_last_socket(world: &World) {
     let (mut client, _) = create(world, &pod("a", 2));
     let queue = Queue::from_fd(client_queue(world, "a")).unwrap();
     client.delete_pod("a").unwrap();
@@ -240,10 +232,9 @@ fn an_outer_end_goes_with_the_last_socket(world: &World) -> Outcome {
         let ended = queue.recv(&mut frame).err();
         ended.is_some_and(|error| error.kind() != std::io::ErrorKind::WouldBlock)
     }));
-    Outcome::Passed
 }
 
-fn without_either_link_both_are_named(world: &World) -> Outcome {
+fn without_either_link_both_are_named(world: &World) {
     // The limit of a user namespace counts for what is made below it: a network namespace for a pod, none for its wire.
     let script = "echo 1 > /proc/sys/user/max_net_namespaces; exec \"$@\"";
     let node = world.node_command(&[], Path::new("/nonexistent/tun"));
@@ -260,5 +251,4 @@ fn without_either_link_both_are_named(world: &World) -> Outcome {
     for part in ["/nonexistent/tun", "veth pair", "network namespace"] {
         assert!(text.contains(part), "{text}");
     }
-    Outcome::Passed
 }

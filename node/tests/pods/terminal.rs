@@ -1,7 +1,7 @@
 //! Interactive programs: what a user would notice if the program were not run directly.
 
 use crate::expect::Screen;
-use crate::runner::{Case, Outcome};
+use crate::runner::Case;
 use crate::world::{World, eventually, pod, processes_in};
 
 pub(crate) const ALL: &[Case] = &[
@@ -49,7 +49,7 @@ fn shell(world: &World) -> Screen {
     screen
 }
 
-fn a_shell_in_a_pod_has_job_control(world: &World) -> Outcome {
+fn a_shell_in_a_pod_has_job_control(world: &World) {
     world.start(&[]).create_pod(&pod("a", 2)).unwrap();
     for inner in ["sh", "bash --norc"] {
         let mut screen = shell(world);
@@ -83,10 +83,9 @@ fn a_shell_in_a_pod_has_job_control(world: &World) -> Outcome {
         screen.types("exit\n");
         screen.hang_up();
     }
-    Outcome::Passed
 }
 
-fn a_program_is_a_job_of_the_shell_outside(world: &World) -> Outcome {
+fn a_program_is_a_job_of_the_shell_outside(world: &World) {
     world.start(&[]).create_pod(&pod("a", 2)).unwrap();
     let mut screen = shell(world);
     // One process: a second one in the group may read a last line before it notices that it is stopped, here as
@@ -121,10 +120,9 @@ fn a_program_is_a_job_of_the_shell_outside(world: &World) -> Outcome {
         .sees("$ ");
     screen.types("exit\n");
     screen.hang_up();
-    Outcome::Passed
 }
 
-fn ctrl_c_ends_the_program_with_130(world: &World) -> Outcome {
+fn ctrl_c_ends_the_program_with_130(world: &World) {
     world.start(&[]).create_pod(&pod("a", 2)).unwrap();
     let mut screen = shell(world);
     screen
@@ -141,10 +139,9 @@ fn ctrl_c_ends_the_program_with_130(world: &World) -> Outcome {
     screen.types("echo code-$?\n").sees("code-131");
     screen.types("exit\n");
     screen.hang_up();
-    Outcome::Passed
 }
 
-fn a_script_around_it_ends_with_ctrl_c(world: &World) -> Outcome {
+fn a_script_around_it_ends_with_ctrl_c(world: &World) {
     world.start(&[]).create_pod(&pod("a", 2)).unwrap();
     let mut screen = shell(world);
     screen
@@ -158,10 +155,9 @@ fn a_script_around_it_ends_with_ctrl_c(world: &World) -> Outcome {
     screen.sees("code-130 and-42");
     screen.types("exit\n");
     screen.hang_up();
-    Outcome::Passed
 }
 
-fn a_pipe_keeps_the_callers_group(world: &World) -> Outcome {
+fn a_pipe_keeps_the_callers_group(world: &World) {
     world.start(&[]).create_pod(&pod("a", 2)).unwrap();
     let mut screen = shell(world);
     // The reader at the end of the pipe has the terminal, as `less` would need it.
@@ -177,10 +173,9 @@ fn a_pipe_keeps_the_callers_group(world: &World) -> Outcome {
     screen.types("echo here-$((40+2))\n").sees("here-42");
     screen.types("exit\n");
     screen.hang_up();
-    Outcome::Passed
 }
 
-fn a_closed_terminal_leaves_nothing(world: &World) -> Outcome {
+fn a_closed_terminal_leaves_nothing(world: &World) {
     world.start(&[]).create_pod(&pod("a", 2)).unwrap();
     let network = world
         .output_of("a", &["readlink", "/proc/self/ns/net"])
@@ -203,10 +198,9 @@ fn a_closed_terminal_leaves_nothing(world: &World) -> Outcome {
             left()
         );
     }
-    Outcome::Passed
 }
 
-fn a_detached_program_has_no_terminal(world: &World) -> Outcome {
+fn a_detached_program_has_no_terminal(world: &World) {
     world.start(&[]).create_pod(&pod("a", 2)).unwrap();
     let mut screen = shell(world);
     screen
@@ -214,5 +208,4 @@ fn a_detached_program_has_no_terminal(world: &World) -> Outcome {
         .sees("none-42");
     screen.types("exit\n");
     screen.hang_up();
-    Outcome::Passed
 }

@@ -24,11 +24,6 @@ pub enum Verdict {
         /// What it said.
         reason: String,
     },
-    /// This build has no such path over such a link.
-    NotOffered {
-        /// What it said.
-        reason: String,
-    },
     /// A defect: the two don't agree, one hung or gave no code, or the cell came to something else than is expected of it.
     Wrong {
         /// Which, and what was said.
@@ -47,7 +42,6 @@ impl Verdict {
         match self {
             Self::Works => "works",
             Self::Refused { code, .. } => code,
-            Self::NotOffered { .. } => "not offered",
             Self::Wrong { .. } => "WRONG",
         }
     }
@@ -56,9 +50,7 @@ impl Verdict {
     pub fn reason(&self) -> Option<&str> {
         match self {
             Self::Works => None,
-            Self::Refused { reason, .. } | Self::NotOffered { reason } | Self::Wrong { reason } => {
-                Some(reason)
-            }
+            Self::Refused { reason, .. } | Self::Wrong { reason } => Some(reason),
         }
     }
 }
@@ -75,10 +67,6 @@ fn verdict(outcome: &Outcome) -> Verdict {
         reason: format!("{what}; the check: {}; the command: {}", check.said, real.said),
     };
     match (check.ended, real.ended) {
-        (_, Ended::NotOffered) => Verdict::NotOffered {
-            reason: real.said.clone(),
-        },
-        (Ended::NotOffered, _) => wrong("there is no such check"),
         (Ended::Hung, _) => wrong("the check hung"),
         (_, Ended::Hung) => wrong("the command hung"),
         (Ended::Yes, Ended::No) => wrong("the check said yes and the command failed"),
@@ -150,15 +138,5 @@ mod tests {
         ] {
             assert!(seen("laptop/tun/no-userns", check, real).is_wrong());
         }
-    }
-
-    #[test]
-    fn what_a_build_does_not_offer_is_told_apart() {
-        let verdict = seen(
-            "node/packet/root",
-            Attempt::yes(""),
-            Attempt::of(Ended::NotOffered, "no --link"),
-        );
-        assert_eq!((verdict.short(), verdict.is_wrong()), ("not offered", false));
     }
 }

@@ -40,8 +40,6 @@ pub enum Ended {
     Hung,
     /// No.
     No,
-    /// This build doesn't offer it.
-    NotOffered,
     /// Yes.
     Yes,
 }

@@ -15,6 +15,7 @@ use super::super::cni::VERSIONS;
 use super::super::conflist::{self, Conflist, PLUGIN, Preview};
 use super::super::failure::Failure;
 use super::super::serve::{Options, PluginFolders};
+use super::claim;
 
 /// Sticky bit of a folder: only its owner and a file's own may replace the file.
 const STICKY: u32 = 0o1000;
@@ -68,14 +69,22 @@ impl Refusal {
 pub(super) fn configuration(folders: &PluginFolders, options: &Options) -> Configuration {
     let conflist = Conflist::new(folders, &options.state, &options.exempt);
     let preview = conflist.preview();
-    // The list is replaced where it is, and that may be elsewhere, by a link.
-    let target = preview
-        .as_ref()
-        .ok()
-        .and_then(|list| list.as_ref()?.target.parent());
-    let writable = rewrite_in(target.unwrap_or(&folders.configuration));
+    let writable = rewrite_in(folder_of(preview.as_ref(), folders));
     let list = preview.map(|preview| preview.map(List::of));
     Configuration { writable, list }
+}
+
+/// The folders that a check writes to.
+pub(super) fn written(folders: &PluginFolders, options: &Options) -> [PathBuf; 2] {
+    let preview = Conflist::new(folders, &options.state, &options.exempt).preview();
+    let lists = folder_of(preview.as_ref(), folders).to_owned();
+    [lists, folders.binaries.clone()]
+}
+
+/// Where the list is replaced: where it is, and that may be elsewhere, by a link.
+fn folder_of<'a>(preview: Result<&'a Option<Preview>, &Failure>, folders: &'a PluginFolders) -> &'a Path {
+    let target = preview.ok().and_then(|list| list.as_ref()?.target.parent());
+    target.unwrap_or(&folders.configuration)
 }
 
 /// Looks at the folder of plugins.
@@ -209,8 +218,7 @@ struct Scratch([PathBuf; 2]);
 
 impl Scratch {
     fn new(folder: &Path) -> Self {
-        let name = |part: &str| folder.join(format!(".adit-check-{}-{part}", rustix::process::getpid()));
-        Self([name("new"), name("old")])
+        Self(["new", "old"].map(|part| claim::file(folder, part)))
     }
 
     fn paths(&self) -> [&Path; 2] {

@@ -1,5 +1,5 @@
-//! What is said on the helper's own socket, by the CNI plugin and by other commands of adit on the node. All are of one
-//! build, and all are root.
+//! What is said on the helper's own socket, by the CNI plugin and by other commands of adit on the node. All are root. They
+//! are of one build but for the moments in which it is replaced; messages grow by the rules of [`super`].
 
 use std::time::Duration;
 
@@ -97,7 +97,6 @@ impl PluginRequest {
             kind::PROBE => Self::Probe,
             kind => return Err(InvalidMessage::Kind { kind }),
         };
-        reader.close()?;
         Ok(request)
     }
 
@@ -165,7 +164,6 @@ impl PluginReply {
             },
             kind => return Err(InvalidMessage::Kind { kind }),
         };
-        reader.close()?;
         Ok(reply)
     }
 
@@ -189,17 +187,19 @@ impl PluginReply {
     }
 }
 
-/// Entry for `fuzz/`: what is read of the plugin's requests and of the replies to it is written back the same.
+/// Entry for `fuzz/`: what is read of the plugin's requests and of the replies to it is written back the same, but for what
+/// comes after the last field.
 ///
 /// # Panics
 /// When that doesn't hold.
 #[cfg(fuzzing)]
 pub fn fuzz(bytes: &[u8]) {
     if let Ok(request) = PluginRequest::decode(bytes) {
-        assert_eq!(request.encode().as_deref(), Ok(bytes));
+        let written = request.encode();
+        assert!(written.is_ok_and(|written| bytes.starts_with(&written)));
     }
     if let Ok(reply) = PluginReply::decode(bytes) {
-        assert_eq!(reply.encode(), bytes);
+        assert!(bytes.starts_with(&reply.encode()));
     }
 }
 
@@ -288,7 +288,7 @@ mod tests {
             let _ = PluginReply::decode(&bytes);
             let headed = [&[crate::protocol::VERSION, kind], &bytes[..]].concat();
             if let Ok(request) = PluginRequest::decode(&headed) {
-                prop_assert_eq!(request.encode(), Ok(headed));
+                prop_assert!(headed.starts_with(&request.encode().unwrap()));
             }
         }
     }

@@ -12,7 +12,7 @@ use super::laptop::{find_tunnelled, loads};
 use super::run::link_option;
 use super::{AGENT, FOLDER, PORT, Tools, last_words, shortened, succeeded, waited};
 use crate::matrix::cell::{Cell, Condition, Link};
-use crate::matrix::outcome::{Attempt, Ended};
+use crate::matrix::outcome::Attempt;
 use crate::process::Running;
 
 /// The node's name.
@@ -107,7 +107,7 @@ pub(super) fn real(cell: Cell, tools: &Tools, world: &World) -> Result<String, A
         let what = what.to_owned();
         move |error: std::io::Error| Attempt::no(format!("{what}: {error}"))
     };
-    let mut helper = start_helper(cell, tools)?;
+    let mut helper = start_helper(cell.link, tools)?;
     let api = Api::start(&world.pods).map_err(no("answering for the Kubernetes API"))?;
     let kubeconfig = PathBuf::from(FOLDER).join("kubeconfig.json");
     let roots = PathBuf::from(FOLDER).join("roots.pem");
@@ -134,40 +134,29 @@ pub(super) fn real(cell: Cell, tools: &Tools, world: &World) -> Result<String, A
     talked.map_err(|attempt| words(attempt, &helper, &agent))
 }
 
-/// With the link that the cell asks for, or by itself where a build has no choice and it's the one that it has.
-fn start_helper(cell: Cell, tools: &Tools) -> Result<Running, Attempt> {
+/// With a link that is asked for.
+fn start_helper(link: Link, tools: &Tools) -> Result<Running, Attempt> {
     let socket = PathBuf::from(FOLDER).join("state/agent/agent.sock");
-    let start = |options: &[&str]| -> Result<Running, Attempt> {
-        let mut command = tools.adit();
-        command
-            .args([
-                "node-helper",
-                "--state",
-                &format!("{FOLDER}/state"),
-                "--netns-dir",
-                NETNS,
-            ])
-            .args(["--agent-uid", &AGENT.to_string()])
-            .args(plugin_folders())
-            .args(options);
-        let mut helper = Running::spawn(command);
-        waited("the helper to listen", || {
-            if helper.has_ended() {
-                let said = last_words(&helper);
-                let ended = match said.contains("unexpected argument '--link'") {
-                    true => Ended::NotOffered,
-                    false => Ended::No,
-                };
-                return Err(Attempt::of(ended, said));
-            }
-            Ok(socket.exists().then_some(()))
-        })?;
-        Ok(helper)
-    };
-    match start(&link_option(cell.link)) {
-        Err(attempt) if attempt.ended == Ended::NotOffered && cell.link == Link::Tun => start(&[]),
-        started => started,
-    }
+    let mut command = tools.adit();
+    command
+        .args([
+            "node-helper",
+            "--state",
+            &format!("{FOLDER}/state"),
+            "--netns-dir",
+            NETNS,
+        ])
+        .args(["--agent-uid", &AGENT.to_string()])
+        .args(plugin_folders())
+        .args(link_option(link));
+    let mut helper = Running::spawn(command);
+    waited("the helper to listen", || {
+        if helper.has_ended() {
+            return Err(Attempt::no(last_words(&helper)));
+        }
+        Ok(socket.exists().then_some(()))
+    })?;
+    Ok(helper)
 }
 
 /// As the chart has it: another user, no capability, and under [`Condition::ReadOnly`] a seccomp filter.
