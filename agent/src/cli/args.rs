@@ -383,7 +383,7 @@ pub(super) struct Ca {
     /// The Service by which agents reach it
     #[arg(long, value_name = "NAME", default_value = "adit-ca")]
     pub(super) service: String,
-    /// Where to listen for agents: in a pod 0.0.0.0:8443, or [::]:8443 where there is IPv6 alone
+    /// Where to listen for agents: in a pod 0.0.0.0:8443, or all IPv6 addresses where there are no others
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:8443")]
     pub(super) listen: SocketAddr,
     /// The audience that agents' tokens are for

@@ -8,7 +8,7 @@
 //! grow, by these rules:
 //!
 //! * A new field goes to the end of its message, and its absence means what the message meant before there was such a
-//!   field. It's read by [`Reader::later`]: an older build's message ends before it.
+//!   field. It's read by `Reader::later`: an older build's message ends before it.
 //! * What comes after the last field that a build knows is a newer build's, and not looked at.
 //! * An item of a list has no end of its own and can't grow, nor can a field that is there. What can't be said by another
 //!   field at the end is a message of another kind; a kind that the other side doesn't know costs the connection.
