@@ -23,12 +23,17 @@ pub(super) struct Output {
     open: usize,
     /// Bytes taken since there was nothing to write.
     burst: usize,
+    /// Bursts in a row that a small buffer could have taken.
+    small_bursts: u8,
 }
 
 /// Bytes of records that may wait for the transport.
 pub(super) const LIMIT: usize = 256 << 10;
 /// A buffer of at least this size is given back when what went through it lately would have done with less.
 const LARGE: usize = 64 << 10;
+/// Bursts of less than half of that, one after the other, until it's given back: a stream's frames alternate with window
+/// updates and the end of other streams.
+const SMALL_BURSTS: u8 = 16;
 
 impl Output {
     pub(super) fn new(sealer: Sealer) -> Self {
@@ -39,6 +44,7 @@ impl Output {
             end: 0,
             open: 0,
             burst: 0,
+            small_bursts: 0,
         }
     }
 
@@ -136,10 +142,15 @@ impl Output {
         }
         self.start = 0;
         self.end = 0;
-        if self.buffer.len() >= LARGE && self.burst < LARGE / 2 {
-            self.buffer = Vec::new();
+        if self.burst < LARGE / 2 {
+            self.small_bursts = self.small_bursts.saturating_add(1);
+        } else {
+            self.small_bursts = 0;
         }
         self.burst = 0;
+        if self.buffer.len() >= LARGE && self.small_bursts >= SMALL_BURSTS {
+            self.buffer = Vec::new();
+        }
     }
 
     /// Makes room for a whole record where the open one is.
@@ -243,14 +254,21 @@ mod tests {
     }
 
     #[test]
-    fn a_large_buffer_is_given_back_after_a_small_burst() {
+    fn a_large_buffer_is_given_back_after_small_bursts() {
+        fn burst(output: &mut Output, bytes: &[u8]) {
+            output.take(&[IoSlice::new(bytes)]);
+            output.close_record();
+            output.written(output.sealed().len());
+        }
         let mut output = output();
-        output.take(&[IoSlice::new(&[0; LIMIT])]);
-        output.written(output.sealed().len());
-        assert!(output.buffer.len() >= LIMIT, "more is likely to come");
-        output.take(&[IoSlice::new(b"a ping")]);
-        output.close_record();
-        output.written(output.sealed().len());
+        for _ in 0..3 {
+            burst(&mut output, &[0; LIMIT]);
+            for _ in 1..SMALL_BURSTS {
+                burst(&mut output, b"a window update");
+            }
+            assert!(output.buffer.len() >= LIMIT, "more is likely to come");
+        }
+        burst(&mut output, b"a ping");
         assert_eq!(output.buffer.len(), 0);
     }
 }
