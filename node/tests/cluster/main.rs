@@ -18,6 +18,7 @@ mod restarts;
 mod roles;
 #[path = "../common/runner.rs"]
 mod runner;
+mod sandbox;
 mod stream;
 mod uninstall;
 mod world;
@@ -44,7 +45,7 @@ fn suites() -> [Suite; 3] {
         },
         Suite {
             label: "packet",
-            cases: [&joins[..], link::PACKET].concat(),
+            cases: [&joins[..], link::PACKET, sandbox::ALL].concat(),
             world: || World::new("packet"),
         },
         Suite {
