@@ -180,6 +180,15 @@ cluster-dual-test:
     cargo test --locked -p adit-platform-tests --test cluster_dual -- --ignored --test-threads=1 --nocapture
     platform-tests/cluster/cluster.sh down --wipe
 
+# Pods of gVisor's in the mesh of that cluster, which is started anew for it: with a runtime besides, which takes minutes to build.
+cluster-gvisor-test:
+    platform-tests/cluster/cluster.sh build all
+    platform-tests/cluster/cluster.sh build gvisor
+    platform-tests/cluster/cluster.sh down
+    platform-tests/cluster/cluster.sh up 2
+    platform-tests/cluster/adit-images.sh
+    cargo test --locked -p adit-platform-tests --test cluster_gvisor -- --ignored --test-threads=1 --nocapture
+
 # cyclonus' NetworkPolicy cases: all of them take hours, those of a tag (`just cluster-suite deny-all`) minutes.
 cluster-suite tag="": cluster-up
     platform-tests/cluster/cluster.sh build np

@@ -242,7 +242,7 @@ impl Follower {
         state: &State,
         dismissed: watch::Sender<bool>,
     ) -> Result<Members, ClusterError> {
-        let members = Members::new(
+        let mut members = Members::new(
             running,
             self.broker.clone(),
             self.client.clone(),

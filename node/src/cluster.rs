@@ -33,6 +33,7 @@ mod members;
 mod namespace;
 mod probe;
 pub mod protocol;
+mod sandbox;
 mod serve;
 mod server;
 mod task;

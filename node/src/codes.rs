@@ -269,6 +269,10 @@ codes! {
         "few packets of a pod have room to wait for the agent",
         "pods are connected by packet sockets, and net.core.rmem_max bounds their room for an ordinary user. What finds none is lost, and the pod's kernel sends it again",
         "sudo sysctl net.core.rmem_max=4194304, or use TUN devices: --link tun";
+    POD_SANDBOX = 48:
+        "a pod that runs can't join or leave, since its sandbox has a network stack of its own",
+        "gVisor and the like take the addresses off the pod's interface when they start, and read and write its frames themselves: an interface that comes later they don't notice",
+        "delete the pod, so that it's made anew: in the mesh or outside it, as its label says then";
 
     CHECK_USER_NAMESPACE = 101:
         "check: user namespaces",

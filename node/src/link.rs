@@ -35,6 +35,16 @@ pub enum LinkChoice {
     Only(LinkKind),
 }
 
+impl LinkChoice {
+    /// The choice for a pod that needs an Ethernet interface, as sandboxes with a network stack of their own may.
+    pub(crate) fn by_ethernet(self) -> Self {
+        match self {
+            Self::Auto => Self::Only(LinkKind::Packet),
+            Self::Only(_) => self,
+        }
+    }
+}
+
 impl fmt::Display for LinkChoice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -16,8 +16,8 @@ build() {
         build_dns
         build_images
         ;;
-    kube | etcd | dns | images | np) "build_$what" ;;
-    *) die "expected one of all, kube, etcd, dns, images, np to build, got '$what'" ;;
+    kube | etcd | dns | images | np | gvisor) "build_$what" ;;
+    *) die "expected one of all, kube, etcd, dns, images, np, gvisor to build, got '$what'" ;;
     esac
 }
 

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # A real Kubernetes cluster on one machine, without a container engine, a registry or a virtual machine.
 #
-#   cluster.sh build [all|kube|etcd|dns|images|np]      build or fetch what is missing (np: NetworkPolicy suite, not in all)
+#   cluster.sh build [all|kube|etcd|dns|images|np|gvisor] build or fetch what is missing (not in all: np, the NetworkPolicy
+#                                                       suite, and gvisor, a runtime for pods)
 #   cluster.sh up [NODES]                               start the control plane and NODES nodes (default 2), DNS included
 #   cluster.sh down [--wipe]                            stop everything; --wipe also forgets the cluster's objects and nodes
 #   cluster.sh restart apiserver|node N                 kill -9 a part and start it again, its state kept
@@ -14,7 +15,7 @@
 #   cluster.sh image NAME:TAG FOLDER [ENTRYPOINT_JSON]  pack a folder as an image, give it to every node, now and at each up
 #
 # State: $ADIT_CLUSTER_DIR (default ~/.cache/adit-cluster). Versions: KUBE_VERSION, COREDNS_VERSION, CYCLONUS_VERSION,
-# ETCD_SUITE. Others: DEBIAN_MIRROR, PROXY_MODE (nftables), IP_FAMILIES (single, or dual). README.md beside this file says
+# GVISOR_VERSION, ETCD_SUITE. Others: DEBIAN_MIRROR, PROXY_MODE (nftables), IP_FAMILIES (single, or dual). README.md beside this file says
 # what is known to bite.
 set -euo pipefail
 HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)
@@ -35,6 +36,7 @@ case $verb in
 build)
     . "$HERE/go.sh"
     . "$HERE/build.sh"
+    . "$HERE/gvisor.sh"
     . "$HERE/images.sh"
     build "$@"
     ;;

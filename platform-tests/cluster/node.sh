@@ -66,6 +66,24 @@ disabled_plugins = ["io.containerd.snapshotter.v1.btrfs", "io.containerd.snapsho
 C
 }
 
+# The handler runsc, where gVisor was built; runc has to be said again then. systrap needs neither a device nor a virtual
+# machine. The shim reads the second file for each pod, so that flags of runsc can be tried out on a node that runs.
+add_gvisor() {
+    cat >>/etc/containerd/config.toml <<C
+[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
+  runtime_type = "io.containerd.runc.v2"
+[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runsc]
+  runtime_type = "io.containerd.runsc.v1"
+[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runsc.options]
+  TypeUrl = "io.containerd.runsc.v1.options"
+  ConfigPath = "/etc/containerd/runsc.toml"
+C
+    cat >/etc/containerd/runsc.toml <<C
+[runsc_config]
+  platform = "systrap"
+C
+}
+
 # No eviction: the machine may be busy with other things. cgroup v1 hybrid is enough for 1.34.
 write_kubelet_config() {
     cat >/var/lib/kubelet/config.yaml <<C
@@ -112,8 +130,10 @@ hostname "$NAME"
 private_mounts
 write_conflist
 write_containerd_config
+[ ! -x "$BIN/runsc" ] || add_gvisor
 write_kubelet_config
-keep containerd containerd --config /etc/containerd/config.toml &
+# containerd finds its shims by PATH.
+PATH=$PATH:$BIN keep containerd containerd --config /etc/containerd/config.toml &
 import_images
 keep kubelet "$BIN/kubelet" --config /var/lib/kubelet/config.yaml --kubeconfig "$STATE/$NAME.kubeconfig" \
     --hostname-override "$NAME" --node-ip "$NODE_IPS" &

@@ -7,7 +7,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use adit_control::kubernetes::{self, KubeClient};
+use adit_control::kubernetes::{self, Belonging, KubeClient};
 use adit_flow::WorkloadName;
 use adit_node::ClientError;
 use adit_node::cluster::{Admissions, Decision, Notice, PodRef};
@@ -65,8 +65,13 @@ fn answer(
 async fn decide(client: &KubeClient, pod: &PodRef) -> Decision {
     let name = WorkloadName::new(&pod.namespace, &pod.name);
     match kubernetes::belongs(client, &name, &pod.uid).await {
-        Ok(true) => Decision::Join,
-        Ok(false) => Decision::LeaveAlone,
+        Ok(Belonging::Mesh {
+            has_runtime_class: false,
+        }) => Decision::Join,
+        Ok(Belonging::Mesh {
+            has_runtime_class: true,
+        }) => Decision::JoinByEthernet,
+        Ok(Belonging::Outside) => Decision::LeaveAlone,
         Err(error) => Decision::Refuse {
             reason: error.to_string(),
         },

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use adit_node::ClientError;
 use adit_node::cluster::{Client, Counters, Family, Kind, Member, PodQueues, PodRef};
+use adit_node::codes::Code;
 use tokio::sync::{mpsc, oneshot};
 
 /// Requests that may wait; who finds no room waits too. The helper takes far less than a millisecond for all but joins
@@ -31,7 +32,23 @@ pub(crate) struct Broker {
 #[error("[ADIT-A060] {doing}: {problem}")]
 pub(crate) struct BrokerError {
     doing: &'static str,
-    problem: String,
+    problem: Problem,
+}
+
+/// In the client's words.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{message}")]
+struct Problem {
+    /// The helper's own code, if it has refused.
+    refusal: Option<Code>,
+    message: String,
+}
+
+impl BrokerError {
+    /// Whether the pod runs in a sandbox with a network stack of its own, which neither joins nor leaves while it runs.
+    pub(crate) fn is_of_sandbox(&self) -> bool {
+        self.problem.refusal == Some(Code::POD_SANDBOX)
+    }
 }
 
 impl From<BrokerError> for io::Error {
@@ -123,7 +140,12 @@ impl Broker {
             Err(_) => None,
         };
         answer
-            .unwrap_or_else(|| Err("the thread that asks the node helper has ended".to_owned()))
+            .unwrap_or_else(|| {
+                Err(Problem {
+                    refusal: None,
+                    message: "the thread that asks the node helper has ended".to_owned(),
+                })
+            })
             .map_err(|problem| BrokerError { doing, problem })
     }
 }
@@ -137,7 +159,7 @@ struct Helper {
 impl Helper {
     /// Asks until there is an answer, or the helper has stayed away for too long. Every request may be repeated: each says
     /// what is to be, not what to change.
-    fn ask<T>(&mut self, call: &mut impl FnMut(&mut Client) -> Result<T, ClientError>) -> Result<T, String> {
+    fn ask<T>(&mut self, call: &mut impl FnMut(&mut Client) -> Result<T, ClientError>) -> Result<T, Problem> {
         let mut last = String::new();
         for attempt in 0..ATTEMPTS {
             if attempt > 0 {
@@ -145,14 +167,22 @@ impl Helper {
             }
             match self.connected().and_then(&mut *call) {
                 Ok(answer) => return Ok(answer),
-                Err(error @ ClientError::Refused { .. }) => return Err(error.to_string()),
+                Err(error @ ClientError::Refused { code, .. }) => {
+                    return Err(Problem {
+                        refusal: Some(code),
+                        message: format!("[{code}] {error}"),
+                    });
+                }
                 Err(error) => {
                     self.client = None;
                     last = error.to_string();
                 }
             }
         }
-        Err(last)
+        Err(Problem {
+            refusal: None,
+            message: last,
+        })
     }
 
     fn connected(&mut self) -> Result<&mut Client, ClientError> {

@@ -6,6 +6,8 @@
 //!                      └─────────────────────────── the pod is gone ───────────────────────────────────────────┘
 //! ```
 //!
+//! A pod whose sandbox has a network stack of its own can't be let go while it runs: it's kept, and everything of it passes.
+//!
 //! One task a pod, so that a slow one delays nobody else; the helper itself serves one request after another.
 
 use std::collections::{BTreeSet, HashMap};
@@ -101,19 +103,32 @@ impl Members {
         }
     }
 
-    /// Lets pods go that were captured by an agent before this one and aren't wanted any more.
+    /// Lets pods go that were captured by an agent before this one and aren't wanted any more, or keeps those that can't.
     ///
     /// # Errors
     /// The helper could not be asked.
-    pub(super) async fn adopt(&self, state: &State) -> Result<(), BrokerError> {
+    pub(super) async fn adopt(&mut self, state: &State) -> Result<(), BrokerError> {
         for member in self.context.broker.members().await? {
-            if !state.wanted.iter().any(|pod| *pod.uid == *member.uid) {
-                tracing::info!(
+            if state.wanted.iter().any(|pod| *pod.uid == *member.uid) {
+                continue;
+            }
+            match self.context.broker.leave(&member.uid).await {
+                Ok(()) => tracing::info!(
                     pod = member.name,
                     uid = member.uid,
                     "a pod that was captured is let go"
-                );
-                self.context.broker.leave(&member.uid).await?;
+                ),
+                Err(error) if error.is_of_sandbox() => {
+                    let pod = WantedPod {
+                        uid: member.uid.into(),
+                        name: WorkloadName::new(&member.namespace, &member.name),
+                        addresses: member.addresses.iter().map(|address| address.ip).collect(),
+                        capability: Capability::None,
+                    };
+                    let task = self.start(pod.clone(), Wish::Leave);
+                    self.tasks.insert(pod.uid, task);
+                }
+                Err(error) => return Err(error),
             }
         }
         Ok(())
@@ -136,12 +151,12 @@ impl Members {
                 task.wish(Wish::Join);
                 continue;
             }
-            let task = self.start(pod.clone());
+            let task = self.start(pod.clone(), Wish::Join);
             self.tasks.insert(Arc::clone(&pod.uid), task);
         }
     }
 
-    fn start(&mut self, pod: WantedPod) -> Task {
+    fn start(&mut self, pod: WantedPod, wish: Wish) -> Task {
         let name = pod.name.clone();
         // A StatefulSet's new pod has the name of the one before: that one's end comes first.
         let former: Vec<_> = self
@@ -149,7 +164,7 @@ impl Members {
             .extract_if(|_, task| task.name == name)
             .map(|(_, task)| task.handle)
             .collect();
-        let (wish, wishes) = watch::channel(Wish::Join);
+        let (wish, wishes) = watch::channel(wish);
         let context = Arc::clone(&self.context);
         let handle = tokio::spawn(async move {
             for former in former {
@@ -169,20 +184,53 @@ impl Task {
 }
 
 impl Context {
-    /// One pod's time in the mesh.
+    /// One pod's time behind the agent. Wished to leave from the start, it couldn't leave the agent before this one.
     async fn serve(&self, pod: &WantedPod, mut wishes: watch::Receiver<Wish>) {
         if pod.capability != Capability::None {
             self.take_up(pod, &mut wishes).await;
         }
-        if self.capture_until(pod, &mut wishes).await {
-            self.stay(pod, &mut wishes).await;
+        let mut kept = *wishes.borrow() == Wish::Leave;
+        loop {
+            if self.capture_until(pod, &mut wishes).await {
+                if kept {
+                    self.keep(pod, &mut wishes).await;
+                }
+                if *wishes.borrow() == Wish::Join {
+                    self.stay(pod, &mut wishes).await;
+                }
+            } else if kept && *wishes.borrow() != Wish::Gone {
+                continue;
+            }
+            kept = !self.let_go(pod).await;
+            if !kept || *wishes.borrow() == Wish::Gone {
+                return;
+            }
         }
+    }
+
+    /// Takes the pod's interface back to it. False if it stays behind the agent, and has nobody else.
+    async fn let_go(&self, pod: &WantedPod) -> bool {
         self.set_captured(pod, false);
         self.running.remove_pod(&pod.name).await;
         self.running.shared.outer.remove(&pod.uid);
-        if let Err(error) = self.broker.leave(&pod.uid).await {
-            tracing::debug!(pod = %pod.name, %error, "letting a pod go; the helper finds out by itself");
+        match self.broker.leave(&pod.uid).await {
+            Ok(()) => true,
+            Err(error) if error.is_of_sandbox() => {
+                tracing::warn!(pod = %pod.name, %error, "a pod can't be let go: everything of it passes as it is");
+                false
+            }
+            Err(error) => {
+                tracing::debug!(pod = %pod.name, %error, "letting a pod go; the helper finds out by itself");
+                true
+            }
         }
+    }
+
+    /// Lets everything of a pod pass until it's wanted again, or gone.
+    async fn keep(&self, pod: &WantedPod, wishes: &mut watch::Receiver<Wish>) {
+        self.running.let_pass(&pod.name, true).await;
+        next_wish(wishes, Wish::Leave).await;
+        self.running.let_pass(&pod.name, false).await;
     }
 
     /// An agent before this one had the pod in the mesh, and peers come with tunnels. What they and the pod send waits in
@@ -222,14 +270,14 @@ impl Context {
         }
     }
 
-    /// Captures the pod, however often it takes; false if it's no longer wanted.
+    /// Captures the pod, however often it takes; false if the wish has changed before.
     async fn capture_until(&self, pod: &WantedPod, wishes: &mut watch::Receiver<Wish>) -> bool {
-        let mut pause = FIRST_PAUSE;
+        let (meant, mut pause) = (*wishes.borrow(), FIRST_PAUSE);
         while let Err(error) = self.capture(pod).await {
             tracing::warn!(pod = %pod.name, %error, retry = ?pause, "a pod could not be captured");
             tokio::select! {
                 () = sleep(pause) => pause = (pause * 2).min(LONGEST_PAUSE),
-                _ = next_wish(wishes, Wish::Join) => return false,
+                _ = next_wish(wishes, meant) => return false,
             }
         }
         true

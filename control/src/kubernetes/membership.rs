@@ -31,12 +31,24 @@ pub struct MembershipError {
     pub problem: String,
 }
 
+/// Whether a pod that is about to start belongs in the mesh.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Belonging {
+    /// It does.
+    Mesh {
+        /// It names a runtime class: what runs it may be a sandbox with a network stack of its own.
+        has_runtime_class: bool,
+    },
+    /// It doesn't.
+    Outside,
+}
+
 /// Asks the API whether the pod of this name and uid belongs in the mesh: for one that is about to start, of which the
 /// watches may not know yet.
 ///
 /// # Errors
 /// The API server is out of reach, or has no such pod.
-pub async fn belongs(client: &Client, pod: &WorkloadName, uid: &str) -> Result<bool, MembershipError> {
+pub async fn belongs(client: &Client, pod: &WorkloadName, uid: &str) -> Result<Belonging, MembershipError> {
     let failed = |problem| MembershipError {
         pod: pod.clone(),
         problem,
@@ -55,7 +67,12 @@ pub async fn belongs(client: &Client, pod: &WorkloadName, uid: &str) -> Result<b
         )));
     }
     let is_in_mesh = by_labels(&found.metadata.labels, Some(&namespace.metadata.labels));
-    Ok(is_in_mesh && !found.spec.host_network)
+    Ok(match is_in_mesh && !found.spec.host_network {
+        true => Belonging::Mesh {
+            has_runtime_class: found.spec.runtime_class_name.is_some(),
+        },
+        false => Belonging::Outside,
+    })
 }
 
 async fn get(client: &Client, path: &str) -> Result<Answer, ApiError> {
@@ -83,4 +100,5 @@ struct Metadata {
 struct Spec {
     #[serde(default)]
     host_network: bool,
+    runtime_class_name: Option<String>,
 }

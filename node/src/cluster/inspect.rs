@@ -12,6 +12,7 @@ use adit_link::ethernet::GATEWAY;
 use super::failure::{Failure, refused};
 use super::interface::Interface;
 use super::namespace::{self, Identity};
+use super::sandbox;
 use super::task::{self, Output};
 use crate::codes::Code;
 use crate::netlink::{Link, Lower, Neighbour, Rtnetlink};
@@ -110,11 +111,40 @@ fn search(
         }
     }
     found.ok_or_else(|| {
-        Failure::new(
-            Code::POD_NAMESPACE,
-            format!("no namespace in {} has {}", folder.display(), list.join(" and ")),
-        )
+        let missing = format!("no namespace in {} has {}", folder.display(), list.join(" and "));
+        match sandboxed(folder, home, known) {
+            None => Failure::new(Code::POD_NAMESPACE, missing),
+            Some((path, interface)) => Failure::new(
+                Code::POD_SANDBOX,
+                format!(
+                    "{missing}; {interface} of {} has no address and is read by a packet socket, as of a pod whose sandbox has a network stack of its own: one that runs can't join",
+                    path.display()
+                ),
+            ),
+        }
     })
+}
+
+/// A namespace of the folder whose sandbox has taken over an interface. Which of its addresses that had, nobody can see.
+fn sandboxed(folder: &Path, home: Option<Identity>, known: &[Identity]) -> Option<(PathBuf, String)> {
+    let is_elsewhere = |identity| home != Some(identity) && !known.contains(&identity);
+    let taken_in = |path: PathBuf| {
+        let (file, _) = namespace::at(&path)
+            .ok()?
+            .filter(|(_, identity)| is_elsewhere(*identity))?;
+        namespace::enter(&file).ok()?;
+        let mut netlink = Rtnetlink::open().ok()?;
+        let links = netlink.links().ok()?;
+        let mut taken = links
+            .into_iter()
+            .filter(|link| !link.loopback && sandbox::has_taken(&mut netlink, link).unwrap_or(false));
+        taken.next().map(|link| (path, link.name))
+    };
+    fs::read_dir(folder)
+        .ok()?
+        .flatten()
+        .map(|file| file.path())
+        .find_map(taken_in)
 }
 
 fn look_at(

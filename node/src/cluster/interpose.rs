@@ -227,6 +227,13 @@ pub(super) fn join(entry: &Entry, tools: Tools<'_>) -> Result<Interposed, Failur
     })
 }
 
+/// Refuses a pod that can't leave while it runs.
+pub(super) fn expect_leavable(entry: &Entry, tools: Tools<'_>) -> Result<(), Failure> {
+    let wires = wires::existing(tools.pin)?;
+    let mut pod = Side::enter(pod_namespace(entry)?, wires).map_err(step("entering the pod's namespace"))?;
+    inner::refuse_sandbox(&mut pod, entry)
+}
+
 /// Gives the pod its interface back and leaves nothing else, however far a join or an earlier attempt came.
 pub(super) fn leave(entry: &Entry, tools: Tools<'_>) -> Result<(), Failure> {
     let wires = wires::existing(tools.pin)?;

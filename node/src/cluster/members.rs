@@ -70,6 +70,8 @@ pub(super) struct SecondChoices {
 pub(super) enum Gone {
     /// It has its interface again.
     Left,
+    /// It has, and its sandbox doesn't notice.
+    Stranded,
     /// It had ended; what was left is cleared away.
     Vanished,
 }
@@ -78,6 +80,9 @@ impl fmt::Display for Gone {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Left => "has its own interface again",
+            Self::Stranded => {
+                "has its own interface again, which its sandbox doesn't notice: delete the pod (ADIT-N048)"
+            }
             Self::Vanished => "ended; what was left of it is cleared away",
         })
     }
@@ -157,8 +162,15 @@ impl Members {
 
     /// Puts a pod behind the agent, or sees to it that it is. Returns whether it is new there.
     ///
-    /// `container` is the runtime's name for its sandbox, or empty when it isn't known.
-    pub(super) fn join(&mut self, pod: &PodRef, place: Place<'_>, container: &str) -> Result<bool, Failure> {
+    /// `container` is the runtime's name for its sandbox, or empty when it isn't known; `link`, what its packets are to go
+    /// through if it has nothing yet.
+    pub(super) fn join(
+        &mut self,
+        pod: &PodRef,
+        place: Place<'_>,
+        container: &str,
+        link: LinkChoice,
+    ) -> Result<bool, Failure> {
         if let Some(held) = self.held.get(&pod.uid) {
             let same = match place {
                 Place::At { path, .. } => namespace::is_at(path, held.entry.identity),
@@ -187,7 +199,7 @@ impl Members {
         };
         self.journal.write(&entry)?;
         self.held.insert(pod.uid.clone(), Held::new(entry));
-        self.finish_join(&pod.uid).map(|()| true)
+        self.finish_join(&pod.uid, link).map(|()| true)
     }
 
     /// Takes up what the journal says of a pod: finishes what was begun, and takes hold of what is there.
@@ -198,7 +210,7 @@ impl Members {
         if !held.is_alive() || held.entry.stage == Stage::Leaving {
             return self.remove(uid).map(Some);
         }
-        self.finish_join(uid).map(|()| None)
+        self.finish_join(uid, self.ground.link).map(|()| None)
     }
 
     /// [`resume`](Self::resume) for a pod that is as it should be is nothing: only those that ended, or couldn't leave.
@@ -207,6 +219,25 @@ impl Members {
             Some(held) if held.is_alive() && held.entry.stage != Stage::Leaving => Ok(None),
             Some(_) => self.remove(uid).map(Some),
             None => Ok(None),
+        }
+    }
+
+    /// [`remove`](Self::remove) for a pod that goes on elsewhere: refused if it would be without network.
+    pub(super) fn leave(&mut self, uid: &str) -> Result<Gone, Failure> {
+        let held = self.held.get(uid).ok_or_else(|| not_a_member(uid))?;
+        if held.is_alive() && held.entry.stage == Stage::Joined {
+            let (pin, entry) = (self.ground.pins.join(uid), &held.entry);
+            let tools = self.ground.tools(&pin);
+            task::run(|| interpose::expect_leavable(entry, tools).map(|()| Output::default()))?;
+        }
+        self.remove(uid)
+    }
+
+    /// The same on a node that adit is taken off, where a pod can't stay: the agent that it is behind ends, too.
+    pub(super) fn dismiss(&mut self, uid: &str) -> Result<Gone, Failure> {
+        match self.leave(uid) {
+            Err(failure) if failure.code == Code::POD_SANDBOX => self.remove(uid).map(|_left| Gone::Stranded),
+            other => other,
         }
     }
 
@@ -340,15 +371,19 @@ impl Members {
         if held.entry.stage == Stage::Joined && held.queues().is_some() {
             return Ok(());
         }
-        self.finish_join(uid)
+        self.finish_join(uid, self.ground.link)
     }
 
     /// Takes the steps of a join, from the first. A pod that fails them has its interface back afterwards.
-    fn finish_join(&mut self, uid: &str) -> Result<(), Failure> {
+    fn finish_join(&mut self, uid: &str, link: LinkChoice) -> Result<(), Failure> {
         let ground = &self.ground;
         let held = self.held.get_mut(uid).ok_or_else(|| not_a_member(uid))?;
         let (pin, entry) = (ground.pins.join(uid), &held.entry);
-        let joined = task::run(|| interpose::join(entry, ground.tools(&pin)).map(Interposed::into_output));
+        let tools = Tools {
+            link,
+            ..ground.tools(&pin)
+        };
+        let joined = task::run(|| interpose::join(entry, tools).map(Interposed::into_output));
         let joined = joined.and_then(|output| {
             Interposed::from_output(output)
                 .map_err(|error| Failure::new(Code::PROTOCOL, format!("what a join left: {error}")))

@@ -62,6 +62,9 @@ pub enum Kind {
 pub enum Decision {
     /// It is to be in the mesh: the helper puts it there before the pod's programs start.
     Join,
+    /// The same by an Ethernet interface, unless the helper has no choice: what runs the pod may be a sandbox with a network
+    /// stack of its own.
+    JoinByEthernet,
     /// It is outside the mesh.
     LeaveAlone,
     /// It must not start; the runtime tries again later.
@@ -374,9 +377,10 @@ impl Decision {
             3 => Ok(Self::Refuse {
                 reason: reader.text("reason", MAX_REASON)?,
             }),
+            4 => Ok(Self::JoinByEthernet),
             _ => Err(InvalidMessage::Field {
                 field: "decision",
-                expected: "1, 2 or 3",
+                expected: "1 to 4",
             }),
         }
     }
@@ -384,6 +388,7 @@ impl Decision {
     fn write(&self, writer: &mut Writer) {
         match self {
             Self::Join => writer.u8(1),
+            Self::JoinByEthernet => writer.u8(4),
             Self::LeaveAlone => writer.u8(2),
             Self::Refuse { reason } => {
                 writer.u8(3);

@@ -270,7 +270,7 @@ impl Server {
         match outcome {
             Ok(Some(gone)) => {
                 match gone {
-                    Gone::Left => self.counters.pods_left += 1,
+                    Gone::Left | Gone::Stranded => self.counters.pods_left += 1,
                     Gone::Vanished => self.counters.pods_vanished += 1,
                 }
                 (self.options.log)(&format_args!("pod {uid} {gone}"));

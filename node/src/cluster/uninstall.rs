@@ -107,7 +107,7 @@ fn release(options: &Options) -> Result<(), Error> {
         .map_err(state(&options.state, "reading the journal"))?;
     let mut failures = unreadable;
     for uid in members.uids() {
-        match members.remove(&uid) {
+        match members.dismiss(&uid) {
             Ok(gone) => (options.log)(&format_args!("pod {uid} {gone}")),
             Err(failure) => failures.push(failure),
         }

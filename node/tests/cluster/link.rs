@@ -6,12 +6,13 @@ use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use adit_link::{LinkKind, Queue, VnetHeader, ones_complement_sum, open_packet};
-use adit_node::cluster::PodQueues;
+use adit_node::cluster::{Admissions, Decision, PodQueues};
 use nix::sys::socket::{setsockopt, sockopt};
 use rustix::process::Signal;
 
 use crate::agent::Forwarder;
 use crate::joining::{destination, frame_that};
+use crate::plugin::{answer_next, call, passes};
 use crate::pod::{GATEWAY, GATEWAY_V6, Pod};
 use crate::runner::Case;
 use crate::stream::Stream;
@@ -36,6 +37,7 @@ pub(crate) const PACKET: &[Case] = &[
 pub(crate) const AUTO: &[Case] = &[
     ("without_a_tun_device_pods_join_by_veth_pairs", second_choice),
     ("a_pod_keeps_the_link_that_it_joined_by", kept),
+    ("a_pod_of_a_runtime_class_joins_by_ethernet", by_ethernet),
 ];
 
 const NO_TUN: &[&str] = &["--tun", "/nonexistent/tun"];
@@ -163,7 +165,7 @@ fn own_frames(world: &World) {
 }
 
 /// From the pod to the node, whole.
-fn datagram(pod: &Pod, port: u16, words: &[u8]) -> Vec<u8> {
+pub(crate) fn datagram(pod: &Pod, port: u16, words: &[u8]) -> Vec<u8> {
     let std::net::IpAddr::V4(from) = pod.v4 else {
         panic!("{}", pod.v4)
     };
@@ -230,6 +232,31 @@ fn second_choice(world: &World) {
     assert!(streams.iter().all(Stream::flows));
     streams.into_iter().for_each(Stream::finish);
     assert_eq!(world.remembered(), Vec::<String>::new());
+}
+
+fn by_ethernet(world: &World) {
+    for (link, kinds_of_both) in [
+        ("auto", [LinkKind::Tun, LinkKind::Packet]),
+        ("tun", [LinkKind::Tun; 2]),
+        ("packet", [LinkKind::Packet; 2]),
+    ] {
+        world.start(&["--link", link]);
+        for (decision, kind) in [Decision::Join, Decision::JoinByEthernet]
+            .into_iter()
+            .zip(kinds_of_both)
+        {
+            let pod = Pod::new(world, "shop");
+            let admissions = Admissions::connect(&world.agent_socket()).unwrap();
+            let answering = answer_next(admissions, decision);
+            let output = call(world, "ADD", &pod);
+            assert!(passes(&output, &pod), "{output:?}");
+            answering.join().unwrap();
+            let (_, queues) = world.client().join(&pod.reference()).unwrap();
+            assert_eq!(kinds(&queues), [kind; 2], "--link {link}");
+            world.client().leave(&pod.uid).unwrap();
+        }
+        world.end_node(Signal::TERM);
+    }
 }
 
 /// A helper that is started again with another choice.

@@ -19,6 +19,7 @@ mod restarts;
 mod roles;
 #[path = "../common/runner.rs"]
 mod runner;
+mod sandbox;
 mod stream;
 mod uninstall;
 mod world;
@@ -46,7 +47,7 @@ fn suites() -> [Suite; 3] {
         },
         Suite {
             label: "packet",
-            cases: [&joins[..], link::PACKET].concat(),
+            cases: [&joins[..], link::PACKET, sandbox::ALL].concat(),
             root_cases: joining::ROOT.to_vec(),
             world: || World::new("packet"),
         },

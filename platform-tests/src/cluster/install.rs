@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
+use adit_flow::FlowRecord;
 use serde_json::Value;
 
 use super::kinds::policy_kinds;
@@ -175,6 +176,43 @@ impl<'c> Adit<'c> {
             .command(["kubectl", "-n", NAMESPACE, "exec", &pod, "--", "/adit"]);
         command.args(words);
         Finished::of(command, COMMAND_LIMIT)
+    }
+
+    /// The flow records that the agent of a node keeps.
+    ///
+    /// # Panics
+    /// If a line isn't a record.
+    #[track_caller]
+    pub fn flows(self, node: Node<'_>) -> Vec<FlowRecord> {
+        let text = self.agent(node, ["flows", "--json"]).stdout();
+        let parse = |line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error} in {line}"));
+        text.lines().map(parse).collect()
+    }
+
+    /// What agent and helper of a node have said since they were started.
+    #[track_caller]
+    pub fn logs(self, node: Node<'_>) -> String {
+        let of = |app: &str| {
+            let selector = format!("app={app}");
+            let on = format!("spec.nodeName={}", node.name());
+            let name = [
+                "-n",
+                NAMESPACE,
+                "get",
+                "pods",
+                "-l",
+                &selector,
+                "--field-selector",
+                &on,
+                "-o",
+                "name",
+            ];
+            let pod = self.cluster.kubectl(name).stdout();
+            self.cluster
+                .kubectl(["-n", NAMESPACE, "logs", pod.trim()])
+                .raw_stdout()
+        };
+        of("adit-helper") + &of("adit-agent")
     }
 
     /// Waits until the agents of both nodes have the SVID of a namespace's pods: an agent that has just started lets their

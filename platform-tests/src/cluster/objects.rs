@@ -12,6 +12,8 @@ pub const LOAD_PORT: u16 = 7000;
 pub const WEB: &str = "web";
 /// The port of [`WEB`], for both protocols.
 pub const WEB_PORT: u16 = 8080;
+/// The name of a runtime class.
+const GVISOR: &str = "gvisor";
 
 /// A pod that ends at once when it's deleted, on node `kn<node>`, with the label `app: <name>`.
 pub fn pod(name: &str, node: u8, containers: impl IntoIterator<Item = Value>) -> Value {
@@ -25,6 +27,22 @@ pub fn pod(name: &str, node: u8, containers: impl IntoIterator<Item = Value>) ->
             "automountServiceAccountToken": false,
             "containers": containers.into_iter().collect::<Vec<_>>(),
         },
+    })
+}
+
+/// The same pod in a sandbox of [`gvisor`].
+pub fn sandboxed(mut pod: Value) -> Value {
+    pod["spec"]["runtimeClassName"] = GVISOR.into();
+    pod
+}
+
+/// The class of pods that run in gVisor's sandboxes.
+pub fn gvisor() -> Value {
+    json!({
+        "apiVersion": "node.k8s.io/v1",
+        "kind": "RuntimeClass",
+        "metadata": {"name": GVISOR},
+        "handler": "runsc",
     })
 }
 

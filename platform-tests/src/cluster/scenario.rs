@@ -27,4 +27,4 @@ pub use scan::{ports, scan_under_load};
 pub use services::services;
 pub use streams::{Ends, Streams};
 pub use traffic::{dial, http};
-pub use wire::{wire, wire6};
+pub use wire::{wire, wire_between, wire6};

@@ -160,7 +160,7 @@ fn join_and_leave(options: &Options, folder: &Path, pod: &Pod) -> Result<(), Fai
         Code::JOURNAL,
         format!("opening a journal in {}", folder.display()),
     ))?;
-    members.join(&pod.reference(), pod.place(), "")?;
+    members.join(&pod.reference(), pod.place(), "", options.link)?;
     if members.get(UID).is_none_or(|held| held.queues().is_none()) {
         let code = match options.link {
             LinkChoice::Only(LinkKind::Packet) => Code::PACKET_CONFIGURE,

@@ -10,8 +10,9 @@ use super::devices::{Devices, kind_of};
 use super::wires::End;
 use super::{POD_LINK, Side, Tools, has_ipv6, settings, step};
 use crate::cluster::failure::Failure;
-use crate::cluster::inspect;
 use crate::cluster::journal::Entry;
+use crate::cluster::{inspect, sandbox};
+use crate::codes::Code;
 use crate::link;
 use crate::netlink::{Link, Lower};
 
@@ -21,8 +22,8 @@ const AGENTS_END: &str = "pod";
 /// Metric of the default routes through the agent's device: while the real interface's are there too, they win.
 const LAST_RESORT: u32 = 4096;
 
-/// Makes the device beside the real interface, under a name of its own, with the same addresses. The process is in P.
-/// Returns its queue.
+/// Makes the device beside the real interface, under a name of its own, with the same addresses, unless it's there and a
+/// sandbox has taken them. The process is in P. Returns its queue.
 pub(super) fn substitute(
     pod: &mut Side,
     outer: &mut Side,
@@ -48,6 +49,11 @@ pub(super) fn substitute(
     let queue = devices.second(pod, end, tools)?;
     if renamed.is_none() && has_ipv6() {
         settings(&[("ipv6/conf/adit0/addr_gen_mode", "1")])?;
+    }
+    if let Some(link) = renamed
+        && sandbox::has_taken(&mut pod.netlink, &link).map_err(step(format!("looking at {current}")))?
+    {
+        return Ok(queue);
     }
     (tools.on_step)("pod-addresses");
     let index = pod
@@ -98,6 +104,27 @@ pub(super) fn refuse_uppers(pod: &mut Side, outer: &Side, real: &Link) -> Result
 pub(super) fn take_name(pod: &mut Side, entry: &Entry, tools: Tools<'_>) -> Result<(), Failure> {
     (tools.on_step)("pod-rename");
     rename(pod, entry, POD_LINK, &entry.interface.name)
+}
+
+/// Refuses a pod whose sandbox reads the agent's device: with any other it would be without network.
+pub(super) fn refuse_sandbox(pod: &mut Side, entry: &Entry) -> Result<(), Failure> {
+    let name = &entry.interface.name;
+    let ours = pod
+        .find(name, true)
+        .map_err(step("listing the pod's interfaces"))?;
+    let Some(link) = ours else {
+        return Ok(());
+    };
+    let looking = step(format!("looking at {name}"));
+    match sandbox::has_taken(&mut pod.netlink, &link).map_err(looking)? {
+        false => Ok(()),
+        true => Err(Failure::new(
+            Code::POD_SANDBOX,
+            format!(
+                "the pod's sandbox has a network stack of its own, on {name} as it is now: the pod stays behind the agent until it ends"
+            ),
+        )),
+    }
 }
 
 /// Gives the device its own name again, so that the real interface can have its.

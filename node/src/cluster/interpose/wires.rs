@@ -5,7 +5,6 @@
 //! So the ends are alone in a third namespace, which has no address, no route and no forwarding. It's pinned beside O, since a
 //! pair, unlike a persistent TUN device, is nowhere without its namespaces.
 
-use std::fs;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -15,7 +14,7 @@ use adit_link::{PacketQueue, open_packet};
 
 use super::{Side, settings, step};
 use crate::cluster::failure::{Failure, refused};
-use crate::cluster::namespace;
+use crate::cluster::{namespace, sandbox};
 use crate::codes::Code;
 use crate::link::{PairError, silence_ipv6};
 use crate::netlink::{Ethtool, VethEnd};
@@ -134,9 +133,8 @@ fn open(wires: &mut Side, name: &str) -> Result<Option<PacketQueue>, Failure> {
         .netlink
         .set_up(index, None)
         .map_err(step(format!("bringing up the agent's end {name}")))?;
-    let sockets = fs::read_to_string("/proc/self/net/packet")
-        .map_err(step("listing packet sockets in /proc/self/net/packet"))?;
-    if is_held(&sockets, index) {
+    // Two sockets would see each packet, both.
+    if sandbox::is_read(index).map_err(step("listing packet sockets in /proc/self/net/packet"))? {
         return Ok(None);
     }
     let opened = open_packet(name, 1).map_err(|error| {
@@ -146,29 +144,9 @@ fn open(wires: &mut Side, name: &str) -> Result<Option<PacketQueue>, Failure> {
     Ok(opened?.into_iter().next())
 }
 
-/// Whether one of the packet sockets that the kernel lists is bound to an interface. Two would see each packet, both.
-fn is_held(sockets: &str, index: u32) -> bool {
-    // sk RefCnt Type Proto Iface R Rmem User Inode
-    let interfaces = sockets
-        .lines()
-        .skip(1)
-        .filter_map(|line| line.split_whitespace().nth(4)?.parse::<u32>().ok());
-    interfaces.into_iter().any(|bound| bound == index)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_holder_of_an_end_is_in_the_kernels_list() {
-        let sockets = "sk               RefCnt Type Proto  Iface R Rmem   User   Inode\n\
-                       ffff8ec841f2a000 3      3    0003   2     1 0      0      30433 \n\
-                       0000000000000000 3      3    0003   12    1 4352   65532  30434 \n";
-        assert!(is_held(sockets, 2) && is_held(sockets, 12));
-        assert!(!is_held(sockets, 1) && !is_held(sockets, 3));
-        assert!(!is_held(sockets.lines().next().unwrap(), 2));
-    }
 
     #[test]
     fn the_pin_is_no_pods() {

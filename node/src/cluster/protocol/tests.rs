@@ -201,6 +201,7 @@ fn request() -> impl Strategy<Value = Request> {
     let uid = || "[a-zA-Z0-9_-]{1,63}";
     let decision = prop_oneof![
         Just(Decision::Join),
+        Just(Decision::JoinByEthernet),
         Just(Decision::LeaveAlone),
         text(80).prop_map(|reason| Decision::Refuse { reason }),
     ];

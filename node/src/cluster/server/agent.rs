@@ -7,6 +7,7 @@ use crate::cluster::failure::Failure;
 use crate::cluster::inspect::Place;
 use crate::cluster::protocol::{MAX_PAGE, PodRef, Reply, Request};
 use crate::codes::Code;
+use crate::link::LinkChoice;
 
 impl Server {
     pub(super) fn serve_agent(&mut self, id: u64, request: Request) {
@@ -80,7 +81,8 @@ impl Server {
             .values()
             .find(|waiting| waiting.add.pod.uid == pod.uid);
         if let Some(add) = starting.map(|waiting| waiting.add.clone()) {
-            return self.join_starting(&add);
+            // What runs it isn't known here; any pod can have Ethernet.
+            return self.join_starting(&add, self.options.link.by_ethernet());
         }
         let folder = self.options.namespaces.clone();
         let known = self.members.identities();
@@ -89,12 +91,18 @@ impl Server {
             addresses: &pod.addresses,
             known: &known,
         };
-        self.join_at(pod, place, "")
+        self.join_at(pod, place, "", self.options.link)
     }
 
-    pub(super) fn join_at(&mut self, pod: &PodRef, place: Place<'_>, container: &str) -> Result<(), Failure> {
+    pub(super) fn join_at(
+        &mut self,
+        pod: &PodRef,
+        place: Place<'_>,
+        container: &str,
+        link: LinkChoice,
+    ) -> Result<(), Failure> {
         self.expect_serving(&pod.uid)?;
-        let joined = self.members.join(pod, place, container);
+        let joined = self.members.join(pod, place, container, link);
         self.note_second_choices();
         match joined {
             Ok(new) => {
@@ -144,7 +152,7 @@ impl Server {
     }
 
     fn leave(&mut self, uid: &str) -> Result<Reply, Failure> {
-        let gone = self.members.remove(uid)?;
+        let gone = self.members.leave(uid)?;
         self.note_gone(uid, Ok(Some(gone)));
         Ok(Reply::Left)
     }

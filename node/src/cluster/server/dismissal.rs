@@ -25,7 +25,7 @@ impl Server {
         };
         if self.asked.is_none() || since.elapsed() >= grace {
             for uid in self.members.uids().into_iter().take(BATCH) {
-                let removed = self.members.remove(&uid).map(Some);
+                let removed = self.members.dismiss(&uid).map(Some);
                 self.note_gone(&uid, removed);
             }
         }

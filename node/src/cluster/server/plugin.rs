@@ -11,6 +11,7 @@ use crate::cluster::namespace;
 use crate::cluster::protocol::plugin::{Add, PluginReply, PluginRequest};
 use crate::cluster::protocol::{Admission, Decision, Reply};
 use crate::codes::Code;
+use crate::link::LinkChoice;
 
 impl Server {
     pub(super) fn serve_plugin(&mut self, id: u64, request: PluginRequest) {
@@ -76,10 +77,8 @@ impl Server {
             return;
         };
         let reply = match decision {
-            Decision::Join => match self.join_starting(&add) {
-                Ok(()) => PluginReply::Joined,
-                Err(failure) => refusal(failure),
-            },
+            Decision::Join => self.join_new(&add, self.options.link),
+            Decision::JoinByEthernet => self.join_new(&add, self.options.link.by_ethernet()),
             Decision::LeaveAlone => self.leave_alone(),
             Decision::Refuse { reason } => {
                 let message = format!("pod {}/{}: {reason}", add.pod.namespace, add.pod.name);
@@ -89,14 +88,21 @@ impl Server {
         self.answer(peer, &reply);
     }
 
+    fn join_new(&mut self, add: &Add, link: LinkChoice) -> PluginReply {
+        match self.join_starting(add, link) {
+            Ok(()) => PluginReply::Joined,
+            Err(failure) => refusal(failure),
+        }
+    }
+
     /// Puts a pod behind the agent that its plugin has told us of.
-    pub(super) fn join_starting(&mut self, add: &Add) -> Result<(), Failure> {
+    pub(super) fn join_starting(&mut self, add: &Add, link: LinkChoice) -> Result<(), Failure> {
         let path = self.here(&add.namespace);
         let place = Place::At {
             path: &path,
             interface: &add.interface,
         };
-        self.join_at(&add.pod, place, &add.container)
+        self.join_at(&add.pod, place, &add.container, link)
     }
 
     /// Where a namespace that the runtime names is for us: its folder may be mounted elsewhere in the helper's container.

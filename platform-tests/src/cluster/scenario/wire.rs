@@ -16,8 +16,18 @@ const MARKER: &str = "adit-marker-9f2c51";
 #[track_caller]
 pub fn wire(namespace: &Namespace<'_>) -> Wire {
     up(namespace);
+    wire_between(namespace, "client", "server")
+}
+
+/// The same between pods that are there, both with the web server of [`objects`](crate::cluster::objects) and the client
+/// with a shell, on different nodes.
+///
+/// # Panics
+/// As [`wire`].
+#[track_caller]
+pub fn wire_between(namespace: &Namespace<'_>, client: &str, server: &str) -> Wire {
     let address = |pod| namespace.address(pod).into();
-    between(namespace, address("client"), address("server"))
+    between(namespace, client, address(client), address(server))
 }
 
 /// The same to the server's IPv6 address.
@@ -28,7 +38,7 @@ pub fn wire(namespace: &Namespace<'_>) -> Wire {
 pub fn wire6(namespace: &Namespace<'_>) -> Wire {
     up(namespace);
     let address = |pod| namespace.address6(pod).into();
-    between(namespace, address("client"), address("server"))
+    between(namespace, "client", address("client"), address("server"))
 }
 
 #[track_caller]
@@ -37,12 +47,12 @@ fn up(namespace: &Namespace<'_>) {
 }
 
 #[track_caller]
-fn between(namespace: &Namespace<'_>, client: IpAddr, server: IpAddr) -> Wire {
+fn between(namespace: &Namespace<'_>, pod: &str, client: IpAddr, server: IpAddr) -> Wire {
     let capture = Capture::start(namespace.cluster(), &format!("host {client} and host {server}"));
     let request = format!("echo?msg={MARKER}");
     let answers = dial(
         namespace,
-        "client",
+        pod,
         "http",
         (&server.to_string(), WEB_PORT),
         &request,
@@ -51,7 +61,7 @@ fn between(namespace: &Namespace<'_>, client: IpAddr, server: IpAddr) -> Wire {
     assert_eq!(answers, [MARKER; 5]);
     let seen = dial(
         namespace,
-        "client",
+        pod,
         "http",
         (&server.to_string(), WEB_PORT),
         "clientip",
