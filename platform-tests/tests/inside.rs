@@ -86,7 +86,7 @@ fn udp_reaches_a_pod_by_address_and_by_service() {
         (flag, address.to_string())
     });
     for (flag, target) in by_address.chain(by_name) {
-        let script = format!("printf question | nc {flag} -u -w 2 {target} {UDP_PORT}");
+        let script = format!("printf question | nc {flag} -u -w 20 -W 1 {target} {UDP_PORT}");
         let done = mesh.run_as("test/client", ["sh", "-c", &script]);
         assert_eq!(done.stdout(), "QUESTION", "{target} {flag}\n{}", mesh.logs());
     }

@@ -99,7 +99,7 @@ fn udp_carries_questions_and_answers() {
     let mut server = Running::spawn(command);
     server.wait_for("listening", LIMIT);
     for (flag, address) in [("-4", "10.99.0.2"), ("-6", "fd99::2")] {
-        let script = format!("printf question | nc {flag} -u -w 2 {address} 7053");
+        let script = format!("printf question | nc {flag} -u -w 20 -W 1 {address} 7053");
         assert_eq!(run(&world.inside, &["sh", "-c", &script]).stdout(), "QUESTION");
     }
 }
