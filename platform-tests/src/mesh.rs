@@ -361,9 +361,7 @@ impl<'a> Mesh<'a> {
     /// If `adit flows` fails or a line isn't a record.
     #[track_caller]
     pub fn flows(&self) -> Vec<FlowRecord> {
-        let text = self.adit(["flows", "--json"]).stdout();
-        let parse = |line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error} in {line}"));
-        text.lines().map(parse).collect()
+        self.adit(["flows", "--json"]).json_lines()
     }
 
     /// Waits for a flow record that `wanted` likes; a record is written after the programs have ended.

@@ -274,6 +274,16 @@ impl Finished {
         let line = text.lines().next_back().unwrap_or_default();
         serde_json::from_str(line).unwrap_or_else(|error| panic!("{error} in the output of {self}"))
     }
+
+    /// The JSON of each line that it printed, if it ended with status 0.
+    ///
+    /// # Panics
+    /// If it didn't, or a line is something else.
+    #[track_caller]
+    pub fn json_lines<T: serde::de::DeserializeOwned>(&self) -> Vec<T> {
+        let parse = |line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error} in {line}"));
+        self.stdout().lines().map(parse).collect()
+    }
 }
 
 impl std::fmt::Display for Finished {

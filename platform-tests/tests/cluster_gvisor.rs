@@ -72,6 +72,26 @@ fn stream(namespace: &Namespace<'_>, client: &str, server: &str, way: &[&str]) -
     found
 }
 
+/// Waits until the first node's agent or helper has refused a pod of the namespace for its sandbox.
+#[track_caller]
+fn wait_refusal(adit: Adit<'_>, namespace: &Namespace<'_>) {
+    let refused = |line: &str| line.contains("ADIT-N048") && line.contains(namespace.name());
+    let node = namespace.cluster().node(1);
+    wait_until(
+        "the refusal in the agent's log",
+        LIMIT,
+        || adit.logs(node).lines().any(refused).then_some(()),
+        || adit.said(),
+    );
+}
+
+#[track_caller]
+fn delete_boxed(namespace: &Namespace<'_>) {
+    namespace
+        .kubectl(["delete", "pod", "boxed", "--timeout=60s"])
+        .stdout();
+}
+
 #[test]
 #[ignore = "needs the cluster of `just cluster-gvisor-test`"]
 fn gvisor_and_runc_pods_speak_mutual_tls_both_ways() {
@@ -191,22 +211,11 @@ fn a_gvisor_pod_that_runs_does_not_join_and_goes_on() {
     namespace.up([sandboxed(whole("boxed", 1)), whole("plain", 2)]);
     namespace.set_membership(Membership::Mesh);
     namespace.wait_membership("plain");
-    wait_until(
-        "the refusal in the agent's log",
-        LIMIT,
-        || {
-            let logs = adit.logs(cluster.node(1));
-            let refused = |line: &str| line.contains("ADIT-N048") && line.contains(namespace.name());
-            logs.lines().find(|line| refused(line)).map(str::to_owned)
-        },
-        || adit.said(),
-    );
+    wait_refusal(adit, &namespace);
     assert_eq!(ask(&namespace, "boxed", &namespace, "plain"), "plain");
     assert_eq!(ask(&namespace, "plain", &namespace, "boxed"), "boxed");
     // Made anew it's in the mesh.
-    namespace
-        .kubectl(["delete", "pod", "boxed", "--timeout=60s"])
-        .stdout();
+    delete_boxed(&namespace);
     namespace.up([sandboxed(whole("boxed", 1))]);
     assert_eq!(
         scenario::wire_between(&namespace, "boxed", "plain").fault(WEB_PORT),
@@ -236,15 +245,7 @@ fn a_gvisor_pod_stays_behind_the_agent_until_it_ends() {
     // others isn't tried: of its plain connections, those from ports of the agent's fail.
     namespace.set_membership(Membership::Outside);
     namespace.wait_membership("boxed");
-    wait_until(
-        "the refusal in the agent's log",
-        LIMIT,
-        || {
-            let refused = |line: &str| line.contains("ADIT-N048") && line.contains(namespace.name());
-            adit.logs(cluster.node(1)).lines().any(refused).then_some(())
-        },
-        || adit.said(),
-    );
+    wait_refusal(adit, &namespace);
     for _ in 0..5 {
         assert_eq!(
             ask(&namespace, "plain", &namespace, "boxed"),
@@ -252,9 +253,7 @@ fn a_gvisor_pod_stays_behind_the_agent_until_it_ends() {
             "it's kept"
         );
     }
-    namespace
-        .kubectl(["delete", "pod", "boxed", "--timeout=60s"])
-        .stdout();
+    delete_boxed(&namespace);
     let left = cluster.quiet_state();
     eprintln!("{left:?}");
     assert_eq!(left[0].outer_namespaces, 0, "{left:?}");

@@ -151,17 +151,33 @@ fn a_killed_workload_is_started_again_if_it_should_be() {
     assert_eq!(again.count, 10);
 }
 
+/// `adit` with these arguments, to its end.
+#[track_caller]
+fn adit(sandbox: &Sandbox, arguments: &[&str]) -> Finished {
+    let mut command = sandbox.command(sandbox.adit());
+    command.args(arguments);
+    Finished::of(command, LIMIT)
+}
+
+/// Has a detached mesh stopped, of which nothing is left then.
+#[track_caller]
+fn goes_down(sandbox: &Sandbox) {
+    assert_eq!(adit(sandbox, &["down"]).code(), 0);
+    wait_until(
+        "everything to be gone",
+        LIMIT,
+        || sandbox.leftovers().is_empty().then_some(()),
+        || format!("{:?}", sandbox.leftovers()),
+    );
+}
+
 #[test]
 fn a_detached_mesh_goes_on_and_down_stops_it() {
     let sandbox = Sandbox::new();
     let spec = MeshSpec::new("away").workload(Workload::load_server(&sandbox, "server", PORT));
     let file = sandbox.file("away.yaml", spec.text());
     let log = sandbox.dir().join("home/away.log");
-    let adit = |arguments: &[&str]| {
-        let mut command = sandbox.command(sandbox.adit());
-        command.args(arguments);
-        Finished::of(command, LIMIT)
-    };
+    let adit = |arguments: &[&str]| adit(&sandbox, arguments);
     let (file, log) = (file.display().to_string(), log.display().to_string());
     let up = ["up", &file, "--detach", &log];
     let done = adit(&up);
@@ -188,13 +204,7 @@ fn a_detached_mesh_goes_on_and_down_stops_it() {
     assert!(again.stderr().contains("ADIT-A012"), "{again}");
     let text = std::fs::read_to_string(&log).unwrap();
     assert!(text.contains("listening") && text.contains("ADIT-A001"), "{text}");
-    assert_eq!(adit(&["down"]).code(), 0);
-    wait_until(
-        "everything to be gone",
-        LIMIT,
-        || sandbox.leftovers().is_empty().then_some(()),
-        || format!("{:?}", sandbox.leftovers()),
-    );
+    goes_down(&sandbox);
 }
 
 #[test]
@@ -209,11 +219,7 @@ fn the_log_of_a_detached_mesh_is_bounded() {
     let spec = MeshSpec::new("loud").workload(Workload::new("loud", ["sh", "-c", &script]));
     let file = sandbox.file("loud.yaml", spec.text()).display().to_string();
     let log = sandbox.dir().join("home/loud.log");
-    let adit = |arguments: &[&str]| {
-        let mut command = sandbox.command(sandbox.adit());
-        command.args(arguments);
-        Finished::of(command, LIMIT)
-    };
+    let adit = |arguments: &[&str]| adit(&sandbox, arguments);
     let done = adit(&["up", &file, "--detach", &log.display().to_string()]);
     assert_eq!(done.code(), 0, "{done}");
     let latest = || std::fs::read_to_string(&log).unwrap();
@@ -229,13 +235,7 @@ fn the_log_of_a_detached_mesh_is_bounded() {
         before <= BOUND && now < BOUND && before + now > PRINTED,
         "{before} bytes in the file before, {now} in the latest"
     );
-    assert_eq!(adit(&["down"]).code(), 0);
-    wait_until(
-        "everything to be gone",
-        LIMIT,
-        || sandbox.leftovers().is_empty().then_some(()),
-        || format!("{:?}", sandbox.leftovers()),
-    );
+    goes_down(&sandbox);
 }
 
 #[test]

@@ -44,6 +44,16 @@ struct Problem {
     message: String,
 }
 
+impl Problem {
+    /// The helper has said nothing to it.
+    fn unanswered(message: String) -> Self {
+        Self {
+            refusal: None,
+            message,
+        }
+    }
+}
+
 impl BrokerError {
     /// Whether the pod runs in a sandbox with a network stack of its own, which neither joins nor leaves while it runs.
     pub(crate) fn is_of_sandbox(&self) -> bool {
@@ -141,10 +151,8 @@ impl Broker {
         };
         answer
             .unwrap_or_else(|| {
-                Err(Problem {
-                    refusal: None,
-                    message: "the thread that asks the node helper has ended".to_owned(),
-                })
+                let ended = "the thread that asks the node helper has ended";
+                Err(Problem::unanswered(ended.to_owned()))
             })
             .map_err(|problem| BrokerError { doing, problem })
     }
@@ -179,10 +187,7 @@ impl Helper {
                 }
             }
         }
-        Err(Problem {
-            refusal: None,
-            message: last,
-        })
+        Err(Problem::unanswered(last))
     }
 
     fn connected(&mut self) -> Result<&mut Client, ClientError> {

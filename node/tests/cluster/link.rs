@@ -6,13 +6,13 @@ use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use adit_link::{LinkKind, Queue, VnetHeader, ones_complement_sum, open_packet};
-use adit_node::cluster::{Admissions, Decision, PodQueues};
+use adit_node::cluster::{Decision, PodQueues};
 use nix::sys::socket::{setsockopt, sockopt};
 use rustix::process::Signal;
 
 use crate::agent::Forwarder;
 use crate::joining::{destination, frame_that};
-use crate::plugin::{answer_next, call, passes};
+use crate::plugin::starts;
 use crate::pod::{GATEWAY, GATEWAY_V6, Pod};
 use crate::runner::Case;
 use crate::stream::Stream;
@@ -246,11 +246,7 @@ fn by_ethernet(world: &World) {
             .zip(kinds_of_both)
         {
             let pod = Pod::new(world, "shop");
-            let admissions = Admissions::connect(&world.agent_socket()).unwrap();
-            let answering = answer_next(admissions, decision);
-            let output = call(world, "ADD", &pod);
-            assert!(passes(&output, &pod), "{output:?}");
-            answering.join().unwrap();
+            starts(world, &pod, decision);
             let (_, queues) = world.client().join(&pod.reference()).unwrap();
             assert_eq!(kinds(&queues), [kind; 2], "--link {link}");
             world.client().leave(&pod.uid).unwrap();

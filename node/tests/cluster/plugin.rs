@@ -86,14 +86,19 @@ pub(crate) fn answer_next(
     })
 }
 
+/// Has the plugin called for a new pod, of which an agent says `decision`: it starts. The agent goes on to be asked.
+pub(crate) fn starts(world: &World, pod: &Pod, decision: Decision) -> Admissions {
+    let admissions = Admissions::connect(&world.agent_socket()).unwrap();
+    let answering = answer_next(admissions, decision);
+    let output = call(world, "ADD", pod);
+    assert!(passes(&output, pod), "{output:?}");
+    answering.join().unwrap()
+}
+
 fn admitted(world: &World) {
     world.start(&[]);
     let pod = Pod::new(world, "shop");
-    let admissions = Admissions::connect(&world.agent_socket()).unwrap();
-    let answering = answer_next(admissions, Decision::Join);
-    let output = call(world, "ADD", &pod);
-    assert!(passes(&output, &pod), "{output:?}");
-    answering.join().unwrap();
+    starts(world, &pod, Decision::Join);
     let mut client = world.client();
     assert_eq!(client.members().unwrap().len(), 1);
     succeeds(world, "CHECK", &pod);
@@ -126,12 +131,9 @@ fn not_admitted(world: &World) {
     world.start(&[]);
     let pod = Pod::new(world, "shop");
     let before = pod.state();
-    let admissions = Admissions::connect(&world.agent_socket()).unwrap();
-    let answering = answer_next(admissions, Decision::LeaveAlone);
-    let output = call(world, "ADD", &pod);
-    assert!(passes(&output, &pod), "{output:?}");
+    let admissions = starts(world, &pod, Decision::LeaveAlone);
     let reason = "no identity yet".to_owned();
-    let answering = answer_next(answering.join().unwrap(), Decision::Refuse { reason });
+    let answering = answer_next(admissions, Decision::Refuse { reason });
     let output = call(world, "ADD", &pod);
     let told = String::from_utf8_lossy(&output.stdout);
     assert!(!output.status.success(), "{output:?}");

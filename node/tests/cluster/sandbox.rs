@@ -5,13 +5,13 @@ use std::net::{SocketAddr, UdpSocket};
 use std::time::Duration;
 
 use adit_link::{Queue, VnetHeader, open_packet};
-use adit_node::cluster::{Admissions, Decision};
+use adit_node::cluster::Decision;
 use adit_node::codes::Code;
 use rustix::process::Signal;
 
 use crate::agent::Forwarder;
 use crate::link::datagram;
-use crate::plugin::{answer_next, call};
+use crate::plugin::{call, starts};
 use crate::pod::{GATEWAY, Pod};
 use crate::runner::Case;
 use crate::world::{World, eventually, ip_in};
@@ -70,11 +70,7 @@ fn speaks(sandbox: &Queue, pod: &Pod) -> bool {
 fn stays(world: &World) {
     world.start(&[]);
     let pod = Pod::new(world, "shop");
-    let admissions = Admissions::connect(&world.agent_socket()).unwrap();
-    let answering = answer_next(admissions, Decision::Join);
-    let output = call(world, "ADD", &pod);
-    assert!(output.status.success(), "{output:?}");
-    let admissions = answering.join().unwrap();
+    let admissions = starts(world, &pod, Decision::Join);
     let forwarder = Forwarder::start(world.client().join(&pod.reference()).unwrap().1);
     let sandbox = start_sandbox(&pod);
     assert!(speaks(&sandbox, &pod));

@@ -38,7 +38,7 @@ struct Cli {
     /// Measure only this path and the direct one: adit-one, adit-two, adit-outside, pasta, hbone, …; may be given again
     #[arg(long, value_name = "NAME")]
     only: Vec<String>,
-    /// Take only this measure, and no memory; may be given again
+    /// Take only this measure, and none of memory and the executable; may be given again
     #[arg(long, value_enum)]
     measure: Vec<Measure>,
     /// Another proxy and the script that sets it up; may be given again. platform-tests/bench/README.md says what it does

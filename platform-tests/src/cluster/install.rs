@@ -170,7 +170,7 @@ impl<'c> Adit<'c> {
     /// If that takes longer than two minutes.
     #[track_caller]
     pub fn agent<'a>(self, node: Node<'_>, words: impl IntoIterator<Item = &'a str>) -> Finished {
-        let pod = self.agent_pod(node);
+        let pod = self.pod_of("adit-agent", node);
         let mut command = self
             .cluster
             .command(["kubectl", "-n", NAMESPACE, "exec", &pod, "--", "/adit"]);
@@ -184,33 +184,15 @@ impl<'c> Adit<'c> {
     /// If a line isn't a record.
     #[track_caller]
     pub fn flows(self, node: Node<'_>) -> Vec<FlowRecord> {
-        let text = self.agent(node, ["flows", "--json"]).stdout();
-        let parse = |line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error} in {line}"));
-        text.lines().map(parse).collect()
+        self.agent(node, ["flows", "--json"]).json_lines()
     }
 
     /// What agent and helper of a node have said since they were started.
     #[track_caller]
     pub fn logs(self, node: Node<'_>) -> String {
         let of = |app: &str| {
-            let selector = format!("app={app}");
-            let on = format!("spec.nodeName={}", node.name());
-            let name = [
-                "-n",
-                NAMESPACE,
-                "get",
-                "pods",
-                "-l",
-                &selector,
-                "--field-selector",
-                &on,
-                "-o",
-                "name",
-            ];
-            let pod = self.cluster.kubectl(name).stdout();
-            self.cluster
-                .kubectl(["-n", NAMESPACE, "logs", pod.trim()])
-                .raw_stdout()
+            let pod = self.pod_of(app, node);
+            self.cluster.kubectl(["-n", NAMESPACE, "logs", &pod]).raw_stdout()
         };
         of("adit-helper") + &of("adit-agent")
     }
@@ -242,7 +224,7 @@ impl<'c> Adit<'c> {
     /// If it doesn't answer.
     #[track_caller]
     pub fn patch_as_agent(self, node: Node<'_>, path: &str, patch: &Value) -> u16 {
-        let pod = self.agent_pod(node);
+        let pod = self.pod_of("adit-agent", node);
         let token = self
             .cluster
             .kubectl([
@@ -288,8 +270,10 @@ impl<'c> Adit<'c> {
             .unwrap_or_else(|_| panic!("expected an HTTP status of {url}: {answer}"))
     }
 
+    /// The name of the pod of `app` on a node.
     #[track_caller]
-    fn agent_pod(self, node: Node<'_>) -> String {
+    fn pod_of(self, app: &str, node: Node<'_>) -> String {
+        let label = format!("app={app}");
         let selector = format!("spec.nodeName={}", node.name());
         self.cluster
             .kubectl([
@@ -298,7 +282,7 @@ impl<'c> Adit<'c> {
                 "get",
                 "pods",
                 "-l",
-                "app=adit-agent",
+                &label,
                 "--field-selector",
                 &selector,
                 "-o",
