@@ -104,6 +104,13 @@ impl Agent {
         self.running()
             .ok_or_else(|| Fault::new(NO_MESH, "the agent was not told its mesh yet"))
     }
+
+    /// Ends the flow records, once those who read them have the last ones: this process ends next, and with it the
+    /// connections on which they are told.
+    pub(crate) async fn tell_last_records(&self) {
+        self.hub.close();
+        self.hub.read_out(LAST_RECORDS).await;
+    }
 }
 
 /// How long those who read flow records may take for the last ones.
@@ -152,9 +159,7 @@ impl Handler for Agent {
         if let Some(running) = self.running() {
             running.drain(Duration::from_millis(deadline_ms)).await;
         }
-        self.hub.close();
-        // Whoever asked ends this process next, and with it the connections on which the last records are told.
-        self.hub.read_out(LAST_RECORDS).await;
+        self.tell_last_records().await;
         Ok(())
     }
 

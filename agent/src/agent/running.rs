@@ -202,17 +202,22 @@ impl Running {
 
     /// Refuses new flows, waits for the live ones, and resets what still lives at the deadline.
     pub(super) async fn drain(&self, deadline: Duration) {
-        /// For the resets to be on their way.
-        const LAST: Duration = Duration::from_millis(200);
         self.tell(|| Command::Admit(Admission::Refused)).await;
         if timeout(deadline, self.without(Which::All)).await.is_err() {
-            self.tell(|| Command::Stop).await;
-            let _ = timeout(LAST, self.without(Which::All)).await;
+            self.cut().await;
         }
     }
 
+    /// Resets what still lives. New flows are treated as before.
+    pub(crate) async fn cut(&self) {
+        /// For the resets to be on their way.
+        const LAST: Duration = Duration::from_millis(200);
+        self.tell(|| Command::Stop).await;
+        let _ = timeout(LAST, self.without(Which::All)).await;
+    }
+
     /// Serves on until no flow ends here any more, or `deadline` has passed, for another agent to go on. New flows are served
-    /// meanwhile, and left unanswered for the last moment, so that none is refused and few are cut.
+    /// meanwhile, and left unanswered from the last moment on, so that none is refused and few are cut.
     ///
     /// ```text
     ///   serve on ──those that lived have ended──▶ hold new ones ──none is left──▶ done

@@ -6,7 +6,6 @@
 use std::time::Duration;
 
 use super::broker::{Broker, BrokerError};
-use crate::admin::Handler as _;
 use crate::agent::handler::Agent;
 
 /// Serves on until no flow ends in this agent, `drain` at most, and sees to it that new ones wait for the next agent. What
@@ -19,9 +18,10 @@ pub(super) async fn hand_over(agent: &Agent, broker: &Broker, drain: Duration) {
         if let Err(error) = close_ports(broker).await {
             tracing::warn!(%error, "ports stay open without a listener: until the next agent comes, connections to them are refused");
         }
+        // New flows stay unanswered to the very end: whoever was refused now would not ask the next agent.
+        running.cut().await;
     }
-    // It can't fail. No flow is waited for any more, only those who are still to be told of the last ones.
-    let _ = agent.drain(0).await;
+    agent.tell_last_records().await;
     tracing::info!("stopped");
 }
 
