@@ -321,15 +321,22 @@ fn every_network_policy_case_passes() {
 
 #[test]
 #[ignore = "needs the cluster of `just cluster-up`"]
+fn the_first_connection_of_a_pod_is_in_the_mesh() {
+    let cluster = Cluster::running();
+    Adit::install(&cluster);
+    let namespace = Namespace::new(&cluster, "newborn", Membership::Mesh);
+    namespace.up([strict()]);
+    scenario::first_connections(&namespace);
+}
+
+#[test]
+#[ignore = "needs the cluster of `just cluster-up`"]
 fn an_upgrade_of_the_agents_cuts_no_stream_and_refuses_no_connection() {
     let cluster = Cluster::running();
     let adit = Adit::install(&cluster);
     let namespace = Namespace::new(&cluster, "upgrade", Membership::Mesh);
     // What went plain, while an agent comes or goes, would be refused.
-    namespace.up([json!({
-        "apiVersion": "security.istio.io/v1", "kind": "PeerAuthentication",
-        "metadata": {"name": "strict"}, "spec": {"mtls": {"mode": "STRICT"}},
-    })]);
+    namespace.up([strict()]);
     let opening = Opening::start(&namespace, 60);
     // Shorter than the time that an agent has to drain.
     let ends = Ends::within(&namespace);
@@ -459,4 +466,12 @@ fn a_scan_leaves_no_listener_and_no_rule() {
         alone.latency, scanned.latency
     );
     adit.wait_outer_state(cluster.node(2), &uid, &before);
+}
+
+/// What goes plain is refused.
+fn strict() -> Value {
+    json!({
+        "apiVersion": "security.istio.io/v1", "kind": "PeerAuthentication",
+        "metadata": {"name": "strict"}, "spec": {"mtls": {"mode": "STRICT"}},
+    })
 }

@@ -14,6 +14,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use adit_control::Workload;
 use adit_control::kubernetes::{Annotated, Capability, KubeClient, Source, State, WantedPod, annotate};
 use adit_flow::WorkloadName;
 use adit_link::Queue;
@@ -31,8 +32,8 @@ use crate::worker::WireSide;
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
-/// How long packets of a pod that was in the mesh wait for its SVID. Without the signer it goes on as a new one would.
-const TAKE_UP_LIMIT: Duration = Duration::from_secs(5);
+/// How long the packets of a pod that is behind the helper's devices wait for its SVID.
+const SVID_LIMIT: Duration = Duration::from_secs(5);
 
 /// The pods being captured, served or let go. Its owner is the task that follows Kubernetes.
 pub(super) struct Members {
@@ -186,10 +187,16 @@ impl Task {
 impl Context {
     /// One pod's time behind the agent. Wished to leave from the start, it couldn't leave the agent before this one.
     async fn serve(&self, pod: &WantedPod, mut wishes: watch::Receiver<Wish>) {
-        if pod.capability != Capability::None {
-            self.take_up(pod, &mut wishes).await;
-        }
         let mut kept = *wishes.borrow() == Wish::Leave;
+        if !kept {
+            self.await_svid(pod, &mut wishes).await;
+            if *wishes.borrow() != Wish::Join {
+                kept = !self.let_go(pod).await;
+                if !kept {
+                    return;
+                }
+            }
+        }
         loop {
             if self.capture_until(pod, &mut wishes).await {
                 if kept {
@@ -233,19 +240,34 @@ impl Context {
         self.running.let_pass(&pod.name, false).await;
     }
 
-    /// An agent before this one had the pod in the mesh, and peers come with tunnels. What they and the pod send waits in
-    /// the devices' queues until this agent can serve it as that one did: passed on plain it would fail, or be seen.
-    async fn take_up(&self, pod: &WantedPod, wishes: &mut watch::Receiver<Wish>) {
+    /// Waits until the pod can be served as one of the mesh: nothing that it opens to others in it is plain, or refused.
+    ///
+    /// A running pod goes on outside the mesh meanwhile. What is sent by one that starts, or to one that an agent before this had
+    /// in the mesh, waits in the devices' queues; but not for ever, since most of it may be for others.
+    async fn await_svid(&self, pod: &WantedPod, wishes: &mut watch::Receiver<Wish>) {
+        if !self.is_behind_helper(pod).await {
+            return self
+                .until_ready(pod, wishes, |own| has_svid(&self.running, own))
+                .await;
+        }
         self.set_captured(pod, true);
-        if timeout(TAKE_UP_LIMIT, self.identified(pod, wishes))
-            .await
-            .is_err()
-        {
+        if timeout(SVID_LIMIT, self.identified(pod, wishes)).await.is_err() {
             tracing::warn!(
-                pod = %pod.name, waited = ?TAKE_UP_LIMIT,
-                "a pod that was in the mesh has no SVID yet: its new connections pass plain until it has"
+                pod = %pod.name, waited = ?SVID_LIMIT,
+                "a pod has no SVID yet: what it opens to others in the mesh is refused until it has"
             );
         }
+    }
+
+    /// Whether the pod's interface is the helper's already.
+    async fn is_behind_helper(&self, pod: &WantedPod) -> bool {
+        if pod.capability != Capability::None {
+            return true;
+        }
+        let members = self.broker.members().await;
+        members.map_or(true, |members| {
+            members.iter().any(|member| *member.uid == *pod.uid)
+        })
     }
 
     /// Until the pod is gone, or has left and no flow of it ends here any more.
@@ -315,14 +337,27 @@ impl Context {
 
     /// Waits until the pod, which is captured or about to be, is in the mesh and has its SVID, or the wish has changed.
     async fn identified(&self, pod: &WantedPod, wishes: &mut watch::Receiver<Wish>) {
+        self.until_ready(pod, wishes, |own| own.in_mesh && has_svid(&self.running, own))
+            .await;
+    }
+
+    /// Waits until the snapshot has the pod, and it's `ready`, or the wish has changed.
+    async fn until_ready(
+        &self,
+        pod: &WantedPod,
+        wishes: &mut watch::Receiver<Wish>,
+        ready: impl Fn(&Workload) -> bool,
+    ) {
         const POLL: Duration = Duration::from_millis(10);
-        let shared = &self.running.shared;
-        let is_identified = || {
-            let snapshot = shared.snapshot.load();
-            let own = snapshot.workloads.get(&pod.name);
-            own.is_some_and(|own| own.in_mesh && shared.identities.credentials(&own.identity).is_some())
-        };
-        while !is_identified() {
+        while !self
+            .running
+            .shared
+            .snapshot
+            .load()
+            .workloads
+            .get(&pod.name)
+            .is_some_and(|own| ready(own))
+        {
             tokio::select! {
                 () = sleep(POLL) => {}
                 _ = next_wish(wishes, Wish::Join) => return,
@@ -356,6 +391,11 @@ impl Context {
             }
         }
     }
+}
+
+fn has_svid(running: &Running, workload: &Workload) -> bool {
+    let identities = &running.shared.identities;
+    identities.credentials(&workload.identity).is_some()
 }
 
 /// Waits for another wish than `current`. When nobody wishes any more, the agent ends, and the pod stays as it is.

@@ -33,7 +33,7 @@ pub(crate) fn course(worker: &Worker, pod: &Pod, new: &NewFlow) -> Course {
         snapshot: &snapshot,
         is_served: &|name| worker.shared.serves(name),
         takes_tunnels: own.in_mesh,
-        lets_pass: pod.lets_pass() || worker.shared.identities.credentials(&own.identity).is_none(),
+        lets_pass: pod.lets_pass(),
     };
     let (direction, tuple, judged) = match choice.way(new) {
         Way::Stack | Way::Door if worker.is_holding() => {
@@ -62,7 +62,7 @@ struct Choice<'a> {
     is_served: &'a dyn Fn(&WorkloadName) -> bool,
     /// Whether the pod's flows may travel in HBONE now.
     takes_tunnels: bool,
-    /// Whether those that it opens pass through all the same: it's leaving the mesh, or is so new in it that it has no SVID.
+    /// Whether those that it opens pass through all the same: it's leaving the mesh.
     lets_pass: bool,
 }
 
