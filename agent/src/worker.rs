@@ -24,6 +24,7 @@ use crate::pipeline::{inbound, outbound, plain};
 use crate::telemetry::{self, Counters, Recorder};
 
 mod busy_poll;
+mod counted;
 mod crossing;
 mod datagrams;
 mod dns_end;

@@ -60,16 +60,18 @@ impl ConnectError {
         }
     }
 
-    /// Whether the connection was reset before the tunnel was there: whoever accepted it has ended, and what comes in its
-    /// place may do better. One that wasn't accepted is another matter, and one that was closed in order, or says why.
+    /// Whether whoever accepted the connection has ended or is about to, so that what comes in its place may do better: it was
+    /// reset before the tunnel was there, or the peer is draining. One that wasn't accepted is another matter, and one that
+    /// was closed in order, or says why.
     pub(crate) fn broke_off(&self) -> bool {
-        let Self::Handshake(HandshakeError::Io(error)) = self else {
-            return false;
-        };
-        matches!(
-            error.kind(),
-            io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe
-        )
+        match self {
+            Self::Handshake(HandshakeError::Draining) => true,
+            Self::Handshake(HandshakeError::Io(error)) => matches!(
+                error.kind(),
+                io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe
+            ),
+            _ => false,
+        }
     }
 
     /// The label under which it is counted.
@@ -137,7 +139,12 @@ pub(crate) async fn establish<D: Dial>(
     let (request, mut connection) = builder(config).handshake(io).await.map_err(http2)?;
     std::future::poll_fn(|cx| {
         use std::task::Poll;
-        match std::pin::Pin::new(&mut connection).poll(cx) {
+        let polled = std::pin::Pin::new(&mut connection).poll(cx);
+        // Its place is taken by the next one, whether this one has ended already or not.
+        if heard.go_away() {
+            return Poll::Ready(Err(ConnectError::Handshake(HandshakeError::Draining)));
+        }
+        match polled {
             Poll::Ready(Ok(())) => Poll::Ready(Err(ConnectError::Handshake(HandshakeError::Io(
                 io::ErrorKind::UnexpectedEof.into(),
             )))),

@@ -73,6 +73,9 @@ pub enum HandshakeError {
         /// What it is.
         got: String,
     },
+    /// The peer takes no stream any more: it sent GOAWAY with its first SETTINGS.
+    #[error("the peer is draining")]
+    Draining,
     /// HTTP/2 couldn't begin.
     #[error("HTTP/2 preface")]
     Http2(#[source] h2::Error),
@@ -112,6 +115,7 @@ pub enum HandshakeError {
 pub enum HandshakeLabel {
     Alert,
     BadServerName,
+    Draining,
     Http2,
     Lost,
     NoCredentials,
@@ -439,6 +443,7 @@ impl HandshakeError {
         match self {
             Self::Alert { .. } => HandshakeLabel::Alert,
             Self::BadServerName { .. } => HandshakeLabel::BadServerName,
+            Self::Draining => HandshakeLabel::Draining,
             Self::Http2(_) => HandshakeLabel::Http2,
             Self::Io(_) => HandshakeLabel::Lost,
             Self::NoCredentials { .. } => HandshakeLabel::NoCredentials,
@@ -457,6 +462,7 @@ impl HandshakeLabel {
         let own = [
             Self::Alert,
             Self::BadServerName,
+            Self::Draining,
             Self::Http2,
             Self::Lost,
             Self::NoCredentials,
@@ -474,6 +480,7 @@ impl HandshakeLabel {
         match self {
             Self::Alert => "alert",
             Self::BadServerName => "bad-server-name",
+            Self::Draining => "draining-in-handshake",
             Self::Http2 => "http2",
             Self::Lost => "lost-in-handshake",
             Self::NoCredentials => "no-credentials",

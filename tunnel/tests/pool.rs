@@ -7,7 +7,8 @@ use std::time::{Duration, SystemTime};
 
 use adit_flow::RefuseReason;
 use adit_tunnel::{
-    Connect, ConnectError, OpenError, PoolConfig, Stream, StreamError, TunnelConfig, TunnelEnd,
+    Connect, ConnectError, HandshakeError, OpenError, PoolConfig, Stream, StreamError, TunnelConfig,
+    TunnelEnd,
 };
 use bytes::Bytes;
 use support::*;
@@ -345,6 +346,25 @@ async fn a_draining_server_refuses_nobody_and_cuts_nobody_before_its_deadline() 
     }
     assert_eq!(rig.pool.stats().connected_total, 2);
     echo_works(old.0, old.1).await;
+    drop(new_drainer);
+}
+
+#[tokio::test]
+async fn a_peer_that_drains_from_its_first_word_on_is_asked_again() {
+    let mut rig = Rig::new();
+    rig.drainer.start(Instant::now() + LONG);
+    let error = rig.open().await.unwrap_err();
+    assert!(
+        matches!(&error, OpenError::Connect { source, .. }
+            if matches!(**source, ConnectError::Handshake(HandshakeError::Draining))),
+        "{error:?}"
+    );
+    assert_eq!(rig.pool.stats().retried_total, 2);
+
+    let (new_drainer, new_drain) = adit_tunnel::Drainer::new();
+    rig.replace_server_drain(new_drain);
+    let (client, server) = rig.pair().await;
+    echo_works(client, server).await;
     drop(new_drainer);
 }
 

@@ -14,7 +14,7 @@ use adit_link::Queue;
 use adit_policy::PolicySet;
 use arc_swap::ArcSwap;
 use tokio::sync::{Notify, mpsc, oneshot};
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use super::AgentSettings;
 use super::store::{self, StoreError};
@@ -222,14 +222,17 @@ impl Running {
     /// ```text
     ///   serve on ──those that lived have ended──▶ hold new ones ──none is left──▶ done
     ///      ▲                                        │ 1 s
-    ///      └────────────────────────────────────────┘
+    ///      └──────────────── serve them, 1 s ◀──────┘
     /// ```
     pub(crate) async fn wind_down(&self, deadline: Duration) {
         /// How long new flows are held at a time: a SYN is repeated after a second.
         const HOLD: Duration = Duration::from_secs(1);
+        /// How long they are served at least before they are held again: what waited comes back within it.
+        const BREATH: Duration = Duration::from_secs(1);
         let end = Instant::now() + deadline;
+        let last_hold = end.checked_sub(HOLD).unwrap_or(end);
         loop {
-            let _ = timeout_at(end.checked_sub(HOLD).unwrap_or(end), self.without(Which::Present)).await;
+            let _ = timeout_at(last_hold, self.without(Which::Present)).await;
             self.tell(|| Command::Admit(Admission::Held)).await;
             let quiet = timeout(HOLD.min(deadline), self.without(Which::All))
                 .await
@@ -238,6 +241,7 @@ impl Running {
                 return;
             }
             self.tell(|| Command::Admit(Admission::Open)).await;
+            sleep_until(last_hold.min(Instant::now() + BREATH)).await;
         }
     }
 

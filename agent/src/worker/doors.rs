@@ -22,6 +22,7 @@ use std::time::Duration;
 use adit_flow::FourTuple;
 use tokio::net::{TcpListener, TcpStream};
 
+use super::counted::Counted;
 use super::{Admission, Pod, Worker, tunnels};
 use crate::cluster::PodSockets;
 use crate::pipeline::course::speaks_hbone;
@@ -238,7 +239,10 @@ async fn accept(
                 let counted = Counted::new(&connected);
                 let (worker, pod) = (Rc::clone(worker), Rc::clone(pod));
                 tokio::task::spawn_local(async move {
-                    serve(&worker, &pod, socket, peer, door).await;
+                    tokio::select! {
+                        () = serve(&worker, &pod, socket, peer, door) => {}
+                        () = outlived(&pod) => {}
+                    }
                     drop(counted);
                 });
             }
@@ -248,6 +252,14 @@ async fn accept(
             }
         }
     }
+}
+
+/// Returns when the pod is gone, and its flows' ends are told. What is connected then has lost its interface: its peers' ends
+/// can't come any more.
+async fn outlived(pod: &Pod) {
+    const LAST_WORDS: Duration = Duration::from_secs(1);
+    pod.until_gone(std::future::pending()).await;
+    tokio::time::sleep(LAST_WORDS).await;
 }
 
 /// Returns after `limit`, or never without one.
@@ -275,21 +287,5 @@ async fn serve(worker: &Rc<Worker>, pod: &Rc<Pod>, socket: TcpStream, peer: Sock
         tunnels::serve_at(worker, pod, socket, door).await;
     } else if let Ok(local) = socket.local_addr() {
         plain::from_wire(worker, pod, socket, FourTuple::new(peer, local)).await;
-    }
-}
-
-/// One connection of those that keep a port open.
-struct Counted(Rc<Cell<usize>>);
-
-impl Counted {
-    fn new(count: &Rc<Cell<usize>>) -> Self {
-        count.set(count.get() + 1);
-        Self(Rc::clone(count))
-    }
-}
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        self.0.set(self.0.get() - 1);
     }
 }

@@ -45,9 +45,12 @@ impl Worker {
         tokio::task::spawn_local(async move {
             let remain = || match which {
                 Which::Present => worker.live.any_before(later),
-                Which::All => worker.has_flows() || worker.tunnels.serves(),
+                Which::All => worker.has_flows() || worker.tunnels.serving() > 0,
             };
-            while remain() && !done.is_closed() {
+            while remain() {
+                if done.is_closed() {
+                    return worker.tell_what_lives(which);
+                }
                 tokio::time::sleep(POLL).await;
             }
             let _ = done.send(());
@@ -56,6 +59,23 @@ impl Worker {
 
     fn has_flows(&self) -> bool {
         self.live.len() > 0 || self.pods.borrow().values().any(|pod| pod.has_flows())
+    }
+
+    /// For who asks why an agent takes so long to end.
+    fn tell_what_lives(&self, which: Which) {
+        let pods = self.pods.borrow();
+        let pods: Vec<_> = pods
+            .iter()
+            .filter(|(_, pod)| pod.has_flows())
+            .map(|(name, _)| name.to_string())
+            .collect();
+        tracing::debug!(
+            ?which,
+            relayed = self.live.len(),
+            ?pods,
+            tunnels = self.tunnels.serving(),
+            "flows live on"
+        );
     }
 
     /// Whether new flows are refused.

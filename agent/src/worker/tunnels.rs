@@ -19,6 +19,7 @@ use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Duration, Instant};
 
+use super::counted::Counted;
 use super::doors::HBONE_PORT;
 use super::server_name::{pod_address, server_name};
 use super::{Command, Pod, Shared, TunnelEnd, Worker};
@@ -37,7 +38,7 @@ pub(crate) struct Tunnels {
     pool: Pool<Dialer>,
     /// What those that are served watch.
     drain: RefCell<(Drainer, Drain)>,
-    serving: Cell<usize>,
+    serving: Rc<Cell<usize>>,
 }
 
 /// A stream to a workload.
@@ -64,7 +65,7 @@ impl Tunnels {
             counters,
             pool,
             drain: RefCell::new(Drainer::new()),
-            serving: Cell::new(0),
+            serving: Rc::default(),
         }
     }
 
@@ -123,9 +124,9 @@ impl Tunnels {
         drainer.start(Instant::now() + NO_DEADLINE);
     }
 
-    /// Whether a tunnel is being served.
-    pub(super) fn serves(&self) -> bool {
-        self.serving.get() > 0
+    /// How many tunnels are being served.
+    pub(super) fn serving(&self) -> usize {
+        self.serving.get()
     }
 
     /// How many tunnels take streams.
@@ -265,10 +266,8 @@ async fn run(mut listener: Listener, io: impl AsyncRead + AsyncWrite + Unpin) {
     let worker = Rc::clone(&listener.worker);
     let tunnels = &worker.tunnels;
     let drain = tunnels.drain.borrow().1.clone();
-    tunnels.serving.set(tunnels.serving.get() + 1);
-    let ended = serve(io, &TunnelConfig::default(), drain, &mut listener).await;
-    tunnels.serving.set(tunnels.serving.get() - 1);
-    match ended {
+    let _counted = Counted::new(&tunnels.serving);
+    match serve(io, &TunnelConfig::default(), drain, &mut listener).await {
         Ok(()) => worker.counters.tunnel_ended("orderly"),
         Err(error) => {
             // A peer's misbehaviour is its own affair: counted by reason, told to who looks.
