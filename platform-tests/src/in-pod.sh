@@ -1,5 +1,5 @@
 # Runs a program in a pod whose workload is a shell (`Workload::shell`), as if it ran here:
-#   sh in-pod.sh JOBS PROGRAM ARGUMENT...
+#   sh -c "$(cat in-pod.sh)" in-pod.sh JOBS PROGRAM ARGUMENT...
 # Words must not need quoting: paths, names and numbers.
 jobs=$1
 shift

@@ -250,10 +250,10 @@ impl Sandbox {
     /// this sandbox. Arguments must not need quoting.
     #[track_caller]
     pub fn command_in(&self, name: &str) -> Command {
-        let script = self.file("home/in-pod.sh", include_str!("in-pod.sh"));
         let mut command = self.command("sh");
+        // Not as a file: others that are started in the same moment would write it while it's read.
         command
-            .arg(script)
+            .args(["-c", include_str!("in-pod.sh"), "in-pod.sh"])
             .arg(self.dir.join(format!("home/{name}.jobs")));
         command
     }
