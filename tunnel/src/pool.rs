@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime};
 use adit_identity::SpiffeId;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tracing::Instrument;
 
 use crate::connect::{Attempt, Driver, Lease, Tunnel, establish, idle_deadline};
@@ -130,7 +130,11 @@ enum Step {
 }
 
 /// How often one stream is tried.
-const ATTEMPTS: usize = 3;
+const ATTEMPTS: u32 = 3;
+
+/// Before an attempt after one that broke off in the handshake, as often as there were attempts: a peer that ends needs a moment to
+/// be replaced, and one that took us for somebody outside the mesh to hear that we aren't.
+const PAUSE: Duration = Duration::from_millis(100);
 /// The least time between two looks at whether a tunnel is idle.
 const SHORTEST_LOOK: Duration = Duration::from_millis(100);
 
@@ -188,6 +192,7 @@ impl<D: Dial> Pool<D> {
                 Ok(lease) => lease,
                 Err(OpenError::Connect { source, .. }) if source.broke_off() && attempts < ATTEMPTS => {
                     self.inner.lock().stats.retried_total += 1;
+                    sleep(PAUSE * attempts).await;
                     continue;
                 }
                 Err(error) => return Err(error),

@@ -14,26 +14,24 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use adit_control::Workload;
 use adit_control::kubernetes::{Annotated, Capability, KubeClient, Source, State, WantedPod, annotate};
 use adit_flow::WorkloadName;
 use adit_link::Queue;
 use adit_node::cluster::PodRef;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 
 use super::broker::{Broker, BrokerError};
 use super::sockets::PodSockets;
 use crate::agent::running::{Running, WorkerLost};
 use crate::worker::WireSide;
 
+mod readiness;
+
 /// How long to wait before what failed is tried again: doubled each time up to the second.
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
-
-/// How long the packets of a pod that is behind the helper's devices wait for its SVID.
-const SVID_LIMIT: Duration = Duration::from_secs(5);
 
 /// The pods being captured, served or let go. Its owner is the task that follows Kubernetes.
 pub(super) struct Members {
@@ -188,8 +186,9 @@ impl Context {
     /// One pod's time behind the agent. Wished to leave from the start, it couldn't leave the agent before this one.
     async fn serve(&self, pod: &WantedPod, mut wishes: watch::Receiver<Wish>) {
         let mut kept = *wishes.borrow() == Wish::Leave;
+        let mut in_mesh = false;
         if !kept {
-            self.await_svid(pod, &mut wishes).await;
+            in_mesh = self.prepare(pod, &mut wishes).await;
             if *wishes.borrow() != Wish::Join {
                 kept = !self.let_go(pod).await;
                 if !kept {
@@ -203,11 +202,13 @@ impl Context {
                     self.keep(pod, &mut wishes).await;
                 }
                 if *wishes.borrow() == Wish::Join {
+                    self.running.let_pass(&pod.name, !in_mesh).await;
                     self.stay(pod, &mut wishes).await;
                 }
             } else if kept && *wishes.borrow() != Wish::Gone {
                 continue;
             }
+            in_mesh = false;
             kept = !self.let_go(pod).await;
             if !kept || *wishes.borrow() == Wish::Gone {
                 return;
@@ -240,43 +241,15 @@ impl Context {
         self.running.let_pass(&pod.name, false).await;
     }
 
-    /// Waits until the pod can be served as one of the mesh: nothing that it opens to others in it is plain, or refused.
-    ///
-    /// A running pod goes on outside the mesh meanwhile. What is sent by one that starts, or to one that an agent before this had
-    /// in the mesh, waits in the devices' queues; but not for ever, since most of it may be for others.
-    async fn await_svid(&self, pod: &WantedPod, wishes: &mut watch::Receiver<Wish>) {
-        if !self.is_behind_helper(pod).await {
-            return self
-                .until_ready(pod, wishes, |own| has_svid(&self.running, own))
-                .await;
-        }
-        self.set_captured(pod, true);
-        if timeout(SVID_LIMIT, self.identified(pod, wishes)).await.is_err() {
-            tracing::warn!(
-                pod = %pod.name, waited = ?SVID_LIMIT,
-                "a pod has no SVID yet: what it opens to others in the mesh is refused until it has"
-            );
-        }
-    }
-
-    /// Whether the pod's interface is the helper's already.
-    async fn is_behind_helper(&self, pod: &WantedPod) -> bool {
-        if pod.capability != Capability::None {
-            return true;
-        }
-        let members = self.broker.members().await;
-        members.map_or(true, |members| {
-            members.iter().any(|member| *member.uid == *pod.uid)
-        })
-    }
-
-    /// Until the pod is gone, or has left and no flow of it ends here any more.
+    /// Until the pod is gone, or has left and no flow of it ends here any more. What one opens that was outside the mesh passes as
+    /// it did, until its peers know better.
     async fn stay(&self, pod: &WantedPod, wishes: &mut watch::Receiver<Wish>) {
         loop {
             self.set_captured(pod, true);
             // Peers come with tunnels once they are told, and want to see whose they are.
             self.identified(pod, wishes).await;
             self.annotate(pod, self.capability, wishes).await;
+            self.running.let_pass(&pod.name, false).await;
             if next_wish(wishes, Wish::Join).await == Wish::Gone {
                 return;
             }
@@ -288,7 +261,6 @@ impl Context {
                 () = self.running.without_flows(&pod.name) => return,
                 wish = next_wish(wishes, Wish::Leave) => if wish == Wish::Gone { return },
             }
-            self.running.let_pass(&pod.name, false).await;
         }
     }
 
@@ -335,36 +307,6 @@ impl Context {
         Ok(())
     }
 
-    /// Waits until the pod, which is captured or about to be, is in the mesh and has its SVID, or the wish has changed.
-    async fn identified(&self, pod: &WantedPod, wishes: &mut watch::Receiver<Wish>) {
-        self.until_ready(pod, wishes, |own| own.in_mesh && has_svid(&self.running, own))
-            .await;
-    }
-
-    /// Waits until the snapshot has the pod, and it's `ready`, or the wish has changed.
-    async fn until_ready(
-        &self,
-        pod: &WantedPod,
-        wishes: &mut watch::Receiver<Wish>,
-        ready: impl Fn(&Workload) -> bool,
-    ) {
-        const POLL: Duration = Duration::from_millis(10);
-        while !self
-            .running
-            .shared
-            .snapshot
-            .load()
-            .workloads
-            .get(&pod.name)
-            .is_some_and(|own| ready(own))
-        {
-            tokio::select! {
-                () = sleep(POLL) => {}
-                _ = next_wish(wishes, Wish::Join) => return,
-            }
-        }
-    }
-
     fn set_captured(&self, pod: &WantedPod, captured: bool) {
         let mut all = self.captured.lock().unwrap_or_else(PoisonError::into_inner);
         let changed = match captured {
@@ -391,11 +333,6 @@ impl Context {
             }
         }
     }
-}
-
-fn has_svid(running: &Running, workload: &Workload) -> bool {
-    let identities = &running.shared.identities;
-    identities.credentials(&workload.identity).is_some()
 }
 
 /// Waits for another wish than `current`. When nobody wishes any more, the agent ends, and the pod stays as it is.

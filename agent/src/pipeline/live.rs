@@ -125,10 +125,11 @@ impl LiveFlows {
 
 impl Watched {
     fn judge(&self, current: &PolicySet, snapshot: &Snapshot) {
+        // A workload that leaves the mesh is who it was when it proved it: its streams go on to their end.
         if let Some(proven) = &self.flow.source_identity
             && snapshot
                 .workload_at(self.flow.tuple.src.ip())
-                .is_none_or(|workload| workload.identity != *proven || !workload.in_mesh)
+                .is_none_or(|workload| workload.identity != *proven)
         {
             return self.cut(Cut {
                 reason: CloseReason::PolicyChanged,
