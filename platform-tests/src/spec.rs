@@ -181,6 +181,8 @@ pub(crate) fn load_server_command(sandbox: &Sandbox, name: &str, port: u16) -> V
     let log = sandbox.dir().join(format!("home/{name}.served"));
     let (port, ports) = (port.to_string(), LOAD_PORTS.to_string());
     let words = [
+        "--limit",
+        SERVER_LIMIT,
         "serve",
         "--port",
         &port,
@@ -193,6 +195,9 @@ pub(crate) fn load_server_command(sandbox: &Sandbox, name: &str, port: u16) -> V
         .chain(words.map(str::to_owned))
         .collect()
 }
+
+/// Seconds after which such a server ends by itself: no run is as long, the soak of an hour included.
+const SERVER_LIMIT: &str = "10800";
 
 /// How many ports such a server has: enough that closed connections never use up a client's ports.
 pub(crate) const LOAD_PORTS: u16 = 16;
