@@ -62,7 +62,8 @@ struct Choice<'a> {
     is_served: &'a dyn Fn(&WorkloadName) -> bool,
     /// Whether the pod's flows may travel in HBONE now.
     takes_tunnels: bool,
-    /// Whether those that it opens pass through all the same: it's leaving the mesh.
+    /// Whether those that it opens pass through all the same: it's leaving the mesh, or its peers don't know
+    /// yet that it's in it.
     lets_pass: bool,
 }
 

@@ -58,7 +58,7 @@ impl Outer {
         self.passing.set(passing);
     }
 
-    /// Whether new flows pass through: the pod is leaving the mesh.
+    /// Whether new flows pass through: the pod is leaving the mesh, or has just joined it.
     pub(super) fn lets_pass(&self) -> bool {
         self.passing.get()
     }

@@ -68,15 +68,11 @@ impl Context {
         ready: impl Fn(&Workload) -> bool,
     ) {
         const POLL: Duration = Duration::from_millis(10);
-        while !self
-            .running
-            .shared
-            .snapshot
-            .load()
-            .workloads
-            .get(&pod.name)
-            .is_some_and(|own| ready(own))
-        {
+        let is_ready = || {
+            let snapshot = self.running.shared.snapshot.load();
+            snapshot.workloads.get(&pod.name).is_some_and(|own| ready(own))
+        };
+        while !is_ready() {
             tokio::select! {
                 () = sleep(POLL) => {}
                 _ = next_wish(wishes, Wish::Join) => return,
