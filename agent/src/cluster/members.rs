@@ -186,18 +186,11 @@ impl Context {
     /// One pod's time behind the agent. Wished to leave from the start, it couldn't leave the agent before this one.
     async fn serve(&self, pod: &WantedPod, mut wishes: watch::Receiver<Wish>) {
         let mut kept = *wishes.borrow() == Wish::Leave;
-        let mut in_mesh = false;
-        if !kept {
-            in_mesh = self.prepare(pod, &mut wishes).await;
-            if *wishes.borrow() != Wish::Join {
-                kept = !self.let_go(pod).await;
-                if !kept {
-                    return;
-                }
-            }
-        }
+        let mut in_mesh = !kept && self.prepare(pod, &mut wishes).await;
         loop {
-            if self.capture_until(pod, &mut wishes).await {
+            // Another wish may have come while it was prepared.
+            let meant = kept || *wishes.borrow() == Wish::Join;
+            if meant && self.capture_until(pod, &mut wishes).await {
                 if kept {
                     self.keep(pod, &mut wishes).await;
                 }

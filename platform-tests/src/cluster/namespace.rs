@@ -142,6 +142,26 @@ impl<'c> Namespace<'c> {
         self.wait_membership(pod);
     }
 
+    /// Waits until a pod that runs once has ended, and says what it wrote.
+    ///
+    /// # Panics
+    /// If it failed, or still runs after `limit`.
+    #[track_caller]
+    pub fn finish(&self, pod: &str, limit: Duration) -> Finished {
+        let logs = || self.kubectl(["logs", pod]);
+        let phase = wait_until(
+            &format!("pod {pod} to end"),
+            limit,
+            || {
+                let phase = self.pod(pod, "{.status.phase}");
+                ["Succeeded", "Failed"].contains(&phase.as_str()).then_some(phase)
+            },
+            || logs().to_string(),
+        );
+        assert_eq!(phase, "Succeeded", "{pod}: {}", logs());
+        logs()
+    }
+
     /// Waits until the agent has a pod's traffic, or hasn't it any more, as the namespace's membership says.
     ///
     /// # Panics

@@ -8,6 +8,7 @@ pub const SHELL: &str = "shell";
 pub const LOAD: &str = "load";
 /// The port of [`LOAD`].
 pub const LOAD_PORT: u16 = 7000;
+const LOAD_IMAGE: &str = "localhost/adit-load:1";
 /// agnhost's HTTP and UDP server.
 pub const WEB: &str = "web";
 /// The port of [`WEB`], for both protocols.
@@ -55,11 +56,19 @@ pub fn shell() -> Value {
 pub fn load() -> Value {
     let mut load = container(
         LOAD,
-        "localhost/adit-load:1",
+        LOAD_IMAGE,
         &["/adit-load", "--limit", "86400", "serve", "--port", "7000"],
     );
     load["readinessProbe"] = json!({"tcpSocket": {"port": LOAD_PORT}, "periodSeconds": 1});
     load
+}
+
+/// A pod that runs the load tool once, with these words, and ends.
+pub fn load_once(name: &str, node: u8, words: &[&str]) -> Value {
+    let words = [&["/adit-load"], words].concat();
+    let mut pod = pod(name, node, [container(LOAD, LOAD_IMAGE, &words)]);
+    pod["spec"]["restartPolicy"] = "Never".into();
+    pod
 }
 
 /// A container named [`WEB`].

@@ -2,15 +2,16 @@
 
 use std::time::Duration;
 
+use super::opening::assert_answered;
 use crate::cluster::Namespace;
-use crate::cluster::objects::{LOAD, LOAD_PORT, container, load, pod};
-use crate::load::Connect;
-use crate::process::wait_until;
+use crate::cluster::objects::{LOAD_PORT, load, load_once, pod};
 
 /// The pod that they connect to, on node 2.
 const SERVER: &str = "old";
+/// How long each may take, its start included.
+const LIMIT: Duration = Duration::from_secs(90);
 
-/// Pods on both nodes that connect to a pod of the mesh as soon as they run, for a second, and every connection is answered.
+/// Pods on both nodes that connect to a pod of the mesh as soon as they run, for five seconds, and every connection is answered.
 /// In a namespace that is STRICT one that went plain isn't.
 ///
 /// # Panics
@@ -20,44 +21,20 @@ pub fn first_connections(namespace: &Namespace<'_>) {
     namespace.up([pod(SERVER, 2, [load()])]);
     namespace.wait_membership(SERVER);
     let target = format!("{}:{LOAD_PORT}", namespace.address(SERVER));
+    // Long enough to be seen ready.
     let words = [
-        "/adit-load",
         "--limit",
         "60",
         "connect",
         &target,
         "--seconds",
-        "1",
+        "5",
+        "--rate",
+        "50",
     ];
     let pods = [("new-a", 1), ("new-b", 1), ("new-c", 1), ("new-d", 2)];
-    namespace.up(pods.map(|(name, node)| {
-        let mut pod = pod(name, node, [container(LOAD, "localhost/adit-load:1", &words)]);
-        pod["spec"]["restartPolicy"] = "Never".into();
-        pod
-    }));
-    for (name, node) in pods {
-        let logs = || namespace.kubectl(["logs", name]);
-        wait_until(
-            &format!("{name} on node {node} to have connected"),
-            Duration::from_secs(90),
-            || {
-                ["Succeeded", "Failed"]
-                    .contains(&namespace.pod(name, "{.status.phase}").as_str())
-                    .then_some(())
-            },
-            || logs().to_string(),
-        );
-        let found: Connect = logs().json();
-        assert_eq!(
-            (found.failed, &found.first_failure),
-            (0, &None),
-            "{name} on node {node}: {found:?}"
-        );
-        assert!(found.count > 0, "{name} on node {node}: {found:?}");
-        eprintln!(
-            "{name}: {} connections, the slowest answered after {:.1} s",
-            found.count,
-            found.first_byte.max_ns as f64 / 1e9
-        );
+    namespace.up(pods.map(|(name, node)| load_once(name, node, &words)));
+    for (name, _) in pods {
+        assert_answered(name, &namespace.finish(name, LIMIT).json());
     }
 }

@@ -57,17 +57,23 @@ impl Opening {
     pub fn all_answered(self) {
         for (client, running) in self.clients {
             let found: Connect = running.finish(self.limit).json();
-            assert_eq!(
-                (found.failed, &found.first_failure),
-                (0, &None),
-                "{client}: {found:?}"
-            );
-            assert!(found.count > 0, "{client}: {found:?}");
-            eprintln!(
-                "{client}: {} connections, the slowest answered after {:.1} s",
-                found.count,
-                found.first_byte.max_ns as f64 / 1e9
-            );
+            assert_answered(client, &found);
         }
     }
+}
+
+/// Panics if one of the connections of `client` was refused, cut or not answered, or none was made.
+#[track_caller]
+pub(super) fn assert_answered(client: &str, found: &Connect) {
+    assert_eq!(
+        (found.failed, &found.first_failure),
+        (0, &None),
+        "{client}: {found:?}"
+    );
+    assert!(found.count > 0, "{client}: {found:?}");
+    eprintln!(
+        "{client}: {} connections, the slowest answered after {:.1} s",
+        found.count,
+        found.first_byte.max_ns as f64 / 1e9
+    );
 }

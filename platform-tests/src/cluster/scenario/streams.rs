@@ -3,9 +3,8 @@
 use std::time::Duration;
 
 use crate::cluster::Namespace;
-use crate::cluster::objects::{LOAD, LOAD_PORT, container, load, pod};
+use crate::cluster::objects::{LOAD_PORT, load, load_once, pod};
 use crate::load::Stream;
-use crate::process::wait_until;
 
 /// Mbit/s of each stream.
 const RATE: &str = "100";
@@ -54,7 +53,6 @@ impl<'n, 'c> Streams<'n, 'c> {
         let target = format!("{}:{LOAD_PORT}", ends.server.address(Self::SERVER));
         let time = seconds.to_string();
         let stream = [
-            "/adit-load",
             "--limit",
             "300",
             "stream",
@@ -66,10 +64,7 @@ impl<'n, 'c> Streams<'n, 'c> {
         ];
         ends.client.up(Self::CLIENTS.map(|way| {
             let reverse: &[&str] = if way == "back" { &["--reverse"] } else { &[] };
-            let words = [&stream[..], reverse].concat();
-            let mut pod = pod(way, 1, [container(LOAD, "localhost/adit-load:1", &words)]);
-            pod["spec"]["restartPolicy"] = "Never".into();
-            pod
+            load_once(way, 1, &[&stream[..], reverse].concat())
         }));
         Self { ends, seconds }
     }
@@ -81,18 +76,8 @@ impl<'n, 'c> Streams<'n, 'c> {
     #[track_caller]
     pub fn whole(self) {
         for way in Self::CLIENTS {
-            let logs = || self.ends.client.kubectl(["logs", way]);
-            let phase = wait_until(
-                &format!("the stream {way} to end"),
-                Duration::from_secs(self.seconds + 60),
-                || {
-                    let phase = self.ends.client.pod(way, "{.status.phase}");
-                    ["Succeeded", "Failed"].contains(&phase.as_str()).then_some(phase)
-                },
-                || logs().to_string(),
-            );
-            assert_eq!(phase, "Succeeded", "{way}: {}", logs());
-            let stream: Stream = logs().json();
+            let limit = Duration::from_secs(self.seconds + 60);
+            let stream: Stream = self.ends.client.finish(way, limit).json();
             assert!(stream.bytes > 0, "{way}: {stream:?}");
             assert_eq!(stream.sent_hashes, stream.received_hashes, "{way}: {stream:?}");
             eprintln!(
