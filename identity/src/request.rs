@@ -1,6 +1,6 @@
 use std::fmt;
 
-use rcgen::{CertificateParams, DistinguishedName, KeyPair, PKCS_ECDSA_P256_SHA256};
+use rcgen::{CertificateParams, DistinguishedName, KeyPair, PKCS_ECDSA_P256_SHA256, PublicKeyData};
 use rustls_pki_types::pem::{self, PemObject};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
@@ -56,6 +56,12 @@ pub enum InvalidAnswer {
         /// What is wrong with it.
         #[source]
         source: pem::Error,
+    },
+    /// It's for a key that isn't the request's.
+    #[error("the authority's answer for {id} certifies a key that isn't the request's")]
+    OtherKey {
+        /// For whom.
+        id: SpiffeId,
     },
     /// The roots aren't usable.
     #[error(transparent)]
@@ -116,10 +122,14 @@ impl SvidRequest {
             Ok(chain) => chain,
             Err(source) => return Err(InvalidAnswer::NotPem { id, source }),
         };
+        let public_key = self.key.subject_public_key_info();
         let svid = Svid::new(chain, PrivateKeyDer::from(self.key))?;
         if *svid.id() != id {
             let got = svid.id().clone();
             return Err(InvalidAnswer::WrongIdentity { id, got });
+        }
+        if svid.public_key() != public_key {
+            return Err(InvalidAnswer::OtherKey { id });
         }
         let bundle = TrustBundle::from_pem(id.trust_domain().clone(), roots)?;
         Ok(IssuedSvid { svid, bundle })
@@ -189,6 +199,14 @@ mod tests {
         let texts = answer(&authority, &request, &id("api"));
         let error = request.answered(&texts).unwrap_err();
         assert!(matches!(error, InvalidAnswer::WrongIdentity { .. }), "{error}");
+    }
+
+    #[test]
+    fn an_answer_to_another_request_is_refused() {
+        let authority = authority();
+        let texts = answer(&authority, &SvidRequest::new(id("web")).unwrap(), &id("web"));
+        let error = SvidRequest::new(id("web")).unwrap().answered(&texts).unwrap_err();
+        assert!(matches!(error, InvalidAnswer::OtherKey { .. }), "{error}");
     }
 
     #[test]
