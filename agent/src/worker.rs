@@ -33,6 +33,7 @@ mod ending;
 mod flow_end;
 mod frames;
 mod host_end;
+mod newcomers;
 mod outer;
 mod plain_end;
 mod pod;
@@ -51,6 +52,7 @@ pub(crate) use ending::{Admission, Which};
 pub(crate) use flow_end::FlowEnd;
 use frames::Frames;
 pub(crate) use host_end::HostEnd;
+pub(crate) use newcomers::Newcomers;
 pub(crate) use outer::WireSide;
 pub(crate) use plain_end::PlainEnd;
 pub(crate) use pod::{Arrivals, Pod};
@@ -168,6 +170,8 @@ pub(crate) struct Worker {
     pub(crate) tunnels: tunnels::Tunnels,
     /// The DNS resolver.
     pub(crate) resolver: resolver::Resolver,
+    /// Those that may be about to come with tunnels.
+    pub(crate) newcomers: Newcomers,
     /// What it counted.
     pub(crate) counters: Arc<Counters>,
     pods: RefCell<HashMap<WorkloadName, Rc<Pod>>>,
@@ -220,6 +224,7 @@ impl Worker {
             live: LiveFlows::default(),
             tunnels: tunnels::Tunnels::new(Arc::clone(&shared), Arc::clone(&counters)),
             resolver: resolver::Resolver::default(),
+            newcomers: Newcomers::default(),
             busy_poll: Rc::new(BusyPoll::new(busy_poll, Arc::clone(&counters))),
             frames: Frames::default(),
             shared,

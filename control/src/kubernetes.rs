@@ -33,7 +33,7 @@ pub use annotate::{AnnotateError, Annotated, annotate};
 pub use enrolment::{EnrolmentError, await_settled, enrol, roster};
 pub use health::{Health, KindHealth, Rejected};
 pub use kube::{Client as KubeClient, Config as KubeConfig};
-pub use membership::{Belonging, MembershipError, belongs};
+pub use membership::{Belonging, MembershipError, belongs, is_joining};
 pub use object::{Capability, HBONE_PORT_ANNOTATION, REDIRECTION_ANNOTATION};
 pub use rollout::{Laggard, Rollout, UnfinishedError, await_daemon_set};
 pub use roster::{Captured, Outside, Roster, Standing, WirePort};

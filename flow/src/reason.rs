@@ -106,6 +106,8 @@ reasons! {
         Denied => "denied",
         /// It would begin a flow, and this agent is about to end: its sender repeats it, and the next agent takes it.
         Draining => "draining",
+        /// It would begin a flow, of a workload that joins the mesh and may have more to say than we know: its sender repeats it.
+        Joining => "joining",
         /// A header field makes no sense (RFC 791, RFC 8200, RFC 9293).
         Malformed => "malformed",
         /// A flow's queue was full.

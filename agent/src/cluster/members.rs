@@ -55,6 +55,8 @@ struct Context {
 struct Task {
     name: WorkloadName,
     wish: watch::Sender<Wish>,
+    /// What the API says of the pod.
+    told: watch::Sender<Capability>,
     handle: JoinHandle<()>,
 }
 
@@ -147,6 +149,7 @@ impl Members {
         }
         for pod in wanted {
             if let Some(task) = self.tasks.get(&pod.uid) {
+                task.told.send_replace(pod.capability);
                 task.wish(Wish::Join);
                 continue;
             }
@@ -164,14 +167,20 @@ impl Members {
             .map(|(_, task)| task.handle)
             .collect();
         let (wish, wishes) = watch::channel(wish);
+        let (told, tells) = watch::channel(pod.capability);
         let context = Arc::clone(&self.context);
         let handle = tokio::spawn(async move {
             for former in former {
                 let _ = former.await;
             }
-            context.serve(&pod, wishes).await;
+            context.serve(&pod, wishes, tells).await;
         });
-        Task { name, wish, handle }
+        Task {
+            name,
+            wish,
+            told,
+            handle,
+        }
     }
 }
 
@@ -184,9 +193,14 @@ impl Task {
 
 impl Context {
     /// One pod's time behind the agent. Wished to leave from the start, it couldn't leave the agent before this one.
-    async fn serve(&self, pod: &WantedPod, mut wishes: watch::Receiver<Wish>) {
+    async fn serve(
+        &self,
+        pod: &WantedPod,
+        mut wishes: watch::Receiver<Wish>,
+        mut tells: watch::Receiver<Capability>,
+    ) {
         let mut kept = *wishes.borrow() == Wish::Leave;
-        let mut in_mesh = !kept && self.prepare(pod, &mut wishes).await;
+        let mut in_mesh = !kept && self.prepare(pod, &mut wishes, &mut tells).await;
         loop {
             // Another wish may have come while it was prepared.
             let meant = kept || *wishes.borrow() == Wish::Join;
@@ -196,7 +210,7 @@ impl Context {
                 }
                 if *wishes.borrow() == Wish::Join {
                     self.running.let_pass(&pod.name, !in_mesh).await;
-                    self.stay(pod, &mut wishes).await;
+                    self.stay(pod, &mut wishes, &mut tells).await;
                 }
             } else if kept && *wishes.borrow() != Wish::Gone {
                 continue;
@@ -236,12 +250,18 @@ impl Context {
 
     /// Until the pod is gone, or has left and no flow of it ends here any more. What one opens that was outside the mesh passes as
     /// it did, until its peers know better.
-    async fn stay(&self, pod: &WantedPod, wishes: &mut watch::Receiver<Wish>) {
+    async fn stay(
+        &self,
+        pod: &WantedPod,
+        wishes: &mut watch::Receiver<Wish>,
+        tells: &mut watch::Receiver<Capability>,
+    ) {
         loop {
             self.set_captured(pod, true);
             // Peers come with tunnels once they are told, and want to see whose they are.
             self.identified(pod, wishes).await;
             self.annotate(pod, self.capability, wishes).await;
+            self.until_told(tells, wishes).await;
             self.running.let_pass(&pod.name, false).await;
             if next_wish(wishes, Wish::Join).await == Wish::Gone {
                 return;

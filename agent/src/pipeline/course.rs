@@ -6,10 +6,13 @@
 //! | --- | --- | --- |
 //! | pod | new TCP to a workload that takes HBONE, or to a service with one | the netstack ends it, [`outbound`](super::outbound) dials |
 //! | wire | new TCP from another agent's port, from a workload that speaks HBONE; and any to Istio's port | a door, then [`inbound`](super::inbound) |
+//! | wire | new TCP from an agent's port, from a workload that joins the mesh | held back for a while: [`Newcomers`](crate::worker::Newcomers) |
 //! | either | everything else: plain TCP, what was open before the pod was captured, UDP, ping, SCTP | through, judged |
 
 use std::net::SocketAddr;
+use std::time::Instant;
 
+use adit_control::kubernetes::is_joining;
 use adit_control::{Location, Owner, Reach, Service, Snapshot, Workload};
 use adit_flow::{Direction, DropReason, FourTuple, Protocol, WorkloadName};
 use adit_netstack::{NewFlow, Side};
@@ -32,6 +35,7 @@ pub(crate) fn course(worker: &Worker, pod: &Pod, new: &NewFlow) -> Course {
     let choice = Choice {
         snapshot: &snapshot,
         is_served: &|name| worker.shared.serves(name),
+        is_awaited: &|name| worker.newcomers.await_word(Instant::now(), name),
         takes_tunnels: own.in_mesh,
         lets_pass: pod.lets_pass(),
     };
@@ -42,6 +46,10 @@ pub(crate) fn course(worker: &Worker, pod: &Pod, new: &NewFlow) -> Course {
         }
         Way::Stack => return Course::Stack,
         Way::Door => return Course::Door,
+        Way::HeldBack => {
+            worker.counters.dropped(DropReason::Joining);
+            return Course::Later;
+        }
         Way::Across {
             direction,
             tuple,
@@ -60,6 +68,8 @@ struct Choice<'a> {
     snapshot: &'a Snapshot,
     /// Whether this agent serves a local workload.
     is_served: &'a dyn Fn(&WorkloadName) -> bool,
+    /// Whether word may still come that a workload which joins the mesh is in it.
+    is_awaited: &'a dyn Fn(&WorkloadName) -> bool,
     /// Whether the pod's flows may travel in HBONE now.
     takes_tunnels: bool,
     /// Whether those that it opens pass through all the same: it's leaving the mesh, or its peers don't know
@@ -78,6 +88,8 @@ enum Way {
         judged: Vec<adit_policy::Flow>,
     },
     Door,
+    /// Until it's known whether it's a tunnel's.
+    HeldBack,
     Stack,
 }
 
@@ -92,6 +104,9 @@ impl Choice<'_> {
                 Side::Wire if tuple.src.port() >= AGENT_PORTS && speaks_hbone(self.snapshot, tuple.src) => {
                     return Way::Door;
                 }
+                Side::Wire if tuple.src.port() >= AGENT_PORTS && self.may_come_to_speak_hbone(tuple.src) => {
+                    return Way::HeldBack;
+                }
                 Side::Pod | Side::Wire => {}
             }
         }
@@ -101,6 +116,11 @@ impl Choice<'_> {
             tuple,
             judged: self.judged(direction, new.key.protocol, tuple),
         }
+    }
+
+    /// Whether `source` joins the mesh, and word of it may still come.
+    fn may_come_to_speak_hbone(&self, source: SocketAddr) -> bool {
+        joining(self.snapshot, source).is_some_and(|workload| (self.is_awaited)(&workload.name))
     }
 
     /// Whether what a pod dials is a workload that takes HBONE, or a service with at least one that does.
@@ -142,6 +162,12 @@ pub(crate) fn speaks_hbone(snapshot: &Snapshot, source: SocketAddr) -> bool {
     snapshot
         .workload_at(source.ip())
         .is_some_and(|workload| workload.in_mesh)
+}
+
+/// The workload that dials from `source`, if it joins the mesh and nothing says yet that it's in it.
+pub(crate) fn joining(snapshot: &Snapshot, source: SocketAddr) -> Option<&Workload> {
+    let workload = snapshot.workload_at(source.ip())?;
+    is_joining(snapshot, workload).then_some(workload)
 }
 
 /// Whether flows to `workload` travel in HBONE; `is_served` tells whether this agent serves a local one.
@@ -228,6 +254,14 @@ mod tests {
         })
     }
 
+    /// One that is labelled into the mesh, and not said to be in it.
+    fn newcomer() -> Arc<Workload> {
+        let mut newcomer = workload("newcomer", "10.244.1.9", Some(Reach::Plain));
+        let labels = [("istio.io/dataplane-mode".to_owned(), "ambient".to_owned())];
+        Arc::make_mut(&mut newcomer).labels = Arc::new(labels.into());
+        newcomer
+    }
+
     fn service(name: &str, ip: &str, endpoints: &[&str]) -> Arc<Service> {
         let endpoint = |name: &&str| Endpoint {
             workload: WorkloadName::new("shop", *name),
@@ -258,6 +292,7 @@ mod tests {
                 workload("unserved", "10.244.0.6", None),
                 workload("hbone", "10.244.1.7", Some(Reach::OriginalPort)),
                 workload("plain", "10.244.1.8", Some(Reach::Plain)),
+                newcomer(),
             ],
             services: vec![
                 service("mixed", "10.96.0.1", &["hbone", "plain"]),
@@ -281,10 +316,15 @@ mod tests {
     }
 
     fn way(new: &NewFlow, takes_tunnels: bool, lets_pass: bool) -> Way {
+        way_awaiting(true, new, takes_tunnels, lets_pass)
+    }
+
+    fn way_awaiting(word: bool, new: &NewFlow, takes_tunnels: bool, lets_pass: bool) -> Way {
         let snapshot = snapshot();
         let choice = Choice {
             snapshot: &snapshot,
             is_served: &|name| name.name == "own",
+            is_awaited: &|_| word,
             takes_tunnels,
             lets_pass,
         };
@@ -353,6 +393,23 @@ mod tests {
             ("192.0.2.1:61440", false),
         ] {
             assert_ne!(way(&from(src, established), true, false), Way::Door, "{src}");
+        }
+    }
+
+    #[test]
+    fn an_agents_port_of_who_joins_the_mesh_is_held_back_until_word_of_it_comes_or_is_given_up() {
+        let from = |src| new(Side::Wire, Protocol::Tcp, src, "10.244.0.5:8080", false);
+        let newcomer = from("10.244.1.9:61440");
+        assert_eq!(way(&newcomer, true, false), Way::HeldBack);
+        let passes = [
+            way_awaiting(false, &newcomer, true, false),
+            way(&newcomer, false, false),
+            way(&from("10.244.1.9:40000"), true, false),
+            way(&from("10.244.1.8:61440"), true, false),
+        ];
+        for way in passes {
+            let (direction, _) = asked(way);
+            assert_eq!(direction, Direction::Inbound);
         }
     }
 

@@ -17,7 +17,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use adit_flow::FourTuple;
 use tokio::net::{TcpListener, TcpStream};
@@ -25,7 +25,7 @@ use tokio::net::{TcpListener, TcpStream};
 use super::counted::Counted;
 use super::{Admission, Pod, Worker, tunnels};
 use crate::cluster::PodSockets;
-use crate::pipeline::course::speaks_hbone;
+use crate::pipeline::course::{joining, speaks_hbone};
 use crate::pipeline::inbound::{Door, connect_app};
 use crate::pipeline::plain;
 use ports::{Ports, Step};
@@ -279,9 +279,21 @@ async fn next(listeners: &[TcpListener]) -> std::io::Result<(TcpStream, SocketAd
     .await
 }
 
+/// Waits while the opener joins the mesh and word may still come that it's in it.
+async fn until_known(worker: &Worker, peer: SocketAddr) {
+    const POLL: Duration = Duration::from_millis(10);
+    let is_joining = || joining(&worker.shared.snapshot.load(), peer).map(|workload| workload.name.clone());
+    while let Some(name) = is_joining()
+        && worker.newcomers.await_word(Instant::now(), &name)
+    {
+        tokio::time::sleep(POLL).await;
+    }
+}
+
 /// Serves one connection: a tunnel, if its opener is one that speaks HBONE; else what its bytes are is the
 /// application's affair.
 async fn serve(worker: &Rc<Worker>, pod: &Rc<Pod>, socket: TcpStream, peer: SocketAddr, door: Door) {
+    until_known(worker, peer).await;
     let expects_hbone = matches!(door, Door::Any(_)) || speaks_hbone(&worker.shared.snapshot.load(), peer);
     if expects_hbone {
         tunnels::serve_at(worker, pod, socket, door).await;

@@ -6,6 +6,7 @@ use serde::Deserialize;
 
 use super::api::{self, ApiError};
 use super::object::Labels;
+use crate::snapshot::{Snapshot, Workload};
 
 /// The label by which a pod, or all pods of a namespace, are put into the mesh (`ambient`) or kept out (`none`). Istio's.
 pub(super) const DATAPLANE_MODE: &str = "istio.io/dataplane-mode";
@@ -18,6 +19,12 @@ pub(super) fn by_labels(pod: &Labels, namespace: Option<&Labels>) -> bool {
         _ => None,
     };
     mode(pod).or_else(|| mode(namespace?)).unwrap_or(false)
+}
+
+/// Whether labels put `workload` into the mesh, its own or its namespace's, and nothing says yet that it's in it.
+pub fn is_joining(snapshot: &Snapshot, workload: &Workload) -> bool {
+    let namespace = snapshot.namespaces.get(&workload.name.namespace);
+    !workload.in_mesh && by_labels(&workload.labels, namespace)
 }
 
 /// It could not be found out whether a pod belongs in the mesh.

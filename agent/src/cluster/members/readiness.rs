@@ -20,7 +20,12 @@ impl Context {
     /// What is sent by one that starts, or to one that an agent before this had in the mesh, waits in the devices' queues; but not
     /// for ever, since most of it may be for others. Peers are told before any of it is read: those that don't know that the pod
     /// is in the mesh would take its tunnels for plain connections.
-    pub(super) async fn prepare(&self, pod: &WantedPod, wishes: &mut watch::Receiver<Wish>) -> bool {
+    pub(super) async fn prepare(
+        &self,
+        pod: &WantedPod,
+        wishes: &mut watch::Receiver<Wish>,
+        tells: &mut watch::Receiver<Capability>,
+    ) -> bool {
         if !self.is_behind_helper(pod).await {
             self.until_ready(pod, wishes, |own| has_svid(&self.running, own))
                 .await;
@@ -31,6 +36,7 @@ impl Context {
             self.identified(pod, wishes).await;
             if pod.capability != self.capability && *wishes.borrow() == Wish::Join {
                 self.annotate(pod, self.capability, wishes).await;
+                self.until_told(tells, wishes).await;
             }
         };
         if timeout(READY_LIMIT, ready).await.is_err() {
@@ -58,6 +64,19 @@ impl Context {
     pub(super) async fn identified(&self, pod: &WantedPod, wishes: &mut watch::Receiver<Wish>) {
         self.until_ready(pod, wishes, |own| own.in_mesh && has_svid(&self.running, own))
             .await;
+    }
+
+    /// Waits until our own watch has it that the pod is in the mesh, by when those of its peers should have it too, or the wish
+    /// has changed.
+    pub(super) async fn until_told(
+        &self,
+        tells: &mut watch::Receiver<Capability>,
+        wishes: &mut watch::Receiver<Wish>,
+    ) {
+        tokio::select! {
+            _ = tells.wait_for(|told| *told == self.capability) => {}
+            _ = next_wish(wishes, Wish::Join) => {}
+        }
     }
 
     /// Waits until the snapshot has the pod, and it's `ready`, or the wish has changed.
