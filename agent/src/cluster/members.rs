@@ -261,7 +261,7 @@ impl Context {
             // Peers come with tunnels once they are told, and want to see whose they are.
             self.identified(pod, wishes).await;
             self.annotate(pod, self.capability, wishes).await;
-            self.until_told(tells, wishes).await;
+            self.until_told(pod, tells, wishes).await;
             self.running.let_pass(&pod.name, false).await;
             if next_wish(wishes, Wish::Join).await == Wish::Gone {
                 return;

@@ -36,7 +36,7 @@ impl Context {
             self.identified(pod, wishes).await;
             if pod.capability != self.capability && *wishes.borrow() == Wish::Join {
                 self.annotate(pod, self.capability, wishes).await;
-                self.until_told(tells, wishes).await;
+                self.until_told(pod, tells, wishes).await;
             }
         };
         if timeout(READY_LIMIT, ready).await.is_err() {
@@ -67,15 +67,21 @@ impl Context {
     }
 
     /// Waits until our own watch has it that the pod is in the mesh, by when those of its peers should have it too, or the wish
-    /// has changed.
+    /// has changed; [`READY_LIMIT`] at most.
     pub(super) async fn until_told(
         &self,
+        pod: &WantedPod,
         tells: &mut watch::Receiver<Capability>,
         wishes: &mut watch::Receiver<Wish>,
     ) {
         tokio::select! {
-            _ = tells.wait_for(|told| *told == self.capability) => {}
+            // Without a sender any more the agent ends, and the pod stays as it is.
+            Ok(_) = tells.wait_for(|told| *told == self.capability) => {}
             _ = next_wish(wishes, Wish::Join) => {}
+            () = sleep(READY_LIMIT) => tracing::warn!(
+                pod = %pod.name, waited = ?READY_LIMIT,
+                "the API took it that a pod is in the mesh, and its watch hasn't said so: peers may not know either"
+            ),
         }
     }
 
