@@ -17,8 +17,6 @@ pub(crate) struct Leaf {
     pub(crate) not_before: SystemTime,
     pub(crate) not_after: SystemTime,
     pub(crate) serial: String,
-    /// SubjectPublicKeyInfo as DER: the key with its algorithm.
-    pub(crate) public_key: Vec<u8>,
 }
 
 /// Why a certificate can't be the leaf of an X.509 SVID, whoever signed it (SPIFFE X509-SVID §2 to §4).
@@ -65,7 +63,6 @@ impl Leaf {
             not_before: system_time(certificate.validity().not_before),
             not_after: system_time(certificate.validity().not_after),
             serial: in_octets(&certificate.tbs_certificate.serial.to_str_radix(16)),
-            public_key: certificate.public_key().raw.to_vec(),
         })
     }
 }

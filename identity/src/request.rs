@@ -3,6 +3,8 @@ use std::fmt;
 use rcgen::{CertificateParams, DistinguishedName, KeyPair, PKCS_ECDSA_P256_SHA256, PublicKeyData};
 use rustls_pki_types::pem::{self, PemObject};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use x509_parser::certificate::X509Certificate;
+use x509_parser::prelude::FromDer;
 
 use crate::ca::uri;
 use crate::{InvalidBundle, InvalidSvid, SpiffeId, Svid, TrustBundle};
@@ -122,18 +124,24 @@ impl SvidRequest {
             Ok(chain) => chain,
             Err(source) => return Err(InvalidAnswer::NotPem { id, source }),
         };
-        let public_key = self.key.subject_public_key_info();
+        let is_ours = chain.first().is_some_and(|leaf| certifies(leaf, &self.key));
         let svid = Svid::new(chain, PrivateKeyDer::from(self.key))?;
         if *svid.id() != id {
             let got = svid.id().clone();
             return Err(InvalidAnswer::WrongIdentity { id, got });
         }
-        if svid.public_key() != public_key {
+        if !is_ours {
             return Err(InvalidAnswer::OtherKey { id });
         }
         let bundle = TrustBundle::from_pem(id.trust_domain().clone(), roots)?;
         Ok(IssuedSvid { svid, bundle })
     }
+}
+
+/// Whether the certificate is of this key, its algorithm included.
+fn certifies(certificate: &CertificateDer<'_>, key: &KeyPair) -> bool {
+    let parsed = X509Certificate::from_der(certificate);
+    parsed.is_ok_and(|(_, parsed)| parsed.public_key().raw == key.subject_public_key_info())
 }
 
 impl fmt::Debug for SvidRequest {

@@ -69,11 +69,6 @@ impl Svid {
         &self.leaf.id
     }
 
-    /// The leaf's public key, a SubjectPublicKeyInfo as DER.
-    pub(crate) fn public_key(&self) -> &[u8] {
-        &self.leaf.public_key
-    }
-
     /// The certificates as they go to a peer, leaf first.
     pub fn chain(&self) -> &[CertificateDer<'static>] {
         &self.chain

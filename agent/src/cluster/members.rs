@@ -260,8 +260,7 @@ impl Context {
             self.set_captured(pod, true);
             // Peers come with tunnels once they are told, and want to see whose they are.
             self.identified(pod, wishes).await;
-            self.annotate(pod, self.capability, wishes).await;
-            self.until_told(pod, tells, wishes).await;
+            self.tell_peers(pod, wishes, tells).await;
             self.running.let_pass(&pod.name, false).await;
             if next_wish(wishes, Wish::Join).await == Wish::Gone {
                 return;

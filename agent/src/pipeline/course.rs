@@ -104,7 +104,10 @@ impl Choice<'_> {
                 Side::Wire if tuple.src.port() >= AGENT_PORTS && speaks_hbone(self.snapshot, tuple.src) => {
                     return Way::Door;
                 }
-                Side::Wire if tuple.src.port() >= AGENT_PORTS && self.may_come_to_speak_hbone(tuple.src) => {
+                Side::Wire
+                    if tuple.src.port() >= AGENT_PORTS
+                        && may_come_to_speak_hbone(self.snapshot, tuple.src, self.is_awaited) =>
+                {
                     return Way::HeldBack;
                 }
                 Side::Pod | Side::Wire => {}
@@ -116,11 +119,6 @@ impl Choice<'_> {
             tuple,
             judged: self.judged(direction, new.key.protocol, tuple),
         }
-    }
-
-    /// Whether `source` joins the mesh, and word of it may still come.
-    fn may_come_to_speak_hbone(&self, source: SocketAddr) -> bool {
-        joining(self.snapshot, source).is_some_and(|workload| (self.is_awaited)(&workload.name))
     }
 
     /// Whether what a pod dials is a workload that takes HBONE, or a service with at least one that does.
@@ -164,10 +162,15 @@ pub(crate) fn speaks_hbone(snapshot: &Snapshot, source: SocketAddr) -> bool {
         .is_some_and(|workload| workload.in_mesh)
 }
 
-/// The workload that dials from `source`, if it joins the mesh and nothing says yet that it's in it.
-pub(crate) fn joining(snapshot: &Snapshot, source: SocketAddr) -> Option<&Workload> {
-    let workload = snapshot.workload_at(source.ip())?;
-    is_joining(snapshot, workload).then_some(workload)
+/// Whether who dials from `source` joins the mesh, and word that it's in it `is_awaited`.
+pub(crate) fn may_come_to_speak_hbone(
+    snapshot: &Snapshot,
+    source: SocketAddr,
+    is_awaited: impl Fn(&WorkloadName) -> bool,
+) -> bool {
+    snapshot
+        .workload_at(source.ip())
+        .is_some_and(|workload| is_joining(snapshot, workload) && is_awaited(&workload.name))
 }
 
 /// Whether flows to `workload` travel in HBONE; `is_served` tells whether this agent serves a local one.

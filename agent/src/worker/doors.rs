@@ -19,13 +19,13 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use adit_flow::FourTuple;
+use adit_flow::{FourTuple, WorkloadName};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::counted::Counted;
 use super::{Admission, Pod, Worker, tunnels};
 use crate::cluster::PodSockets;
-use crate::pipeline::course::{joining, speaks_hbone};
+use crate::pipeline::course::{may_come_to_speak_hbone, speaks_hbone};
 use crate::pipeline::inbound::{Door, connect_app};
 use crate::pipeline::plain;
 use ports::{Ports, Step};
@@ -282,10 +282,8 @@ async fn next(listeners: &[TcpListener]) -> std::io::Result<(TcpStream, SocketAd
 /// Waits while the opener joins the mesh and word may still come that it's in it.
 async fn until_known(worker: &Worker, peer: SocketAddr) {
     const POLL: Duration = Duration::from_millis(10);
-    let is_joining = || joining(&worker.shared.snapshot.load(), peer).map(|workload| workload.name.clone());
-    while let Some(name) = is_joining()
-        && worker.newcomers.await_word(Instant::now(), &name)
-    {
+    let is_awaited = |name: &WorkloadName| worker.newcomers.await_word(Instant::now(), name);
+    while may_come_to_speak_hbone(&worker.shared.snapshot.load(), peer, is_awaited) {
         tokio::time::sleep(POLL).await;
     }
 }

@@ -39,7 +39,7 @@ impl Newcomers {
         if since.len() >= LIMIT {
             since.retain(|_, at| age(*at) < MEMORY);
         }
-        if since.len() >= LIMIT && !since.contains_key(name) {
+        if since.len() >= LIMIT {
             return false;
         }
         since.insert(name.clone(), now);

@@ -35,8 +35,7 @@ impl Context {
         let ready = async {
             self.identified(pod, wishes).await;
             if pod.capability != self.capability && *wishes.borrow() == Wish::Join {
-                self.annotate(pod, self.capability, wishes).await;
-                self.until_told(pod, tells, wishes).await;
+                self.tell_peers(pod, wishes, tells).await;
             }
         };
         if timeout(READY_LIMIT, ready).await.is_err() {
@@ -66,14 +65,15 @@ impl Context {
             .await;
     }
 
-    /// Waits until our own watch has it that the pod is in the mesh, by when those of its peers should have it too, or the wish
-    /// has changed; [`READY_LIMIT`] at most.
-    pub(super) async fn until_told(
+    /// Tells the API that the pod is in the mesh, and waits until our own watch has it, by when those of its peers should have
+    /// it too, or the wish has changed; [`READY_LIMIT`] at most.
+    pub(super) async fn tell_peers(
         &self,
         pod: &WantedPod,
-        tells: &mut watch::Receiver<Capability>,
         wishes: &mut watch::Receiver<Wish>,
+        tells: &mut watch::Receiver<Capability>,
     ) {
+        self.annotate(pod, self.capability, wishes).await;
         tokio::select! {
             // Without a sender any more the agent ends, and the pod stays as it is.
             Ok(_) = tells.wait_for(|told| *told == self.capability) => {}

@@ -106,15 +106,13 @@ impl Annotations {
         loop {
             for of in pods {
                 let of_pod = by_pod.get(&of.name).cloned().unwrap_or_default();
-                if told
-                    .get(&of.name)
-                    .map_or(of_pod.is_empty(), |told| *told == of_pod)
-                {
+                let known: &mut Map<_, _> = told.entry(&of.name).or_default();
+                if *known == of_pod {
                     continue;
                 }
                 let event = json!({"type": "MODIFIED", "object": pod(of, &of_pod)}).to_string();
                 write!(writer, "{:x}\r\n{event}\n\r\n", event.len() + 1)?;
-                told.insert(of.name.clone(), of_pod);
+                *known = of_pod;
             }
             by_pod = self.changed.wait(by_pod).unwrap_or_else(PoisonError::into_inner);
         }
