@@ -1,7 +1,8 @@
 //! A TCP relay between two agents that looks at every byte: is it TLS, and does it hide what it should?
 
 use std::io::{self, Read as _, Write as _};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
@@ -158,18 +159,34 @@ impl Records {
     }
 }
 
-/// A port of the loopback address that nobody has at the moment.
+/// Where [`free_port`] looks: below Linux's ephemeral ports, so no connection and no listener on port 0 has one of these by chance.
+const PORTS: std::ops::Range<u16> = 20_000..32_000;
+
+/// A port of the loopback address that nobody has at the moment, TCP and UDP, and that this process hasn't been given before.
 ///
 /// # Panics
 /// If there is none.
 #[track_caller]
 pub fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("the loopback address has free ports");
-    listener.local_addr().expect("a listener has an address").port()
+    static TAKEN: AtomicU32 = AtomicU32::new(0);
+    let size = u32::from(PORTS.end - PORTS.start);
+    // Processes that run at the same time begin apart from each other.
+    let first = std::process::id().wrapping_mul(97) % size;
+    loop {
+        let taken = TAKEN.fetch_add(1, Ordering::Relaxed);
+        assert!(taken < size, "none of the loopback address' ports {PORTS:?} is free");
+        let port = PORTS.start + u16::try_from((first + taken) % size).expect("below the range's size");
+        let address = (Ipv4Addr::LOCALHOST, port);
+        if TcpListener::bind(address).is_ok() && UdpSocket::bind(address).is_ok() {
+            return port;
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
 
     #[test]
@@ -188,6 +205,13 @@ mod tests {
                 .sum();
             assert_eq!(begun, 3, "in chunks of {size}");
         }
+    }
+
+    #[test]
+    fn no_port_is_given_twice() {
+        let given: BTreeSet<u16> = (0..200).map(|_| free_port()).collect();
+        assert_eq!(given.len(), 200);
+        assert!(given.iter().all(|port| PORTS.contains(port)));
     }
 
     #[test]
