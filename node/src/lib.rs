@@ -27,6 +27,7 @@ pub mod codes;
 pub mod enter;
 pub mod laptop;
 mod link;
+pub mod memory;
 pub mod names;
 mod netlink;
 mod pod;

@@ -174,7 +174,10 @@ pub fn free_port() -> u16 {
     let first = std::process::id().wrapping_mul(97) % size;
     loop {
         let taken = TAKEN.fetch_add(1, Ordering::Relaxed);
-        assert!(taken < size, "none of the loopback address' ports {PORTS:?} is free");
+        assert!(
+            taken < size,
+            "none of the loopback address' ports {PORTS:?} is free"
+        );
         let port = PORTS.start + u16::try_from((first + taken) % size).expect("below the range's size");
         let address = (Ipv4Addr::LOCALHOST, port);
         if TcpListener::bind(address).is_ok() && UdpSocket::bind(address).is_ok() {
