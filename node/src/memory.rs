@@ -35,3 +35,36 @@ fn configure(parameter: i32, value: i32) {
         "{parameter} is a parameter, and {value} within bounds"
     );
 }
+
+#[cfg(all(test, target_env = "gnu"))]
+mod tests {
+    use super::*;
+
+    /// Pages that this thread has had faulted in.
+    fn faults() -> u64 {
+        let stat = std::fs::read_to_string("/proc/thread-self/stat").unwrap();
+        // proc(5): `minflt` is the eighth after the name, which ends with the last parenthesis.
+        let (_, fields) = stat.rsplit_once(") ").unwrap();
+        fields.split(' ').nth(7).unwrap().parse().unwrap()
+    }
+
+    /// Takes 32 pieces of memory, writes to every page and frees them, as a stream does with its frames.
+    fn take_and_free() {
+        let pieces: Vec<_> = (0..32_u8).map(|at| vec![at; 64 << 10]).collect();
+        assert_eq!(std::hint::black_box(pieces)[31][1000], 31);
+    }
+
+    #[test]
+    fn what_is_freed_is_not_faulted_in_again() {
+        keep_freed();
+        // A thread of its own has a heap of its own.
+        let again = std::thread::spawn(|| {
+            take_and_free();
+            let before = faults();
+            (0..100).for_each(|_| take_and_free());
+            faults() - before
+        });
+        let again = again.join().unwrap();
+        assert!(again < 512, "{again} page faults, 512 pages are one round's");
+    }
+}
