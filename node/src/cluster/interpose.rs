@@ -62,6 +62,11 @@ pub(super) struct Interposed {
 }
 
 impl Interposed {
+    /// Whether both queues are here.
+    pub(super) fn has_queues(&self) -> bool {
+        self.pod.is_some() && self.wire.is_some()
+    }
+
     /// As it's brought back from the process that took the steps.
     pub(super) fn into_output(self) -> Output {
         let mut writer = Writer::open(INTERPOSED);

@@ -8,6 +8,8 @@ use std::fs;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
@@ -21,6 +23,11 @@ use super::task::{self, Output};
 use crate::codes::Code;
 use crate::link::LinkChoice;
 use crate::netlink::Rtnetlink;
+
+/// How long the kernel may take to close the queues of a helper that was killed in a join.
+const CLOSED_WITHIN: Duration = Duration::from_secs(1);
+/// How often to look meanwhile.
+const CLOSED_EVERY: Duration = Duration::from_millis(20);
 
 /// What every pod is treated with.
 #[derive(Debug, Clone)]
@@ -376,18 +383,8 @@ impl Members {
 
     /// Takes the steps of a join, from the first. A pod that fails them has its interface back afterwards.
     fn finish_join(&mut self, uid: &str, link: LinkChoice) -> Result<(), Failure> {
-        let ground = &self.ground;
         let held = self.held.get_mut(uid).ok_or_else(|| not_a_member(uid))?;
-        let (pin, entry) = (ground.pins.join(uid), &held.entry);
-        let tools = Tools {
-            link,
-            ..ground.tools(&pin)
-        };
-        let joined = task::run(|| interpose::join(entry, tools).map(Interposed::into_output));
-        let joined = joined.and_then(|output| {
-            Interposed::from_output(output)
-                .map_err(|error| Failure::new(Code::PROTOCOL, format!("what a join left: {error}")))
-        });
+        let joined = self.ground.join(&held.entry, link);
         let interposed = match joined {
             Ok(interposed) => interposed,
             Err(failure) => {
@@ -434,6 +431,31 @@ impl Held {
 }
 
 impl Ground {
+    /// Takes the steps of a join, from the first, in processes of their own.
+    fn join(&self, entry: &Entry, link: LinkChoice) -> Result<Interposed, Failure> {
+        let pin = self.pins.join(&entry.pod.uid);
+        let tools = Tools {
+            link,
+            ..self.tools(&pin)
+        };
+        let attempt = || {
+            let output = task::run(|| interpose::join(entry, tools).map(Interposed::into_output))?;
+            Interposed::from_output(output)
+                .map_err(|error| Failure::new(Code::PROTOCOL, format!("what a join left: {error}")))
+        };
+        let mut interposed = attempt()?;
+        // Nobody was handed the queues of a pod that is still joining. Whoever has one is a helper that was killed on the
+        // way, or rather the kernel, which closes what was in the air between its processes a moment after they have ended.
+        let deadline = Instant::now() + CLOSED_WITHIN;
+        while entry.stage == Stage::Joining && !interposed.has_queues() && Instant::now() < deadline {
+            thread::sleep(CLOSED_EVERY);
+            let again = attempt()?;
+            interposed.pod = interposed.pod.or(again.pod);
+            interposed.wire = interposed.wire.or(again.wire);
+        }
+        Ok(interposed)
+    }
+
     fn tools<'a>(&'a self, pin: &'a Path) -> Tools<'a> {
         Tools {
             pin,

@@ -2,18 +2,22 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::os::fd::OwnedFd;
 use std::path::Path;
+use std::time::Duration;
 
+use adit_link::{TunConfig, create_tun, open_packet};
 use rustix::process::Signal;
 
 use crate::agent::Forwarder;
-use crate::pod::Pod;
+use crate::pod::{Pod, in_namespace};
 use crate::runner::Case;
 use crate::stream::Stream;
 use crate::world::{World, eventually};
 
 pub(crate) const ALL: &[Case] = &[
     ("a_join_that_is_killed_before_any_step_is_finished", killed_joins),
+    ("a_queue_that_is_closed_late_is_waited_for", closed_late),
     (
         "a_leave_that_is_killed_before_any_step_is_finished",
         killed_leaves,
@@ -81,6 +85,39 @@ fn killed_joins(world: &World) {
         assert_eq!(world.remembered(), Vec::<String>::new(), "{step}");
         world.end_node(Signal::TERM);
     }
+}
+
+/// What a killed helper had in the air is closed by the kernel in its own time.
+fn closed_late(world: &World) {
+    let pod = Pod::new(world, "shop");
+    world.start(&["--die-at", "joined"]);
+    assert!(world.client().join(&pod.reference()).is_err());
+    assert!(world.node_died());
+    let pin = world.folder.join("state/netns").join(&pod.uid);
+    let tun = &world.tun;
+    let queue = match world.link {
+        "packet" => in_namespace(&pin.with_extension("wires"), || {
+            OwnedFd::from(open_packet("wire", 1).unwrap().remove(0))
+        }),
+        _ => in_namespace(&pin, || {
+            let config = TunConfig {
+                segmentation: true,
+                ..TunConfig::new(tun, "out0")
+            };
+            OwnedFd::from(create_tun(&config).unwrap().queues.remove(0))
+        }),
+    };
+    let closing = std::thread::spawn(|| {
+        std::thread::sleep(Duration::from_millis(200));
+        drop(queue);
+    });
+    world.start(&[]);
+    let mut client = world.client();
+    let forwarder = Forwarder::start(client.join(&pod.reference()).unwrap().1);
+    client.leave(&pod.uid).unwrap();
+    assert!(forwarder.ended());
+    closing.join().unwrap();
+    world.end_node(Signal::TERM);
 }
 
 fn killed_leaves(world: &World) {
