@@ -1,7 +1,8 @@
 //! Memory for frames that are handed on where they lie, used again once whoever had the bytes is done with them.
 //!
-//! Given back to the allocator each time, it goes back to the kernel as well, since these are the largest pieces that a
-//! worker has; then each frame costs sixteen page faults, and the kernel a page's zeroes for each.
+//! Given back to the allocator each time, what is more than it keeps (`adit_node::memory`) would go back to the kernel, since
+//! these are the largest pieces that a worker has; then each frame costs sixteen page faults, and the kernel a page's zeroes
+//! for each.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
