@@ -384,8 +384,7 @@ impl Members {
     /// Takes the steps of a join, from the first. A pod that fails them has its interface back afterwards.
     fn finish_join(&mut self, uid: &str, link: LinkChoice) -> Result<(), Failure> {
         let held = self.held.get_mut(uid).ok_or_else(|| not_a_member(uid))?;
-        let joined = self.ground.join(&held.entry, link);
-        let interposed = match joined {
+        let interposed = match self.ground.join(&held.entry, link) {
             Ok(interposed) => interposed,
             Err(failure) => {
                 // Whatever this says, the sweep tries it again; the reason to tell is the first.

@@ -71,10 +71,8 @@ impl Output {
 
     fn take_piece(&mut self, piece: &[u8]) -> usize {
         if piece.len() >= LONG {
-            self.close_record();
-            self.make_room();
             let count = piece.len().min(MAX_CONTENT);
-            self.seal(Content::ApplicationData, &piece[..count]);
+            self.seal_by_itself(Content::ApplicationData, &piece[..count]);
             return count;
         }
         self.make_room();
@@ -108,12 +106,12 @@ impl Output {
         } else {
             FATAL
         };
-        self.control(Content::Alert, &[level, alert.into()]);
+        self.seal_by_itself(Content::Alert, &[level, alert.into()]);
     }
 
     /// Announces that records from now on are sealed with the keys of `sealer` (RFC 8446 §4.6.3).
     pub(super) fn update_key(&mut self, sealer: Sealer) {
-        self.control(Content::Handshake, &KEY_UPDATE);
+        self.seal_by_itself(Content::Handshake, &KEY_UPDATE);
         self.sealer = sealer;
     }
 
@@ -122,13 +120,10 @@ impl Output {
         self.sealer.sealed()
     }
 
-    fn control(&mut self, kind: Content, message: &[u8]) {
+    /// Seals `content`, at most [`MAX_CONTENT`] bytes, into a record of its own, after what is there.
+    fn seal_by_itself(&mut self, kind: Content, content: &[u8]) {
         self.close_record();
         self.make_room();
-        self.seal(kind, message);
-    }
-
-    fn seal(&mut self, kind: Content, content: &[u8]) {
         let length = content.len() + OVERHEAD;
         self.sealer
             .seal(kind, content, &mut self.buffer[self.end..self.end + length]);
