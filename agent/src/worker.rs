@@ -177,7 +177,7 @@ pub(crate) struct Worker {
     pods: RefCell<HashMap<WorkloadName, Rc<Pod>>>,
     /// What pods that are gone have counted: a sum that fell would look like a new start.
     departed: RefCell<BTreeMap<String, u64>>,
-    busy_poll: Rc<BusyPoll>,
+    busy_poll: Arc<BusyPoll>,
     frames: Frames,
     admission: watch::Sender<Admission>,
     random: Cell<u64>,
@@ -202,7 +202,8 @@ impl Worker {
         let thread = std::thread::Builder::new()
             .name(format!("adit-worker-{index}"))
             .spawn(move || {
-                let runtime = match runtime() {
+                let busy_poll = Arc::new(BusyPoll::new(busy_poll, Arc::clone(&counters)));
+                let runtime = match runtime(Arc::clone(&busy_poll)) {
                     Ok(runtime) => runtime,
                     Err(error) => return drop(made.send(Err(error))),
                 };
@@ -219,13 +220,13 @@ impl Worker {
         }
     }
 
-    fn new(shared: Arc<Shared>, counters: Arc<Counters>, busy_poll: Duration, seed: u64) -> Self {
+    fn new(shared: Arc<Shared>, counters: Arc<Counters>, busy_poll: Arc<BusyPoll>, seed: u64) -> Self {
         Self {
             live: LiveFlows::default(),
             tunnels: tunnels::Tunnels::new(Arc::clone(&shared), Arc::clone(&counters)),
             resolver: resolver::Resolver::default(),
             newcomers: Newcomers::default(),
-            busy_poll: Rc::new(BusyPoll::new(busy_poll, Arc::clone(&counters))),
+            busy_poll,
             frames: Frames::default(),
             shared,
             counters,
@@ -238,7 +239,7 @@ impl Worker {
 
     async fn run(self: Rc<Self>, mut mailbox: mpsc::Receiver<Command>) {
         tokio::task::spawn_local(beat(Arc::clone(&self.counters)));
-        let busy_poll = Rc::clone(&self.busy_poll);
+        let busy_poll = Arc::clone(&self.busy_poll);
         tokio::task::spawn_local(async move { busy_poll.run().await });
         while let Some(command) = mailbox.recv().await {
             self.handle(command);
@@ -312,7 +313,7 @@ impl Worker {
             None => (None, None),
         };
         let queue = Rc::new(queue);
-        let busy_poll = Rc::clone(&self.busy_poll);
+        let busy_poll = Arc::clone(&self.busy_poll);
         let pod = Rc::new(Pod::new(
             name.clone(),
             stack,
@@ -467,9 +468,10 @@ impl Worker {
 
 /// One queue for all tasks of the worker. With a `LocalSet`, tunnels' tasks would wait in another than flows', and each
 /// wake-up from one to the other would look at the devices first: a system call.
-fn runtime() -> io::Result<runtime::LocalRuntime> {
+fn runtime(busy_poll: Arc<BusyPoll>) -> io::Result<runtime::LocalRuntime> {
     runtime::Builder::new_current_thread()
         .enable_all()
+        .on_thread_park(move || busy_poll.before_sleep())
         .build_local(LocalOptions::default())
 }
 

@@ -6,10 +6,13 @@
 //!
 //! How long it looks follows what it has seen, as guests of KVM poll before they halt: work that came after a sleep no longer
 //! than the longest window doubles the window, later work halves it, down to none. So a worker at rest sleeps at once, and one
-//! whose packets come further apart than the longest window doesn't poll. Between two looks the processor is offered to others.
+//! whose packets come further apart than the longest window doesn't poll.
+//!
+//! When it looks matters as much. Not before all of the worker's tasks have done what they can: a look costs two system calls, and the
+//! processor is offered to others, who may take long. Then once at once, since what a worker has written is often answered
+//! by the pod's kernel before the call returns, and from then on after others had the processor.
 
-use std::cell::RefCell;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
@@ -73,20 +76,37 @@ impl Window {
     }
 
     /// Whether to look for more. Once it says no, only work changes that.
-    fn looks(&mut self, now: Instant) -> bool {
+    fn look(&mut self, now: Instant) -> Look {
         if now.saturating_duration_since(self.worked) >= self.size {
             self.state = State::Asleep;
-        } else if self.state == State::Awake {
-            self.state = State::Looking;
         }
-        self.state != State::Asleep
+        match self.state {
+            State::Asleep => Look::No,
+            State::Awake => {
+                self.state = State::Looking;
+                Look::AtOnce
+            }
+            State::Looking => Look::AfterOthers,
+        }
     }
 }
 
-/// A worker's window, and the task that keeps the worker from sleeping while it's open.
+/// Whether to look for more, and when.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Look {
+    No,
+    /// For what came while the last work was done.
+    AtOnce,
+    /// There was nothing the last time: others may have the processor first.
+    AfterOthers,
+}
+
+/// A worker's window, and what keeps the worker from sleeping while it's open.
+///
+/// Behind a lock that only the worker's thread takes: the runtime asks for hooks that could be called by any.
 pub(super) struct BusyPoll {
-    window: RefCell<Window>,
-    opened: Notify,
+    window: Mutex<Window>,
+    again: Notify,
     counters: Arc<Counters>,
 }
 
@@ -94,43 +114,50 @@ impl BusyPoll {
     /// With windows of at most `limit`; none switches it off.
     pub(super) fn new(limit: Duration, counters: Arc<Counters>) -> Self {
         Self {
-            window: RefCell::new(Window::new(limit, Instant::now())),
-            opened: Notify::new(),
+            window: Mutex::new(Window::new(limit, Instant::now())),
+            again: Notify::new(),
             counters,
         }
     }
 
     /// There is work.
     pub(super) fn work(&self) {
-        let mut window = self.window.borrow_mut();
-        match window.work(Instant::now()) {
-            State::Looking => self.counters.busy_poll_paid(),
-            State::Asleep if window.state == State::Awake => self.opened.notify_one(),
-            State::Asleep | State::Awake => {}
+        if self.window().work(Instant::now()) == State::Looking {
+            self.counters.busy_poll_paid();
         }
     }
 
-    /// Looks whenever the window is open. A task that yields runs again after the runtime has asked the kernel for events
-    /// without waiting for any.
+    /// No task of the worker can go on, and its thread is about to sleep. While the window is open it doesn't: with a task woken
+    /// the runtime asks the kernel for events without waiting for any.
+    pub(super) fn before_sleep(&self) {
+        match self.look() {
+            Look::No => return,
+            Look::AtOnce => {}
+            Look::AfterOthers => std::thread::yield_now(),
+        }
+        self.again.notify_one();
+    }
+
+    /// The task that is woken, one of the worker's.
     pub(super) async fn run(&self) {
         loop {
-            if self.looks() {
-                std::thread::yield_now();
-                tokio::task::yield_now().await;
-            } else {
-                self.opened.notified().await;
-            }
+            self.again.notified().await;
         }
     }
 
-    fn looks(&self) -> bool {
-        let mut window = self.window.borrow_mut();
+    fn look(&self) -> Look {
+        let mut window = self.window();
         let looked = window.state == State::Looking;
-        let looks = window.looks(Instant::now());
-        if looked && !looks {
+        let look = window.look(Instant::now());
+        if looked && look == Look::No {
             self.counters.busy_poll_vain();
         }
-        looks
+        look
+    }
+
+    fn window(&self) -> MutexGuard<'_, Window> {
+        // Whatever panicked, a window is whole.
+        self.window.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -146,7 +173,7 @@ mod tests {
     fn gap(window: &mut Window, now: &mut Instant, gap: Duration) -> Duration {
         let begun = *now;
         let mut looked = Duration::ZERO;
-        while window.looks(begun + looked) && looked < gap {
+        while window.look(begun + looked) != Look::No && looked < gap {
             looked += Duration::from_micros(1);
         }
         *now = begun + gap;
@@ -193,6 +220,60 @@ mod tests {
         }
     }
 
+    #[test]
+    fn others_have_the_processor_once_a_look_was_in_vain() {
+        let now = Instant::now();
+        let mut window = Window::new(LIMIT, now);
+        window.work(now);
+        let looks = [(); 3].map(|()| window.look(now));
+        assert_eq!(looks, [Look::AtOnce, Look::AfterOthers, Look::AfterOthers]);
+        window.work(now);
+        assert_eq!(window.look(now), Look::AtOnce);
+    }
+
+    /// A hundred tasks, of which each wakes the next, with a look due all the time: none comes between.
+    #[test]
+    fn what_can_go_on_goes_on_before_a_look() {
+        const HOUR: Duration = Duration::from_secs(3600);
+        let busy_poll = Arc::new(BusyPoll::new(HOUR, Arc::default()));
+        for _ in 0..64 {
+            busy_poll.window().work(Instant::now());
+            busy_poll.window().state = State::Asleep;
+        }
+        assert_eq!(busy_poll.window().size, HOUR);
+        let runtime = super::super::runtime(Arc::clone(&busy_poll)).unwrap();
+        let states = runtime.block_on(async move {
+            let looks = Arc::clone(&busy_poll);
+            tokio::task::spawn_local(async move { looks.run().await });
+            let gates: Vec<_> = (0..100).map(|_| Arc::new(Notify::new())).collect();
+            let chain: Vec<_> = gates
+                .windows(2)
+                .map(|pair| (Arc::clone(&pair[0]), Arc::clone(&pair[1])))
+                .map(|(mine, next)| {
+                    let busy_poll = Arc::clone(&busy_poll);
+                    tokio::task::spawn_local(async move {
+                        mine.notified().await;
+                        next.notify_one();
+                        busy_poll.window().state
+                    })
+                })
+                .collect();
+            // The window is open, and has been looked through in vain, when the first is woken.
+            busy_poll.work();
+            while busy_poll.window().state != State::Looking {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            busy_poll.work();
+            gates[0].notify_one();
+            let mut states = Vec::new();
+            for task in chain {
+                states.push(task.await.unwrap());
+            }
+            states
+        });
+        assert_eq!(states, [State::Awake; 99]);
+    }
+
     proptest! {
         /// Whatever comes: no look beyond the limit, and none before there was work.
         #[test]
@@ -200,13 +281,13 @@ mod tests {
             let mut now = Instant::now();
             let limit = Duration::from_micros(limit);
             let mut window = Window::new(limit, now);
-            prop_assert!(!window.looks(now));
+            prop_assert_eq!(window.look(now), Look::No);
             for micros in gaps {
                 let looked = gap(&mut window, &mut now, Duration::from_micros(micros));
                 prop_assert!(looked <= limit);
                 prop_assert!(window.size <= limit);
             }
-            prop_assert!(!window.looks(now + limit));
+            prop_assert_eq!(window.look(now + limit), Look::No);
         }
     }
 }

@@ -13,6 +13,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::rc::{Rc, Weak};
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
@@ -44,7 +45,7 @@ pub(crate) struct Pod {
     queue: Weak<Queue>,
     driver: RefCell<Option<Waker>>,
     /// Told when the driver has something to do, which it has for whatever reaches the pod.
-    busy_poll: Rc<BusyPoll>,
+    busy_poll: Arc<BusyPoll>,
     kicked: Cell<bool>,
     gone: Cell<bool>,
     /// Wakes those that live as long as the pod.
@@ -87,7 +88,7 @@ impl Pod {
         stack: Netstack,
         queue: Weak<Queue>,
         outer: Option<Outer>,
-        busy_poll: Rc<BusyPoll>,
+        busy_poll: Arc<BusyPoll>,
     ) -> Self {
         Self {
             name,

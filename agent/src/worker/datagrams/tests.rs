@@ -116,7 +116,7 @@ impl World {
                 Netstack::new(config, 1, std::time::Instant::now()),
                 std::rc::Weak::new(),
                 None,
-                Rc::new(BusyPoll::new(Duration::ZERO, Arc::default())),
+                Arc::new(BusyPoll::new(Duration::ZERO, Arc::default())),
             ))
         });
         let mut compiler = Compiler::new(Options::default());
@@ -142,7 +142,7 @@ impl World {
         let worker = Rc::new(Worker::new(
             shared,
             Arc::new(Counters::default()),
-            Duration::ZERO,
+            Arc::new(BusyPoll::new(Duration::ZERO, Arc::default())),
             1,
         ));
         let [web, api] = pods;
