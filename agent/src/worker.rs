@@ -298,6 +298,7 @@ impl Worker {
         self.remove_pod(&name);
         let mut config = adit_netstack::Config {
             addresses: addresses.clone(),
+            ack_hold: self.busy_poll.is_on().then_some(ACK_HOLD),
             ..adit_netstack::Config::default()
         };
         if let Some(room) = queue.room() {
@@ -491,6 +492,9 @@ async fn until_quiet(pod: &Pod) {
         tokio::time::sleep(POLL).await;
     }
 }
+
+/// How long an ACK may wait for bytes to go along with: a worker that is busy meanwhile sends it then.
+const ACK_HOLD: Duration = Duration::from_micros(500);
 
 /// Adds what a pod's devices, netstack and forwarder have counted.
 fn collect(pod: &Pod, into: &mut BTreeMap<String, u64>) {

@@ -25,6 +25,7 @@ enum Op {
     Shutdown(u8),
     Abort(u8),
     Release(u8),
+    ReleaseAcks,
     Wait(u16),
     Sctp { port: u8, chunks: Vec<u8> },
 }
@@ -53,6 +54,7 @@ impl World {
             send_buffer: buffer,
             buffer_budget: BUDGET,
             keep_alive: Some(Duration::from_secs(7)),
+            ack_hold: Some(Duration::from_millis(1)),
             ..Config::default()
         };
         let stack = Netstack::new(config, 3, now);
@@ -135,6 +137,7 @@ impl World {
                     self.stack.abort(now, flow);
                 }
             }
+            Op::ReleaseAcks => self.stack.release_acks(),
             Op::Release(index) => {
                 if let Some(flow) = self.flow(index) {
                     self.stack.release(flow);

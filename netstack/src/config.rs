@@ -26,6 +26,10 @@ pub struct Config {
     /// Datagrams and echoes waiting in [`poll_event`](crate::Netstack::poll_event), and those waiting in
     /// [`poll_transmit`](crate::Netstack::poll_transmit): each queue has this bound.
     pub datagram_queue: QueueLimit,
+    /// How long the ACK of a few bytes may wait for a segment of ours to go along with (RFC 1122 §4.2.3.2, whose 500 ms
+    /// are the most that this may be); [`release_acks`](crate::Netstack::release_acks) has those that wait sent before.
+    /// `None`: each is sent at once.
+    pub ack_hold: Option<Duration>,
     /// How long a SYN waits for [`accept`](crate::Netstack::accept) or [`refuse`](crate::Netstack::refuse).
     /// Then it's forgotten in silence, as if it had been lost.
     pub syn_hold_timeout: Duration,
@@ -91,6 +95,7 @@ impl Default for Config {
                 packets: 1024,
                 bytes: 4 << 20,
             },
+            ack_hold: None,
             syn_hold_timeout: Duration::from_secs(30),
             connect_timeout: Duration::from_secs(10),
             retransmit_timeout: Duration::from_secs(60),
@@ -107,6 +112,7 @@ impl Config {
     pub(crate) fn sanitised(mut self) -> Self {
         self.mtu = self.mtu.clamp(MINIMUM_MTU, 65_535);
         self.max_flows = self.max_flows.clamp(1, MAXIMUM_FLOWS);
+        self.ack_hold = self.ack_hold.map(|hold| hold.min(LONGEST_ACK_HOLD));
         self.receive_buffer = self.receive_buffer.sanitised();
         self.send_buffer = self.send_buffer.sanitised();
         self
@@ -122,6 +128,9 @@ impl BufferSize {
         }
     }
 }
+
+/// RFC 1122 §4.2.3.2.
+const LONGEST_ACK_HOLD: Duration = Duration::from_millis(500);
 
 /// Every IPv6 link carries this much (RFC 8200 §5).
 const MINIMUM_MTU: usize = 1280;

@@ -41,6 +41,8 @@ pub struct Counters {
     pub handshakes_aborted: u64,
     /// Resets sent, for whatever reason.
     pub resets_sent: u64,
+    /// ACKs that waited for a segment to go along with and were sent alone after all.
+    pub acks_released: u64,
     /// Answers dropped because the queue of answers was full; TCP repeats what matters.
     pub answers_dropped: u64,
     /// TIME-WAIT records that gave way to a new flow because the table was full.

@@ -16,6 +16,7 @@
 //! So nothing is sent twice from here, nothing is put together, and there's one timer: the first retransmission's. Names are
 //! RFC 9293 §3.3.1's, in words.
 
+mod ack;
 mod judge;
 mod output;
 mod timers;
@@ -28,6 +29,7 @@ use crate::live::{Rings, scale_of_ring};
 use crate::packet::tcp::{FIN, Options, Segment};
 use crate::splice::Splice;
 
+pub(crate) use ack::Ack;
 pub(crate) use judge::Judgement;
 
 /// A flow on the fast path.
@@ -60,8 +62,9 @@ pub(crate) struct Fast {
     pub(crate) unanswered_since: Option<Tick>,
     /// When the deadline queue looks at the flow, if it does: so the queue is left alone while deadlines move later.
     pub(crate) looked_at: Option<Tick>,
-    /// Something was received that is to be acknowledged, or there's a window to be announced.
-    pub(crate) ack_due: bool,
+    pub(crate) ack: Ack,
+    /// Segments whose ACK won't be held, since holding one was in vain.
+    prompt: u8,
     /// Half of what may wait to be read did.
     pub(crate) was_filled: bool,
     /// `send` took less than it was given.
@@ -103,7 +106,8 @@ impl Fast {
             last_probe: now,
             unanswered_since: None,
             looked_at: None,
-            ack_due: false,
+            ack: Ack::None,
+            prompt: 0,
             was_filled: false,
             write_blocked: false,
             shutdown: false,
@@ -170,7 +174,7 @@ impl Fast {
 
     /// Whether there is something to send, if the pod's window allows.
     pub(crate) fn has_output(&self) -> bool {
-        self.ack_due || self.unsent() > 0 || (self.shutdown && !self.fin_sent)
+        self.ack == Ack::Due || self.unsent() > 0 || (self.shutdown && !self.fin_sent)
     }
 
     pub(crate) fn is_open(&self) -> bool {
@@ -195,7 +199,7 @@ impl Fast {
     pub(crate) fn on_syn_ack(&mut self, now: Tick, segment: &Segment, options: Options) {
         self.on_peer_syn(segment.seq, segment.window, options);
         self.open(now, segment);
-        self.ack_due = true;
+        self.ack = Ack::Due;
     }
 
     fn open(&mut self, now: Tick, segment: &Segment) {
@@ -207,7 +211,7 @@ impl Fast {
 
     /// Takes in the numbers of the [next](Judgement::Next) segment. How many bytes it acknowledges; its own are left to the
     /// caller.
-    pub(crate) fn on_next(&mut self, now: Tick, segment: &Segment) -> usize {
+    pub(crate) fn on_next(&mut self, now: Tick, segment: &Segment, holds_acks: bool) -> usize {
         if !self.is_open() {
             self.open(now, segment);
         }
@@ -226,9 +230,7 @@ impl Fast {
         } else if advance > 0 {
             self.unanswered_since = Some(now);
         }
-        if segment.length() > 0 {
-            self.ack_due = true;
-        }
+        self.owe_ack(segment, holds_acks);
         self.receive_next = self.receive_next.wrapping_add(segment.length());
         if segment.is(FIN) {
             self.peer_fin = true;

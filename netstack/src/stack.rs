@@ -26,6 +26,7 @@ mod datagrams;
 mod egress;
 mod fast;
 mod handover;
+mod held_acks;
 mod ingress;
 mod lifecycle;
 mod resize;
@@ -34,6 +35,7 @@ mod tests;
 
 pub use datagrams::Datagram;
 use egress::tcp_transmit;
+use held_acks::HeldAcks;
 
 /// The TCP/IP stack behind one pod's device. See the [crate] for the order of calls.
 pub struct Netstack {
@@ -48,6 +50,7 @@ pub struct Netstack {
     dirty: VecDeque<u32>,
     /// Slots with news.
     ready: VecDeque<u32>,
+    held_acks: HeldAcks,
     answers: Answers,
     inbound: PacketQueue<Event>,
     outbound: PacketQueue<Outbound>,
@@ -85,6 +88,7 @@ impl Netstack {
             deadlines: DeadlineQueue::default(),
             dirty: VecDeque::new(),
             ready: VecDeque::new(),
+            held_acks: HeldAcks::default(),
             answers: Answers::default(),
             inbound: PacketQueue::new(config.datagram_queue),
             outbound: PacketQueue::new(config.datagram_queue),
@@ -154,6 +158,7 @@ impl Netstack {
     /// [`poll_timeout`](Self::poll_timeout) stays in the past and another call does the next.
     pub fn handle_timeout(&mut self, now: Instant) {
         let now = self.advance(now);
+        self.release_overdue_acks(now);
         for _ in 0..TIMEOUTS_PER_CALL {
             let Some(slot) = self.deadlines.pop_due(now) else {
                 return;
@@ -190,7 +195,12 @@ impl Netstack {
     /// When [`handle_timeout`](Self::handle_timeout) should be called next: in the past if it's due. It may turn out that
     /// there was nothing to do. `None` if only an input can change anything.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        self.deadlines.next().map(|at| self.clock.instant(at))
+        let timers = [self.deadlines.next(), self.next_overdue_ack()];
+        timers
+            .into_iter()
+            .flatten()
+            .min()
+            .map(|at| self.clock.instant(at))
     }
 
     /// What happened so far.

@@ -24,7 +24,7 @@ struct Slot<F> {
     /// Counts the flows that were here; an id with another number is stale.
     generation: u32,
     /// Which queues hold this slot. It outlives the flow: so a queue never holds a slot twice.
-    queued: [bool; 2],
+    queued: [bool; 3],
     flow: Option<F>,
 }
 
@@ -35,6 +35,8 @@ pub(crate) enum Queue {
     Dirty,
     /// Flows with news.
     Ready,
+    /// Flows whose ACK waits, or did.
+    Held,
 }
 
 impl<F: Between> Table<F> {
@@ -75,7 +77,7 @@ impl<F: Between> Table<F> {
         let index = self.vacant.pop().unwrap_or_else(|| {
             self.slots.push(Slot {
                 generation: 0,
-                queued: [false; 2],
+                queued: [false; 3],
                 flow: None,
             });
             self.slots.len() as u32 - 1

@@ -34,6 +34,7 @@ enum Op {
     Shutdown(usize),
     Abort(usize),
     Release(usize),
+    ReleaseAcks,
     Wait(u64),
 }
 
@@ -75,6 +76,7 @@ fn op() -> impl Strategy<Value = Op> {
         1 => flow().prop_map(Op::Shutdown),
         1 => flow().prop_map(Op::Abort),
         1 => flow().prop_map(Op::Release),
+        1 => Just(Op::ReleaseAcks),
         2 => (0..20_000_u64).prop_map(Op::Wait),
     ]
 }
@@ -118,6 +120,7 @@ impl World {
             receive_buffer: buffer,
             send_buffer: buffer,
             buffer_budget: BUDGET,
+            ack_hold: Some(Duration::from_millis(1)),
             ..Config::default()
         };
         let stack = Netstack::new(config, 3, now);
@@ -138,6 +141,7 @@ impl World {
         match *op {
             Op::Segment { .. } => self.segment(op),
             Op::Noise(ref bytes) => self.stack.handle_frame(now, bytes, RxChecksum::Partial),
+            Op::ReleaseAcks => self.stack.release_acks(),
             Op::Accept(index) => {
                 if let Some(flow) = flow(index) {
                     let _ = self.stack.accept(now, flow);

@@ -156,6 +156,10 @@ pub(crate) const NAMES: &[Name] = &[
         "Listeners that a captured pod should have and hasn't",
     ),
     (
+        "netstack_acks_released_total",
+        "ACKs that waited for bytes to go along with, in vain",
+    ),
+    (
         "netstack_answers_dropped_total",
         "Answers to packets that found no room",
     ),

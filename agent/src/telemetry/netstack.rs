@@ -7,6 +7,7 @@ use adit_netstack::Netstack;
 pub(crate) fn collect_netstack(stack: &Netstack, into: &mut BTreeMap<String, u64>) {
     let counters = stack.counters();
     let plain = [
+        ("netstack_acks_released_total", counters.acks_released),
         ("netstack_answers_dropped_total", counters.answers_dropped),
         ("netstack_bytes_in_total", counters.bytes_in),
         ("netstack_bytes_out_total", counters.bytes_out),

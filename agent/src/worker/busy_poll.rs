@@ -12,7 +12,10 @@
 //! processor is offered to others, who may take long. Then once at once, since what a worker has written is often answered
 //! by the pod's kernel before the call returns, and from then on after others had the processor.
 
+use std::cell::Cell;
+use std::mem;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Waker;
 use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
@@ -31,6 +34,10 @@ struct Window {
     /// When there was work last.
     worked: Instant,
     state: State,
+    /// How often it closed.
+    closings: u64,
+    /// Those that have a last turn before the thread sleeps, each once.
+    last_turns: Vec<Waker>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,6 +57,8 @@ impl Window {
             size: Duration::ZERO,
             worked: now,
             state: State::Asleep,
+            closings: 0,
+            last_turns: Vec::new(),
         }
     }
 
@@ -101,6 +110,10 @@ enum Look {
     AfterOthers,
 }
 
+/// Whether somebody has left something for a last turn before the thread sleeps: at which closing of the window.
+#[derive(Default)]
+pub(super) struct LastTurn(Cell<Option<u64>>);
+
 /// A worker's window, and what keeps the worker from sleeping while it's open.
 ///
 /// Behind a lock that only the worker's thread takes: the runtime asks for hooks that could be called by any.
@@ -120,22 +133,66 @@ impl BusyPoll {
         }
     }
 
+    /// Whether there are windows at all.
+    pub(super) fn is_on(&self) -> bool {
+        !self.window().limit.is_zero()
+    }
+
     /// There is work.
-    pub(super) fn work(&self) {
+    fn work(&self) {
         if self.window().work(Instant::now()) == State::Looking {
             self.counters.busy_poll_paid();
         }
     }
 
+    /// A turn of somebody begins who may have left something for his last: there is work, unless he was woken for that.
+    pub(super) fn begin_turn(&self, last: &LastTurn) {
+        if let Some(closings) = last.0.get() {
+            let window = self.window();
+            if closings != window.closings {
+                last.0.set(None);
+                if window.state == State::Asleep {
+                    return;
+                }
+            }
+        }
+        self.work();
+    }
+
+    /// Has `waker` woken for a last turn before the thread sleeps. `false` if it sleeps after this one.
+    pub(super) fn wake_for_last(&self, last: &LastTurn, waker: &Waker) -> bool {
+        let mut window = self.window();
+        if last.0.get() == Some(window.closings) {
+            return true;
+        }
+        if window.state == State::Asleep {
+            return false;
+        }
+        last.0.set(Some(window.closings));
+        window.last_turns.push(waker.clone());
+        true
+    }
+
     /// No task of the worker can go on, and its thread is about to sleep. While the window is open it doesn't: with a task woken
-    /// the runtime asks the kernel for events without waiting for any.
+    /// the runtime asks the kernel for events without waiting for any. Nor does it before those had their last turns who have
+    /// one.
     pub(super) fn before_sleep(&self) {
         match self.look() {
-            Look::No => return,
+            Look::No => return self.close(),
             Look::AtOnce => {}
             Look::AfterOthers => std::thread::yield_now(),
         }
         self.again.notify_one();
+    }
+
+    /// Has those woken that have a last turn.
+    fn close(&self) {
+        let woken = {
+            let mut window = self.window();
+            window.closings += 1;
+            mem::take(&mut window.last_turns)
+        };
+        woken.into_iter().for_each(Waker::wake);
     }
 
     /// The task that is woken, one of the worker's.
@@ -163,6 +220,9 @@ impl BusyPoll {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::task::Wake;
+
     use proptest::prelude::*;
 
     use super::*;
@@ -179,6 +239,64 @@ mod tests {
         *now = begun + gap;
         window.work(*now);
         looked
+    }
+
+    #[derive(Default)]
+    struct Woken(AtomicUsize);
+
+    impl Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// However long this machine takes: work always follows soon, and the window is of the shortest size.
+    fn opened_by_others(busy_poll: &BusyPoll) {
+        busy_poll.begin_turn(&LastTurn::default());
+        assert_ne!(busy_poll.window().state, State::Asleep);
+    }
+
+    fn closes(busy_poll: &BusyPoll) {
+        while busy_poll.window().state != State::Asleep {
+            busy_poll.before_sleep();
+        }
+    }
+
+    #[test]
+    fn a_last_turn_comes_before_sleep_and_is_no_work() {
+        let busy_poll = BusyPoll::new(Duration::from_secs(3600), Arc::default());
+        let (woken, last) = (Arc::new(Woken::default()), LastTurn::default());
+        let waker = Waker::from(Arc::clone(&woken));
+        assert!(
+            !busy_poll.wake_for_last(&last, &waker),
+            "it sleeps after this turn"
+        );
+        busy_poll.begin_turn(&last);
+        for _ in 0..3 {
+            assert!(busy_poll.wake_for_last(&last, &waker));
+        }
+        closes(&busy_poll);
+        assert_eq!(woken.0.load(Ordering::Relaxed), 1);
+        busy_poll.begin_turn(&last);
+        assert_eq!(busy_poll.window().state, State::Asleep);
+        assert!(!busy_poll.wake_for_last(&last, &waker));
+        busy_poll.begin_turn(&last);
+        let state = busy_poll.window().state;
+        assert_eq!(state, State::Awake, "the turn after that is work again");
+    }
+
+    #[test]
+    fn a_last_turn_that_is_not_the_last_after_all_may_be_followed_by_another() {
+        let busy_poll = BusyPoll::new(Duration::from_secs(3600), Arc::default());
+        let (woken, last) = (Arc::new(Woken::default()), LastTurn::default());
+        let waker = Waker::from(Arc::clone(&woken));
+        for times in 1..=3 {
+            opened_by_others(&busy_poll);
+            busy_poll.begin_turn(&last);
+            assert!(busy_poll.wake_for_last(&last, &waker));
+            closes(&busy_poll);
+            assert_eq!(woken.0.load(Ordering::Relaxed), times);
+        }
     }
 
     #[test]

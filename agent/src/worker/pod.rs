@@ -24,7 +24,7 @@ use adit_policy::PolicySet;
 use tokio::sync::Notify;
 use tokio::time::Sleep;
 
-use super::busy_poll::BusyPoll;
+use super::busy_poll::{BusyPoll, LastTurn};
 use super::crossing::Course;
 use super::datagrams::{Content, Datagrams, Packet};
 use super::doors::Outcome;
@@ -46,6 +46,8 @@ pub(crate) struct Pod {
     driver: RefCell<Option<Waker>>,
     /// Told when the driver has something to do, which it has for whatever reaches the pod.
     busy_poll: Arc<BusyPoll>,
+    /// For ACKs that wait.
+    last_turn: LastTurn,
     kicked: Cell<bool>,
     gone: Cell<bool>,
     /// Wakes those that live as long as the pod.
@@ -99,6 +101,7 @@ impl Pod {
             queue,
             driver: RefCell::default(),
             busy_poll,
+            last_turn: LastTurn::default(),
             kicked: Cell::new(false),
             gone: Cell::new(false),
             ended: Notify::new(),
@@ -295,7 +298,7 @@ impl Pod {
             if self.gone.get() {
                 return Poll::Ready(Ok(()));
             }
-            self.busy_poll.work();
+            self.busy_poll.begin_turn(&self.last_turn);
             self.register(cx);
             let reading = turn.read(cx, self, arrivals)?;
             self.expire(cx, sleep.as_mut());
@@ -306,6 +309,7 @@ impl Pod {
                 return Poll::Pending;
             }
             passes = 0;
+            self.settle_acks(cx);
             let writing = turn.write(self);
             self.arm(cx, sleep.as_mut());
             if reading.is_ready() || writing == Progress::More {
@@ -322,6 +326,14 @@ impl Pod {
         match driver.as_mut() {
             Some(waker) => waker.clone_from(cx.waker()),
             None => *driver = Some(cx.waker().clone()),
+        }
+    }
+
+    /// ACKs that wait for bytes to go along with wait no longer than the thread looks for work: nothing comes while it sleeps.
+    fn settle_acks(&self, cx: &Context<'_>) {
+        let mut stack = self.stack.borrow_mut();
+        if stack.holds_acks() && !self.busy_poll.wake_for_last(&self.last_turn, cx.waker()) {
+            stack.release_acks();
         }
     }
 

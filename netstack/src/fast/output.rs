@@ -1,6 +1,6 @@
 //! What the fast path sends, and the window that it announces.
 
-use super::{Fast, Phase};
+use super::{Ack, Fast, Phase};
 use crate::clock::Tick;
 use crate::config::MINIMUM_RING;
 use crate::packet::tcp::{self, ACK, FIN, Options, PSH, SYN};
@@ -63,7 +63,7 @@ impl Fast {
         let peer_mss = usize::from(self.peer.mss.unwrap_or(DEFAULT_MSS)).max(LEAST_MSS);
         let count = unsent.min(room).min(mss.min(peer_mss));
         let fin = self.shutdown && !self.fin_sent && count == unsent;
-        if count == 0 && !fin && !self.ack_due {
+        if count == 0 && !fin && self.ack != Ack::Due {
             return None;
         }
         self.extend_window(budget);
@@ -109,7 +109,7 @@ impl Fast {
     }
 
     fn on_sent(&mut self, now: Tick, length: u32) {
-        self.ack_due = false;
+        self.ack = Ack::None;
         self.send_next = self.send_next.wrapping_add(length);
         if length > 0 {
             self.last_activity = now;

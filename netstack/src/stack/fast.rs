@@ -8,7 +8,7 @@ use crate::buffers::PIECE;
 use crate::clock::{Tick, after};
 use crate::config::MINIMUM_RING;
 use crate::event::{ClosedBy, Transmit};
-use crate::fast::{Fast, Judgement};
+use crate::fast::{Ack, Fast, Judgement};
 use crate::flow::{Flow, Stage, TimeWait};
 use crate::live::grown;
 use crate::packet::ip::{self, IpPacket};
@@ -67,7 +67,7 @@ impl Netstack {
             return;
         };
         let was_open = fast.is_open();
-        let acknowledged = fast.on_next(now, segment);
+        let acknowledged = fast.on_next(now, segment, self.config.ack_hold.is_some());
         let length = segment.data_len as usize;
         if acknowledged > 0
             && let Some(buffers) = &mut fast.buffers
@@ -93,10 +93,17 @@ impl Netstack {
             self.on_established(slot);
         }
         self.settle_fast(now, slot);
-        if self.fast_mut(slot).is_some_and(|fast| fast.has_output()) {
+        let Some(fast) = self.fast_mut(slot) else {
+            return;
+        };
+        let is_held = fast.ack == Ack::Held;
+        if fast.has_output() {
             self.mark_dirty(slot);
         } else {
             self.arm(now, slot);
+        }
+        if is_held {
+            self.hold_ack(now, slot);
         }
     }
 
@@ -178,7 +185,7 @@ impl Netstack {
             window: fast.window_field(),
             expires_at,
         };
-        if fast.ack_due {
+        if fast.ack != Ack::None {
             self.answer_with_numbers(slot);
         }
         self.counters.on_closed(CloseReason::Fin);
@@ -348,7 +355,7 @@ impl Netstack {
         };
         let has_meaning = fast.unread() == 0 && fast.peer_fin;
         if fast.has_window_to_tell(spare) {
-            fast.ack_due = true;
+            fast.ack = Ack::Due;
             self.mark_dirty(slot);
         }
         self.rest(slot);

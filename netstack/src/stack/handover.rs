@@ -7,7 +7,7 @@ use crate::buffers::Buffers;
 use crate::clock::Tick;
 use crate::engine::Engine;
 use crate::event::ClosedBy;
-use crate::fast::{Fast, Phase};
+use crate::fast::{Ack, Fast, Phase};
 use crate::flow::{Flow, HeldSyn, Stage};
 use crate::live::{Live, Rings};
 use crate::packet::tcp::{SYN, Segment, Template};
@@ -42,7 +42,7 @@ impl Netstack {
         match (built, &flow.stage) {
             (Some(mut live), Stage::Fast(fast)) => {
                 live.inherit_fast(fast);
-                let is_acknowledged = !fast.is_open() || !fast.ack_due;
+                let is_acknowledged = !fast.is_open() || fast.ack == Ack::None;
                 flow.stage = Stage::Live(Box::new(live));
                 self.counters.engaged += 1;
                 self.mark_dirty(slot);

@@ -15,6 +15,7 @@ use crate::{
     QueueLimit, Refusal, RxChecksum, SendError, Unreachable,
 };
 
+mod acks;
 mod closing;
 mod datagrams;
 mod opening;

@@ -538,6 +538,7 @@ fn small_segments_and_rings() {
             receive_buffer: buffer,
             send_buffer: buffer,
             buffer_budget: 200_000,
+            ack_hold: (seed % 2 == 0).then_some(Duration::from_micros(500)),
             ..config()
         };
         let link = Link {
@@ -564,7 +565,10 @@ fn small_segments_and_rings() {
 #[test]
 fn flows_that_fold_at_every_pause() {
     for_each_seed(40, |seed| {
-        let config = Config { ..config() };
+        let config = Config {
+            ack_hold: (seed % 4 < 2).then_some(Duration::from_millis(5)),
+            ..config()
+        };
         let link = Link {
             delay_us: 100,
             jitter_us: 50,
