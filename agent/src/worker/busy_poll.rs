@@ -34,10 +34,6 @@ struct Window {
     /// When there was work last.
     worked: Instant,
     state: State,
-    /// How often it closed.
-    closings: u64,
-    /// Those that have a last turn before the thread sleeps, each once.
-    last_turns: Vec<Waker>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,8 +53,6 @@ impl Window {
             size: Duration::ZERO,
             worked: now,
             state: State::Asleep,
-            closings: 0,
-            last_turns: Vec::new(),
         }
     }
 
@@ -118,16 +112,28 @@ pub(super) struct LastTurn(Cell<Option<u64>>);
 ///
 /// Behind a lock that only the worker's thread takes: the runtime asks for hooks that could be called by any.
 pub(super) struct BusyPoll {
-    window: Mutex<Window>,
+    inner: Mutex<Inner>,
     again: Notify,
     counters: Arc<Counters>,
+}
+
+struct Inner {
+    window: Window,
+    /// How often the window closed.
+    closings: u64,
+    /// Those that have a last turn before the thread sleeps, each once: a pod at most.
+    last_turns: Vec<Waker>,
 }
 
 impl BusyPoll {
     /// With windows of at most `limit`; none switches it off.
     pub(super) fn new(limit: Duration, counters: Arc<Counters>) -> Self {
         Self {
-            window: Mutex::new(Window::new(limit, Instant::now())),
+            inner: Mutex::new(Inner {
+                window: Window::new(limit, Instant::now()),
+                closings: 0,
+                last_turns: Vec::new(),
+            }),
             again: Notify::new(),
             counters,
         }
@@ -135,12 +141,12 @@ impl BusyPoll {
 
     /// Whether there are windows at all.
     pub(super) fn is_on(&self) -> bool {
-        !self.window().limit.is_zero()
+        !self.inner().window.limit.is_zero()
     }
 
     /// There is work.
     fn work(&self) {
-        if self.window().work(Instant::now()) == State::Looking {
+        if self.inner().window.work(Instant::now()) == State::Looking {
             self.counters.busy_poll_paid();
         }
     }
@@ -148,10 +154,10 @@ impl BusyPoll {
     /// A turn of somebody begins who may have left something for his last: there is work, unless he was woken for that.
     pub(super) fn begin_turn(&self, last: &LastTurn) {
         if let Some(closings) = last.0.get() {
-            let window = self.window();
-            if closings != window.closings {
+            let inner = self.inner();
+            if closings != inner.closings {
                 last.0.set(None);
-                if window.state == State::Asleep {
+                if inner.window.state == State::Asleep {
                     return;
                 }
             }
@@ -161,15 +167,15 @@ impl BusyPoll {
 
     /// Has `waker` woken for a last turn before the thread sleeps. `false` if it sleeps after this one.
     pub(super) fn wake_for_last(&self, last: &LastTurn, waker: &Waker) -> bool {
-        let mut window = self.window();
-        if last.0.get() == Some(window.closings) {
+        let mut inner = self.inner();
+        if last.0.get() == Some(inner.closings) {
             return true;
         }
-        if window.state == State::Asleep {
+        if inner.window.state == State::Asleep {
             return false;
         }
-        last.0.set(Some(window.closings));
-        window.last_turns.push(waker.clone());
+        last.0.set(Some(inner.closings));
+        inner.last_turns.push(waker.clone());
         true
     }
 
@@ -188,9 +194,9 @@ impl BusyPoll {
     /// Has those woken that have a last turn.
     fn close(&self) {
         let woken = {
-            let mut window = self.window();
-            window.closings += 1;
-            mem::take(&mut window.last_turns)
+            let mut inner = self.inner();
+            inner.closings += 1;
+            mem::take(&mut inner.last_turns)
         };
         woken.into_iter().for_each(Waker::wake);
     }
@@ -203,7 +209,7 @@ impl BusyPoll {
     }
 
     fn look(&self) -> Look {
-        let mut window = self.window();
+        let window = &mut self.inner().window;
         let looked = window.state == State::Looking;
         let look = window.look(Instant::now());
         if looked && look == Look::No {
@@ -212,9 +218,9 @@ impl BusyPoll {
         look
     }
 
-    fn window(&self) -> MutexGuard<'_, Window> {
-        // Whatever panicked, a window is whole.
-        self.window.lock().unwrap_or_else(PoisonError::into_inner)
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        // Whatever panicked, it's whole.
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -253,11 +259,11 @@ mod tests {
     /// However long this machine takes: work always follows soon, and the window is of the shortest size.
     fn opened_by_others(busy_poll: &BusyPoll) {
         busy_poll.begin_turn(&LastTurn::default());
-        assert_ne!(busy_poll.window().state, State::Asleep);
+        assert_ne!(busy_poll.inner().window.state, State::Asleep);
     }
 
     fn closes(busy_poll: &BusyPoll) {
-        while busy_poll.window().state != State::Asleep {
+        while busy_poll.inner().window.state != State::Asleep {
             busy_poll.before_sleep();
         }
     }
@@ -278,10 +284,10 @@ mod tests {
         closes(&busy_poll);
         assert_eq!(woken.0.load(Ordering::Relaxed), 1);
         busy_poll.begin_turn(&last);
-        assert_eq!(busy_poll.window().state, State::Asleep);
+        assert_eq!(busy_poll.inner().window.state, State::Asleep);
         assert!(!busy_poll.wake_for_last(&last, &waker));
         busy_poll.begin_turn(&last);
-        let state = busy_poll.window().state;
+        let state = busy_poll.inner().window.state;
         assert_eq!(state, State::Awake, "the turn after that is work again");
     }
 
@@ -355,10 +361,10 @@ mod tests {
         const HOUR: Duration = Duration::from_secs(3600);
         let busy_poll = Arc::new(BusyPoll::new(HOUR, Arc::default()));
         for _ in 0..64 {
-            busy_poll.window().work(Instant::now());
-            busy_poll.window().state = State::Asleep;
+            busy_poll.inner().window.work(Instant::now());
+            busy_poll.inner().window.state = State::Asleep;
         }
-        assert_eq!(busy_poll.window().size, HOUR);
+        assert_eq!(busy_poll.inner().window.size, HOUR);
         let runtime = super::super::runtime(Arc::clone(&busy_poll)).unwrap();
         let states = runtime.block_on(async move {
             let looks = Arc::clone(&busy_poll);
@@ -372,13 +378,13 @@ mod tests {
                     tokio::task::spawn_local(async move {
                         mine.notified().await;
                         next.notify_one();
-                        busy_poll.window().state
+                        busy_poll.inner().window.state
                     })
                 })
                 .collect();
             // The window is open, and has been looked through in vain, when the first is woken.
             busy_poll.work();
-            while busy_poll.window().state != State::Looking {
+            while busy_poll.inner().window.state != State::Looking {
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
             busy_poll.work();
