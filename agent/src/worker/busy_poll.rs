@@ -144,25 +144,18 @@ impl BusyPoll {
         !self.inner().window.limit.is_zero()
     }
 
-    /// There is work.
-    fn work(&self) {
-        if self.inner().window.work(Instant::now()) == State::Looking {
-            self.counters.busy_poll_paid();
-        }
-    }
-
     /// A turn of somebody begins who may have left something for his last: there is work, unless he was woken for that.
     pub(super) fn begin_turn(&self, last: &LastTurn) {
-        if let Some(closings) = last.0.get() {
-            let inner = self.inner();
-            if closings != inner.closings {
-                last.0.set(None);
-                if inner.window.state == State::Asleep {
-                    return;
-                }
+        let mut inner = self.inner();
+        if last.0.get().is_some_and(|closings| closings != inner.closings) {
+            last.0.set(None);
+            if inner.window.state == State::Asleep {
+                return;
             }
         }
-        self.work();
+        if inner.window.work(Instant::now()) == State::Looking {
+            self.counters.busy_poll_paid();
+        }
     }
 
     /// Has `waker` woken for a last turn before the thread sleeps. `false` if it sleeps after this one.
@@ -383,11 +376,11 @@ mod tests {
                 })
                 .collect();
             // The window is open, and has been looked through in vain, when the first is woken.
-            busy_poll.work();
+            busy_poll.begin_turn(&LastTurn::default());
             while busy_poll.inner().window.state != State::Looking {
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
-            busy_poll.work();
+            busy_poll.begin_turn(&LastTurn::default());
             gates[0].notify_one();
             let mut states = Vec::new();
             for task in chain {
