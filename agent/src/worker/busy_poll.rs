@@ -145,7 +145,7 @@ impl BusyPoll {
     }
 
     /// A turn of somebody begins who may have left something for his last: there is work, unless he was woken for that.
-    pub(super) fn begin_turn(&self, last: &LastTurn) {
+    pub(super) fn begin_turn(&self, last: &LastTurn, now: Instant) {
         let mut inner = self.inner();
         if last.0.get().is_some_and(|closings| closings != inner.closings) {
             last.0.set(None);
@@ -153,7 +153,7 @@ impl BusyPoll {
                 return;
             }
         }
-        if inner.window.work(Instant::now()) == State::Looking {
+        if inner.window.work(now) == State::Looking {
             self.counters.busy_poll_paid();
         }
     }
@@ -251,7 +251,7 @@ mod tests {
 
     /// However long this machine takes: work always follows soon, and the window is of the shortest size.
     fn opened_by_others(busy_poll: &BusyPoll) {
-        busy_poll.begin_turn(&LastTurn::default());
+        busy_poll.begin_turn(&LastTurn::default(), Instant::now());
         assert_ne!(busy_poll.inner().window.state, State::Asleep);
     }
 
@@ -270,16 +270,16 @@ mod tests {
             !busy_poll.wake_for_last(&last, &waker),
             "it sleeps after this turn"
         );
-        busy_poll.begin_turn(&last);
+        busy_poll.begin_turn(&last, Instant::now());
         for _ in 0..3 {
             assert!(busy_poll.wake_for_last(&last, &waker));
         }
         closes(&busy_poll);
         assert_eq!(woken.0.load(Ordering::Relaxed), 1);
-        busy_poll.begin_turn(&last);
+        busy_poll.begin_turn(&last, Instant::now());
         assert_eq!(busy_poll.inner().window.state, State::Asleep);
         assert!(!busy_poll.wake_for_last(&last, &waker));
-        busy_poll.begin_turn(&last);
+        busy_poll.begin_turn(&last, Instant::now());
         let state = busy_poll.inner().window.state;
         assert_eq!(state, State::Awake, "the turn after that is work again");
     }
@@ -291,7 +291,7 @@ mod tests {
         let waker = Waker::from(Arc::clone(&woken));
         for times in 1..=3 {
             opened_by_others(&busy_poll);
-            busy_poll.begin_turn(&last);
+            busy_poll.begin_turn(&last, Instant::now());
             assert!(busy_poll.wake_for_last(&last, &waker));
             closes(&busy_poll);
             assert_eq!(woken.0.load(Ordering::Relaxed), times);
@@ -376,11 +376,11 @@ mod tests {
                 })
                 .collect();
             // The window is open, and has been looked through in vain, when the first is woken.
-            busy_poll.begin_turn(&LastTurn::default());
+            busy_poll.begin_turn(&LastTurn::default(), Instant::now());
             while busy_poll.inner().window.state != State::Looking {
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
-            busy_poll.begin_turn(&LastTurn::default());
+            busy_poll.begin_turn(&LastTurn::default(), Instant::now());
             gates[0].notify_one();
             let mut states = Vec::new();
             for task in chain {

@@ -95,12 +95,12 @@ impl Crossing {
     /// Says what to do with a frame that came from one side. `course` is asked where an unknown flow goes.
     pub(super) fn take(
         &self,
+        now: Instant,
         from: Side,
         header: &VnetHeader,
         frame: &mut [u8],
         course: impl FnOnce(&NewFlow) -> Course,
     ) -> Next {
-        let now = Instant::now();
         let offloads = offloads(header);
         let packet = &mut frame[VnetHeader::LEN..];
         let mut forwarder = self.forwarder.borrow_mut();

@@ -298,10 +298,11 @@ impl Pod {
             if self.gone.get() {
                 return Poll::Ready(Ok(()));
             }
-            self.busy_poll.begin_turn(&self.last_turn);
+            let now = Instant::now();
+            self.busy_poll.begin_turn(&self.last_turn, now);
             self.register(cx);
-            let reading = turn.read(cx, self, arrivals)?;
-            self.expire(cx, sleep.as_mut());
+            let reading = turn.read(cx, now, self, arrivals)?;
+            self.expire(cx, now, sleep.as_mut());
             let told = self.dispatch(arrivals);
             if (told || passes > 0) && passes < PASSES_BEFORE_WRITING {
                 passes += 1;
@@ -309,9 +310,9 @@ impl Pod {
                 return Poll::Pending;
             }
             passes = 0;
-            self.settle_acks(cx);
-            let writing = turn.write(self);
-            self.arm(cx, sleep.as_mut());
+            let comes_again = self.settle_acks(cx);
+            let writing = turn.write(now, self);
+            self.arm(cx, sleep.as_mut(), comes_again);
             if reading.is_ready() || writing == Progress::More {
                 cx.waker().wake_by_ref(); // more to do, after the worker's other tasks
             }
@@ -330,24 +331,31 @@ impl Pod {
     }
 
     /// ACKs that wait for bytes to go along with wait no longer than the thread looks for work: nothing comes while it sleeps.
-    fn settle_acks(&self, cx: &Context<'_>) {
+    /// Whether there are some, and the driver has a turn before it sleeps.
+    fn settle_acks(&self, cx: &Context<'_>) -> bool {
         let mut stack = self.stack.borrow_mut();
-        if stack.holds_acks() && !self.busy_poll.wake_for_last(&self.last_turn, cx.waker()) {
+        if !stack.holds_acks() {
+            return false;
+        }
+        let comes_again = self.busy_poll.wake_for_last(&self.last_turn, cx.waker());
+        if !comes_again {
             stack.release_acks();
         }
+        comes_again
     }
 
-    fn expire(&self, cx: &mut Context<'_>, mut sleep: Pin<&mut Sleep>) {
+    fn expire(&self, cx: &mut Context<'_>, now: Instant, mut sleep: Pin<&mut Sleep>) {
         if sleep.as_mut().poll(cx).is_ready() {
             self.stack.borrow_mut().handle_timeout(Instant::now());
         }
         if let Some(outer) = &self.outer {
-            outer.crossing.expire(Instant::now());
+            outer.crossing.expire(now);
         }
     }
 
-    /// Sleeps until the netstack's next deadline.
-    fn arm(&self, cx: &mut Context<'_>, mut sleep: Pin<&mut Sleep>) {
+    /// Sleeps until the netstack's next deadline. If the driver `comes_again` before the thread sleeps, an earlier one that
+    /// has lapsed may stand: deadlines of ACKs come and go with each request, and a timer costs as much as a system call.
+    fn arm(&self, cx: &mut Context<'_>, mut sleep: Pin<&mut Sleep>, comes_again: bool) {
         let crossing = self
             .outer
             .as_ref()
@@ -357,9 +365,11 @@ impl Pod {
             return;
         };
         let deadline = tokio::time::Instant::from_std(deadline);
-        if sleep.deadline() != deadline || sleep.is_elapsed() {
-            sleep.as_mut().reset(deadline);
+        let armed = sleep.deadline();
+        if !sleep.is_elapsed() && (armed == deadline || (comes_again && armed < deadline)) {
+            return; // it was polled when the turn began
         }
+        sleep.as_mut().reset(deadline);
         if sleep.poll(cx).is_ready() {
             cx.waker().wake_by_ref();
         }

@@ -55,20 +55,22 @@ impl Turn {
     pub(super) fn read(
         &mut self,
         cx: &mut Context<'_>,
+        now: Instant,
         pod: &Pod,
         arrivals: &impl Arrivals,
     ) -> io::Result<Poll<()>> {
         let wire = match pod.outer() {
-            Some(outer) => self.read_wire(cx, pod, outer, arrivals)?,
+            Some(outer) => self.read_wire(cx, now, pod, outer, arrivals)?,
             None => Poll::Pending,
         };
-        let own = self.read_pod(cx, pod, arrivals)?;
+        let own = self.read_pod(cx, now, pod, arrivals)?;
         Ok(if wire.is_ready() { wire } else { own })
     }
 
     fn read_pod(
         &mut self,
         cx: &mut Context<'_>,
+        now: Instant,
         pod: &Pod,
         arrivals: &impl Arrivals,
     ) -> io::Result<Poll<()>> {
@@ -85,12 +87,12 @@ impl Turn {
                         false => arrivals.course(new),
                     };
                     let frame = self.frame.whole_mut();
-                    outer.crossing.take(Side::Pod, &header, frame, course)
+                    outer.crossing.take(now, Side::Pod, &header, frame, course)
                 }
                 _ => Next::Stack,
             };
             match next {
-                Next::Stack => self.hand_to_stack(&mut stack, &header),
+                Next::Stack => self.hand_to_stack(now, &mut stack, &header),
                 Next::Across => forward(pod, self.wire.as_ref(), self.frame.whole()),
                 Next::Back | Next::Door(_) | Next::Done => {}
             }
@@ -101,6 +103,7 @@ impl Turn {
     fn read_wire(
         &mut self,
         cx: &mut Context<'_>,
+        now: Instant,
         pod: &Pod,
         outer: &Outer,
         arrivals: &impl Arrivals,
@@ -116,7 +119,7 @@ impl Turn {
             let course = |new: &NewFlow| arrivals.course(new);
             match outer
                 .crossing
-                .take(Side::Wire, &header, self.frame.whole_mut(), course)
+                .take(now, Side::Wire, &header, self.frame.whole_mut(), course)
             {
                 Next::Across => forward(pod, Some(&self.queue), self.frame.whole()),
                 Next::Back => forward(pod, Some(wire), self.frame.whole()),
@@ -127,12 +130,11 @@ impl Turn {
         Ok(Poll::Ready(()))
     }
 
-    fn hand_to_stack(&mut self, stack: &mut Netstack, header: &VnetHeader) {
+    fn hand_to_stack(&mut self, now: Instant, stack: &mut Netstack, header: &VnetHeader) {
         let checksum = match header.checksum {
             Checksum::Partial { .. } => RxChecksum::Partial,
             _ => RxChecksum::Verify,
         };
-        let now = Instant::now();
         if self.frame.packet().len() < LONG_FRAME {
             stack.handle_frame(now, self.frame.packet(), checksum);
         } else {
@@ -144,7 +146,7 @@ impl Turn {
     }
 
     /// Writes what there is to send. A packet that a device refuses is lost, as on any link.
-    pub(super) fn write(&mut self, pod: &Pod) -> Progress {
+    pub(super) fn write(&mut self, now: Instant, pod: &Pod) -> Progress {
         if let Some(outer) = pod.outer() {
             while let Some((side, frame)) = outer.crossing.poll_write() {
                 let queue = match side {
@@ -155,7 +157,6 @@ impl Turn {
             }
         }
         let mut stack = pod.stack();
-        let now = Instant::now();
         for _ in 0..PACKETS_PER_TURN {
             let Some(transmit) = stack.poll_transmit_parts(now, &mut self.packet) else {
                 return Progress::Done;
