@@ -232,6 +232,11 @@ bench-loss *args: _bench-build
     target/tools/adit-bench --loss 1 --json target/bench/performance/loss.json {{ args }}
     target/tools/adit-bench page --docs target/bench
 
+# The same with half of the processors for each of the two hosts.
+bench-apart *args: _bench-build
+    target/tools/adit-bench --apart --json target/bench/performance/apart.json {{ args }}
+    target/tools/adit-bench page --docs target/bench
+
 # Full load on two agents for so many seconds, and whether their memory stays flat.
 bench-soak seconds="3600": _bench-build
     target/tools/adit-bench --soak {{ seconds }} --json target/bench/performance/soak.json
@@ -239,7 +244,7 @@ bench-soak seconds="3600": _bench-build
 
 # Measure all that, but for the cluster, and write docs/performance.md of it: a quiet machine for two hours. What
 # `just bench-cluster` has found before is on the page, too.
-performance: bench bench-loss bench-soak
+performance: bench bench-apart bench-loss bench-soak
     mkdir -p docs/performance
     cp target/bench/performance/*.json docs/performance/
     target/tools/adit-bench page

@@ -37,6 +37,7 @@ pub use soak::{Carried, MemorySample, Soak};
 use report::Samples;
 
 use crate::lab::Lab;
+use crate::processors::Processors;
 use crate::sandbox::{Sandbox, User};
 
 /// What to measure and for how long.
@@ -52,6 +53,8 @@ pub struct Plan {
     pub idle: usize,
     /// Of a hundred packets that cross the cable, lose so many each way. Paths that don't cross it are left out then.
     pub loss_percent: f64,
+    /// Give each host half of the processors. Paths that don't cross the cable are left out then.
+    pub apart: bool,
     /// Only the paths of these names, and the direct one; all without any.
     pub only: Vec<String>,
     /// Only these measures; all, memory and the executable besides, without any.
@@ -68,15 +71,22 @@ pub fn run(plan: &Plan) -> Report {
     let user = User::ordinary();
     let lab = Lab::new(&user);
     // The hosts' sandboxes outlive the meshes in them.
-    let (a, b) = (Sandbox::at(Some(lab.a)), Sandbox::at(Some(lab.b)));
-    let mut report = Report::begin(Setting::Hosts, plan);
+    let (mut a, mut b) = (Sandbox::at(Some(lab.a)), Sandbox::at(Some(lab.b)));
+    let mut setting = Setting::Hosts;
+    if plan.apart {
+        let [first, second] = Processors::halves();
+        (a, b) = (a.on(first), b.on(second));
+        setting = Setting::HostsApart;
+    }
+    let mut report = Report::begin(setting, plan);
     if plan.measures.is_empty() {
         report.executable = Some(Executable::measure(&a));
     }
     let lossy = plan.loss_percent > 0.0;
+    let needs_both_hosts = lossy || plan.apart;
     let ours = ours::ALL
         .iter()
-        .filter(|path| plan.wants(path.name) && (path.crosses_the_cable || !lossy));
+        .filter(|path| plan.wants(path.name) && (path.crosses_the_cable || !needs_both_hosts));
     let mut paths: Vec<_> = ours.map(|path| (path.set_up)(&a, &b)).collect();
     let externals = plan.externals.iter().filter(|(name, _)| plan.wants(name));
     paths.extend(externals.filter_map(|(name, script)| external(name, script, &lab, &a)));
@@ -134,7 +144,10 @@ fn compare(mut report: Report, paths: &[BenchPath<'_>], plan: &Plan) -> Report {
                 let (rounds, label) = (plan.rounds, measure.label());
                 eprintln!("round {round} of {rounds}: {label} on {}", path.name);
                 match tolerant(path, || measure.take(path, plan)) {
-                    Some(figures) => samples.add(index, figures),
+                    Some(figures) => {
+                        figures.iter().for_each(|figure| eprintln!("  {figure}"));
+                        samples.add(index, figures);
+                    }
                     // It would take as long again to fail.
                     None => failed.push((*measure, index)),
                 }

@@ -15,6 +15,7 @@ use rustix::process::{Signal, kill_process};
 use crate::lab::Place;
 use crate::mesh::{Mesh, UpOptions};
 use crate::process::{pid, wait_quietly};
+use crate::processors::Processors;
 use crate::procfs::{mounts_below, pids_mentioning};
 use crate::programs::SEARCH_PATH;
 use crate::spec::MeshSpec;
@@ -38,6 +39,7 @@ pub struct Sandbox {
     tun: PathBuf,
     link: String,
     place: Option<Place>,
+    processors: Option<Processors>,
 }
 
 impl User {
@@ -154,6 +156,7 @@ impl Sandbox {
             dir,
             user,
             place,
+            processors: None,
         };
         sandbox.folder("bin");
         sandbox.folder("home");
@@ -162,6 +165,13 @@ impl Sandbox {
         sandbox.install(&sibling("adit-load"), "adit-load");
         sandbox.install(&sibling("adit-deny"), "adit-deny");
         sandbox
+    }
+
+    /// The same, with everything in it on these processors alone.
+    #[must_use]
+    pub fn on(mut self, processors: Processors) -> Self {
+        self.processors = Some(processors);
+        self
     }
 
     /// Its folder.
@@ -235,7 +245,17 @@ impl Sandbox {
     /// whatever `ADIT_TEST_LINK` says, so that every test can be run with each.
     #[track_caller]
     pub fn command(&self, program: impl AsRef<Path>) -> Command {
-        let mut command = self.user.command_at(program, self.place);
+        let mut command = match &self.processors {
+            None => self.user.command_at(program, self.place),
+            Some(processors) => {
+                let taskset = crate::program("taskset", "util-linux");
+                let mut command = self.user.command_at(taskset, self.place);
+                command
+                    .args(["-c", &processors.to_string()])
+                    .arg(program.as_ref());
+                command
+            }
+        };
         command
             .env("HOME", self.dir.join("home"))
             .env("XDG_RUNTIME_DIR", self.dir.join("run"));

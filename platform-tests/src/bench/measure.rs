@@ -1,5 +1,6 @@
 //! What is measured on each path.
 
+use std::fmt;
 use std::time::Duration;
 
 use serde::de::DeserializeOwned;
@@ -51,6 +52,23 @@ pub struct Figure {
     pub cpu_unit: &'static str,
     /// What it cost the carriers; `None` where there are none.
     pub cost: Option<Cost>,
+}
+
+impl fmt::Display for Figure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            row,
+            value,
+            unit,
+            cpu_unit,
+            cost,
+        } = self;
+        write!(f, "{row}: {value:.2} {unit}")?;
+        match cost {
+            Some(cost) => write!(f, ", {:.2} {cpu_unit}", cost.cpu),
+            None => Ok(()),
+        }
+    }
 }
 
 /// What a measure cost the processes that carry the traffic.

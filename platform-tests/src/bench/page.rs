@@ -86,7 +86,7 @@ impl Page {
             text: HEAD.to_owned(),
             plots: Vec::new(),
         };
-        page.targets(Sources::of(reports));
+        page.targets([Sources::of(reports), Sources::apart(reports)]);
         let of = |setting, lossy| {
             let fits = move |report: &&Report| {
                 report.setting == setting && (report.run.loss_percent > 0.0) == lossy && report.soak.is_none()
@@ -96,6 +96,10 @@ impl Page {
         for report in of(Setting::Hosts, false) {
             page.section("Between two hosts", HOSTS, report);
             page.show(plots::of(report, "hosts"));
+        }
+        for report in of(Setting::HostsApart, false) {
+            page.section("Between two hosts with processors of their own", APART, report);
+            page.show(plots::of(report, "apart"));
         }
         for report in of(Setting::Cluster, false) {
             page.section("Between two nodes of a cluster", CLUSTER, report);
@@ -118,16 +122,13 @@ impl Page {
         page
     }
 
-    fn targets(&mut self, sources: Sources<'_>) {
-        self.text += "| figure | found | floor | aim | |\n|---|---|---|---|---|\n";
-        for judged in sources.judge() {
-            let Judged { target, value } = &judged;
-            let value = value.map_or_else(
-                || "–".to_owned(),
-                |value| format!("{} {}", shown(value), target.unit),
-            );
+    fn targets(&mut self, [shared, apart]: [Sources<'_>; 2]) {
+        self.text += TARGETS;
+        for (shared, apart) in shared.judge().zip(apart.judge()) {
+            let target = shared.target;
             let (what, floor, aim) = (target.what, target.floor(), target.aim());
-            let _ = writeln!(self.text, "| {what} | {value} | {floor} | {aim} | {judged} |");
+            let found = [shared, apart].map(|judged| found(&judged));
+            let _ = writeln!(self.text, "| {what} | {floor} | {aim} | {} |", found.join(" | "));
         }
     }
 
@@ -140,6 +141,14 @@ impl Page {
             let _ = write!(self.text, "\n![{title}](performance/{name})\n");
             self.plots.push((name, plot));
         }
+    }
+}
+
+/// A figure and whether it's met, as two cells.
+fn found(judged: &Judged) -> String {
+    match judged.value {
+        None => format!("| {judged}"),
+        Some(value) => format!("{} {} | {judged}", shown(value), judged.target.unit),
     }
 }
 
@@ -213,10 +222,20 @@ they are.
 
 ";
 
+const TARGETS: &str = "Two pods with an agent each, on processors that both hosts share, as on one machine; and with half of them for each host and all
+that runs on it, as between two nodes. The floors are for the first.
+
+| figure | floor | aim | shared | | apart | |
+|---|---|---|---|---|---|---|
+";
+
 const HOSTS: &str = "Two network namespaces with a veth pair between them are the hosts; `direct` is that cable alone. `adit-two`: two pods
 with an agent each, HBONE over the cable. `adit-one`: two pods of one agent, the same in memory. `adit-outside`: from a pod to a
 host outside the mesh, as an ordinary user; pasta and slirp4netns do the same. Other columns are proxies that were given by a
 script. The measures take turns on all paths, in every round.";
+
+const APART: &str = "The same, with half of the processors for each host and all that runs on it. So an agent is beside its own pods, as on a node, and not
+beside the other agent, as the scheduler may have it ([why that matters](where-the-bytes-go.md#who-runs-beside-whom)).";
 
 const CLUSTER: &str = "Between pods on two nodes of a Kubernetes cluster, both on one machine. `direct` is without the mesh, `hbone` is both pods
 in it, `forwarded-in` and `forwarded-out` is the server or the client alone: plain TCP that passes one agent.";

@@ -44,6 +44,8 @@ pub enum Setting {
     Cluster,
     /// A veth pair.
     Hosts,
+    /// A veth pair between hosts with processors of their own.
+    HostsApart,
 }
 
 /// One path, and the memory of the processes that carry its traffic, all together.

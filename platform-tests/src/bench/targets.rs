@@ -168,17 +168,19 @@ pub(super) const ALL: &[Target] = &[
 ];
 
 impl<'r> Sources<'r> {
-    /// The first of each kind.
+    /// The first of each kind, where hosts and nodes share all processors.
     pub(super) fn of(reports: &'r [Report]) -> Self {
-        let first = |setting| {
-            let plain = |report: &&Report| {
-                report.setting == setting && report.run.loss_percent == 0.0 && report.soak.is_none()
-            };
-            reports.iter().find(plain)
-        };
         Self {
-            hosts: first(Setting::Hosts),
-            cluster: first(Setting::Cluster),
+            hosts: first(reports, Setting::Hosts),
+            cluster: first(reports, Setting::Cluster),
+        }
+    }
+
+    /// The first where they have processors of their own.
+    pub(super) fn apart(reports: &'r [Report]) -> Self {
+        Self {
+            hosts: first(reports, Setting::HostsApart),
+            cluster: None,
         }
     }
 
@@ -209,6 +211,13 @@ impl<'r> Sources<'r> {
                 .map(|row| self.hosts?.cell(TWO_AGENTS, row)?.of_direct),
         )
     }
+}
+
+fn first(reports: &[Report], setting: Setting) -> Option<&Report> {
+    let plain = |report: &&Report| {
+        report.setting == setting && report.run.loss_percent == 0.0 && report.soak.is_none()
+    };
+    reports.iter().find(plain)
 }
 
 /// The least, if all are there.

@@ -32,6 +32,9 @@ struct Cli {
     /// Of a hundred packets between the hosts, lose so many, each way
     #[arg(long, value_name = "PERCENT", default_value_t = 0.0, value_parser = percent)]
     loss: f64,
+    /// Give each of the two hosts half of the processors, for all that runs on it
+    #[arg(long, conflicts_with_all = ["external", "soak"])]
+    apart: bool,
     /// Rather than comparing, load two agents fully for so long and look at their memory
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(4..=86_400))]
     soak: Option<u64>,
@@ -45,7 +48,7 @@ struct Cli {
     #[arg(long, value_name = "NAME=SCRIPT", value_parser = named_script)]
     external: Vec<(String, PathBuf)>,
     /// Measure between pods on two nodes of the cluster of `just cluster-up`, with adit in it, instead; as root
-    #[arg(long, conflicts_with_all = ["external", "no_laptop_tools", "loss", "soak"])]
+    #[arg(long, conflicts_with_all = ["external", "no_laptop_tools", "loss", "soak", "apart"])]
     cluster: bool,
     /// Leave out pasta and slirp4netns even where they are installed
     #[arg(long)]
@@ -80,7 +83,7 @@ fn run(cli: Cli) -> Result<(), Box<dyn Error>> {
         return Ok(Page::of_folder(&docs)?.write(&docs)?);
     }
     let mut externals = cli.external;
-    if !cli.no_laptop_tools && !cli.cluster {
+    if !cli.no_laptop_tools && !cli.cluster && !cli.apart {
         let scripts = Path::new(env!("CARGO_MANIFEST_DIR")).join("bench");
         for tool in ["pasta", "slirp4netns"] {
             externals.push((tool.to_owned(), scripts.join(format!("{tool}.sh"))));
@@ -92,6 +95,7 @@ fn run(cli: Cli) -> Result<(), Box<dyn Error>> {
         requests: cli.requests,
         idle: cli.idle,
         loss_percent: cli.loss,
+        apart: cli.apart,
         only: cli.only,
         measures: cli.measure,
         externals,
