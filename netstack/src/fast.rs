@@ -29,7 +29,7 @@ use crate::live::{Rings, scale_of_ring};
 use crate::packet::tcp::{FIN, Options, Segment};
 use crate::splice::Splice;
 
-pub(crate) use ack::{Ack, PROMPT};
+pub(crate) use ack::Ack;
 pub(crate) use judge::Judgement;
 
 /// A flow on the fast path.
@@ -196,10 +196,10 @@ impl Fast {
     }
 
     /// Takes in the pod's SYN-ACK.
-    pub(crate) fn on_syn_ack(&mut self, now: Tick, segment: &Segment, options: Options, may_hold_ack: bool) {
+    pub(crate) fn on_syn_ack(&mut self, now: Tick, segment: &Segment, options: Options) {
         self.on_peer_syn(segment.seq, segment.window, options);
         self.open(now, segment);
-        self.owe_opening_ack(may_hold_ack);
+        self.ack = Ack::Due;
     }
 
     fn open(&mut self, now: Tick, segment: &Segment) {
@@ -211,7 +211,7 @@ impl Fast {
 
     /// Takes in the numbers of the [next](Judgement::Next) segment. How many bytes it acknowledges; its own are left to the
     /// caller.
-    pub(crate) fn on_next(&mut self, now: Tick, segment: &Segment, may_hold_ack: bool) -> usize {
+    pub(crate) fn on_next(&mut self, now: Tick, segment: &Segment, holds_acks: bool) -> usize {
         if !self.is_open() {
             self.open(now, segment);
         }
@@ -230,7 +230,7 @@ impl Fast {
         } else if advance > 0 {
             self.unanswered_since = Some(now);
         }
-        self.owe_ack(segment, may_hold_ack);
+        self.owe_ack(segment, holds_acks);
         self.receive_next = self.receive_next.wrapping_add(segment.length());
         if segment.is(FIN) {
             self.peer_fin = true;

@@ -3,8 +3,7 @@
 //! Most requests have an answer soon, and a segment of its own for the ACK costs as much as the answer's. But a pod may also
 //! wait for the ACK before it goes on (Nagle's algorithm, a window of few segments), and a tunnel's answer may take its time. So
 //! the ACK of one short segment may wait, and a second one, or a long one, has it sent; where it turns out that nothing came
-//! to go along with, the next few are sent at once. So may the one that completes a handshake which we began: with the
-//! client's first bytes the pod's program is woken once, not twice.
+//! to go along with, the next few are sent at once.
 
 use super::Fast;
 use crate::packet::tcp::Segment;
@@ -14,19 +13,10 @@ use crate::packet::tcp::Segment;
 pub(crate) enum Ack {
     /// Nothing.
     None,
-    /// The handshake's last ACK, which waits for the first segment.
-    Opening,
     /// An ACK that waits for a segment to go along with.
     Held,
     /// An ACK now, or there's a window to be announced.
     Due,
-}
-
-impl Ack {
-    /// Whether it waits for a segment.
-    pub(crate) fn is_held(self) -> bool {
-        matches!(self, Self::Opening | Self::Held)
-    }
 }
 
 impl Fast {
@@ -44,19 +34,14 @@ impl Fast {
         };
     }
 
-    /// Owes the pod the ACK of its SYN-ACK, which may be held if `may_hold`.
-    pub(super) fn owe_opening_ack(&mut self, may_hold: bool) {
-        self.ack = if may_hold { Ack::Opening } else { Ack::Due };
-    }
-
-    /// Nothing came for the ACK to go along with. Which one was held, if any.
-    pub(crate) fn release_ack(&mut self) -> Option<Ack> {
-        let held = Some(self.ack).filter(|ack| ack.is_held())?;
-        self.ack = Ack::Due;
-        if held == Ack::Held {
-            self.prompt = PROMPT;
+    /// Nothing came for the ACK to go along with. Whether one was held.
+    pub(crate) fn release_ack(&mut self) -> bool {
+        if self.ack != Ack::Held {
+            return false;
         }
-        Some(held)
+        self.ack = Ack::Due;
+        self.prompt = PROMPT;
+        true
     }
 }
 
@@ -64,5 +49,5 @@ impl Fast {
 const LONGEST: u32 = 4096;
 
 /// So many segments are acknowledged at once before another ACK is held: a flow whose answers take their time pays for one
-/// in so many. So with handshakes, of all flows.
-pub(crate) const PROMPT: u8 = 16;
+/// in so many.
+const PROMPT: u8 = 16;

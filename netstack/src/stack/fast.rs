@@ -37,7 +37,12 @@ impl Netstack {
                 self.engage(now, slot);
                 return self.on_live(now, slot, packet, segment);
             }
-            Judgement::SynAck => self.on_syn_ack(now, slot, segment, Options::of(packet.payload())),
+            Judgement::SynAck => {
+                fast.on_syn_ack(now, segment, Options::of(packet.payload()));
+                self.on_established(slot);
+                self.settle_fast(now, slot);
+                self.mark_dirty(slot);
+            }
             Judgement::Answer => {
                 fast.peer_window = segment.window;
                 fast.last_activity = now;
@@ -50,17 +55,6 @@ impl Netstack {
             Judgement::Ignore => {}
         }
         Ok(())
-    }
-
-    fn on_syn_ack(&mut self, now: Tick, slot: u32, segment: &Segment, options: Options) {
-        let may_hold = self.may_hold_opening();
-        let Some(fast) = self.fast_mut(slot) else {
-            return;
-        };
-        fast.on_syn_ack(now, segment, options, may_hold);
-        self.on_established(slot);
-        self.settle_fast(now, slot);
-        self.answer_in_time(now, slot);
     }
 
     fn on_next(&mut self, now: Tick, slot: u32, packet: &IpPacket<'_>, segment: &Segment) {
@@ -99,15 +93,10 @@ impl Netstack {
             self.on_established(slot);
         }
         self.settle_fast(now, slot);
-        self.answer_in_time(now, slot);
-    }
-
-    /// Has sent what is due after a segment of the pod's, or waits for what may come to go along.
-    fn answer_in_time(&mut self, now: Tick, slot: u32) {
         let Some(fast) = self.fast_mut(slot) else {
             return;
         };
-        let is_held = fast.ack.is_held();
+        let is_held = fast.ack == Ack::Held;
         if fast.has_output() {
             self.mark_dirty(slot);
         } else {

@@ -4,26 +4,11 @@ use super::*;
 
 const HOLD: Duration = Duration::from_micros(500);
 
-fn holding() -> Config {
-    Config {
+fn open() -> (Rig, FlowId) {
+    Rig::open(Config {
         ack_hold: Some(HOLD),
         ..config()
-    }
-}
-
-fn open() -> (Rig, FlowId) {
-    Rig::open(holding())
-}
-
-/// A flow to the pod, just established: its `port` tells it from others.
-fn opened(rig: &mut Rig, port: u16) -> FlowId {
-    rig.remote.set_port(port);
-    let tuple = FourTuple::new(rig.remote, rig.pod);
-    let flow = rig.stack.connect(rig.now, tuple).unwrap();
-    rig.learn_isn();
-    rig.raw(SYN | ACK, POD_ISN, rig.our_isn.wrapping_add(1), OPTIONS, b"");
-    assert_eq!(rig.events(), [Event::Established { flow }]);
-    flow
+    })
 }
 
 #[test]
@@ -138,74 +123,4 @@ fn a_slot_whose_flow_is_gone_is_passed_over() {
     rig.stack.release_acks();
     assert_eq!(rig.pass(seconds(1)), []);
     assert_eq!(rig.counters().acks_released, 0);
-}
-
-#[test]
-fn a_handshakes_last_ack_goes_along_with_the_first_bytes() {
-    let mut rig = Rig::new(holding());
-    let flow = opened(&mut rig, 1);
-    assert_eq!(rig.sent(), []);
-    rig.write(flow, b"ask");
-    assert_eq!(rig.sent(), [sent(ACK, 1, 0, b"ask")]);
-    rig.pod(ACK, 0, 4, b"told");
-    assert_eq!(rig.read_all(flow), b"told");
-    assert_eq!(rig.sent(), [], "an answer's ACK may wait as well");
-    rig.shutdown(flow);
-    assert_eq!(rig.sent(), [sent(ACK | FIN, 4, 4, b"")]);
-    assert_eq!(rig.counters().acks_released, 0);
-}
-
-#[test]
-fn a_handshakes_last_ack_goes_along_with_a_fin() {
-    let mut rig = Rig::new(holding());
-    let flow = opened(&mut rig, 1);
-    rig.shutdown(flow);
-    assert_eq!(rig.sent(), [sent(ACK | FIN, 1, 0, b"")]);
-}
-
-#[test]
-fn a_handshake_is_completed_in_time_though_nothing_comes() {
-    let mut rig = Rig::new(holding());
-    let begun = rig.now;
-    opened(&mut rig, 1);
-    assert_eq!(rig.stack.poll_timeout(), Some(begun + HOLD));
-    assert_eq!(rig.pass(HOLD - Duration::from_micros(1)), []);
-    assert_eq!(rig.pass(Duration::from_micros(1)), [sent(ACK, 1, 0, b"")]);
-    rig.pod(ACK, 0, 1, b"welcome");
-    assert_eq!(rig.sent(), [], "of the flow's own ACKs none was in vain");
-}
-
-#[test]
-fn where_servers_speak_first_one_handshake_in_17_waits() {
-    let mut rig = Rig::new(holding());
-    for turn in 0..3 {
-        opened(&mut rig, 100 * turn + 1);
-        assert_eq!(rig.sent(), []);
-        rig.stack.release_acks();
-        assert_eq!(rig.sent(), [sent(ACK, 1, 0, b"")]);
-        for prompt in 1..=16 {
-            opened(&mut rig, 100 * turn + 1 + prompt);
-            assert_eq!(rig.sent(), [sent(ACK, 1, 0, b"")]);
-        }
-    }
-    assert_eq!(rig.counters().acks_released, 3);
-}
-
-#[test]
-fn a_syn_ack_that_is_repeated_is_answered_though_the_ack_is_held() {
-    let mut rig = Rig::new(holding());
-    opened(&mut rig, 1);
-    rig.raw(SYN | ACK, POD_ISN, rig.our_isn.wrapping_add(1), OPTIONS, b"");
-    assert!(rig.sent().contains(&sent(ACK, 1, 0, b"")));
-    assert_eq!(rig.pass(seconds(1)), []);
-}
-
-#[test]
-fn a_handshake_that_the_pod_takes_back_is_over() {
-    let mut rig = Rig::new(holding());
-    let flow = opened(&mut rig, 1);
-    rig.pod(RST | ACK, 0, 1, b"");
-    assert_eq!(rig.events(), [closed(flow, CloseReason::Reset, ClosedBy::Pod)]);
-    rig.stack.release_acks();
-    assert_eq!(rig.pass(seconds(1)), []);
 }
