@@ -9,7 +9,7 @@ use adit_identity::SpiffeId;
 
 use crate::address::{self, RangeExhausted};
 use crate::mesh::{Mesh, Replica, ServiceSpec};
-use crate::names;
+use crate::names::{self, DATAPLANE_MODE};
 use crate::snapshot::{Endpoint, Location, Reach, Service, Snapshot, SnapshotParts, Workload, WorkloadPort};
 use crate::suggest;
 
@@ -186,7 +186,6 @@ fn workload(mesh: &Mesh, view: View<'_>, replica: Replica<'_>) -> Workload {
 /// Istio's label for leaving the mesh: the workload's own comes before its namespace's. Whoever is in the file is in the
 /// mesh otherwise.
 fn is_in_mesh(mesh: &Mesh, name: &WorkloadName, labels: &BTreeMap<String, String>) -> bool {
-    const DATAPLANE_MODE: &str = "istio.io/dataplane-mode";
     let of_namespace = mesh.namespaces.get(&name.namespace);
     let mode = labels
         .get(DATAPLANE_MODE)

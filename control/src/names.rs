@@ -5,6 +5,9 @@ use std::fmt;
 /// The service account of a workload that names none, as in Kubernetes.
 pub(crate) const DEFAULT_ACCOUNT: &str = "default";
 
+/// The label by which a workload, or all of a namespace, are put into the mesh (`ambient`) or kept out (`none`). Istio's.
+pub(crate) const DATAPLANE_MODE: &str = "istio.io/dataplane-mode";
+
 /// The longest DNS label, in bytes (RFC 1035 section 2.3.4).
 const LABEL_LIMIT: usize = 63;
 /// The longest DNS name as Kubernetes counts it.

@@ -6,10 +6,8 @@ use serde::Deserialize;
 
 use super::api::{self, ApiError};
 use super::object::Labels;
+use crate::names::DATAPLANE_MODE;
 use crate::snapshot::{Snapshot, Workload};
-
-/// The label by which a pod, or all pods of a namespace, are put into the mesh (`ambient`) or kept out (`none`). Istio's.
-pub(super) const DATAPLANE_MODE: &str = "istio.io/dataplane-mode";
 
 /// Whether a pod with these labels, in a namespace with those, belongs in the mesh. The pod's own word counts more.
 pub(super) fn by_labels(pod: &Labels, namespace: Option<&Labels>) -> bool {

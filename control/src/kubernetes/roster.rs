@@ -9,11 +9,12 @@ use std::collections::BTreeSet;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::membership::{self, DATAPLANE_MODE};
+use super::membership;
 use super::object::{
     HBONE_PORT_ANNOTATION, HBONE_PORT_ORIGINAL, Labels, REDIRECTION_ANNOTATION, REDIRECTION_ENABLED,
     SIDECAR_ANNOTATION,
 };
+use crate::names::DATAPLANE_MODE;
 pub(super) use wire::{Item, List};
 
 /// The pods of a namespace.
