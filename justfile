@@ -232,7 +232,7 @@ bench-loss *args: _bench-build
     target/tools/adit-bench --loss 1 --json target/bench/performance/loss.json {{ args }}
     target/tools/adit-bench page --docs target/bench
 
-# The same with half of the processors for each of the two hosts.
+# `just bench` with half of the processors for each of the two hosts.
 bench-apart *args: _bench-build
     target/tools/adit-bench --apart --json target/bench/performance/apart.json {{ args }}
     target/tools/adit-bench page --docs target/bench

@@ -7,6 +7,7 @@ use serde::de::DeserializeOwned;
 
 use super::Plan;
 use super::path::{BenchPath, PORTS};
+use super::table::shown;
 use crate::load;
 use crate::process::Running;
 
@@ -56,16 +57,9 @@ pub struct Figure {
 
 impl fmt::Display for Figure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self {
-            row,
-            value,
-            unit,
-            cpu_unit,
-            cost,
-        } = self;
-        write!(f, "{row}: {value:.2} {unit}")?;
-        match cost {
-            Some(cost) => write!(f, ", {:.2} {cpu_unit}", cost.cpu),
+        write!(f, "{}: {} {}", self.row, shown(self.value), self.unit)?;
+        match self.cost {
+            Some(cost) => write!(f, ", {} {}", shown(cost.cpu), self.cpu_unit),
             None => Ok(()),
         }
     }
