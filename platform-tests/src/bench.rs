@@ -18,6 +18,7 @@ mod plot;
 mod pods;
 mod report;
 mod soak;
+mod stop;
 mod table;
 mod targets;
 
@@ -33,6 +34,7 @@ pub use path::BenchPath;
 pub use pods::Pods;
 pub use report::{Cell, PathReport, Report, Row, SCHEMA, Setting};
 pub use soak::{Carried, MemorySample, Soak};
+pub use stop::{Stop, Stopped};
 
 use report::Samples;
 
@@ -61,13 +63,18 @@ pub struct Plan {
     pub measures: Vec<Measure>,
     /// Proxies of others: a name and the script that sets it up (`platform-tests/bench/README.md`).
     pub externals: Vec<(String, PathBuf)>,
+    /// What ends the run before it's done. A measure that has begun is taken to its end.
+    pub stop: Stop,
 }
 
 /// Sets up every path between two hosts and measures; what is under way is told on standard error.
 ///
+/// # Errors
+/// The plan's `stop` asked for the end. All that was started is gone then.
+///
 /// # Panics
 /// If a path can't be set up or a load fails on it, with everything known about it.
-pub fn run(plan: &Plan) -> Report {
+pub fn run(plan: &Plan) -> Result<Report, Stopped> {
     let user = User::ordinary();
     let lab = Lab::new(&user);
     // The hosts' sandboxes outlive the meshes in them.
@@ -87,9 +94,15 @@ pub fn run(plan: &Plan) -> Report {
     let ours = ours::ALL
         .iter()
         .filter(|path| plan.wants(path.name) && (path.crosses_the_cable || !needs_both_hosts));
-    let mut paths: Vec<_> = ours.map(|path| (path.set_up)(&a, &b)).collect();
-    let externals = plan.externals.iter().filter(|(name, _)| plan.wants(name));
-    paths.extend(externals.filter_map(|(name, script)| external(name, script, &lab, &a)));
+    let mut paths = Vec::new();
+    for path in ours {
+        plan.stop.check()?;
+        paths.push((path.set_up)(&a, &b));
+    }
+    for (name, script) in plan.externals.iter().filter(|(name, _)| plan.wants(name)) {
+        plan.stop.check()?;
+        paths.extend(external(name, script, &lab, &a));
+    }
     if lossy {
         loss::inject(&lab, &user, plan.loss_percent);
     }
@@ -98,9 +111,12 @@ pub fn run(plan: &Plan) -> Report {
 
 /// Measures between pods of the cluster.
 ///
+/// # Errors
+/// As [`run`].
+///
 /// # Panics
 /// As [`run`].
-pub fn run_pods(plan: &Plan, pods: &Pods<'_>) -> Report {
+pub fn run_pods(plan: &Plan, pods: &Pods<'_>) -> Result<Report, Stopped> {
     let mut paths = pods.paths();
     paths.retain(|path| plan.wants(&path.name));
     compare(Report::begin(Setting::Cluster, plan), &paths, plan)
@@ -108,9 +124,12 @@ pub fn run_pods(plan: &Plan, pods: &Pods<'_>) -> Report {
 
 /// Loads two agents fully for so long, and looks at their memory.
 ///
+/// # Errors
+/// As [`run`].
+///
 /// # Panics
 /// As [`run`].
-pub fn run_soak(plan: &Plan, time: Duration) -> Report {
+pub fn run_soak(plan: &Plan, time: Duration) -> Result<Report, Stopped> {
     let lab = Lab::new(&User::ordinary());
     let (a, b) = (Sandbox::at(Some(lab.a)), Sandbox::at(Some(lab.b)));
     let mut report = Report::begin(
@@ -122,13 +141,14 @@ pub fn run_soak(plan: &Plan, time: Duration) -> Report {
     );
     let two_agents = ours::ALL.iter().find(|path| path.name == ours::TWO_AGENTS);
     let path = (two_agents.expect("it's one of ours").set_up)(&a, &b);
-    report.soak = Some(Soak::run(&path, time));
-    report
+    report.soak = Some(Soak::run(&path, time, &plan.stop)?);
+    Ok(report)
 }
 
-fn compare(mut report: Report, paths: &[BenchPath<'_>], plan: &Plan) -> Report {
+fn compare(mut report: Report, paths: &[BenchPath<'_>], plan: &Plan) -> Result<Report, Stopped> {
     report.paths = paths.iter().map(PathReport::before_load).collect();
     for (path, found) in paths.iter().zip(&mut report.paths) {
+        plan.stop.check()?;
         if plan.measures.is_empty() && plan.idle > 0 && !path.carriers.is_empty() {
             eprintln!("memory of idle connections on {}", path.name);
             found.idle_connection = tolerant(path, || measure::memory_of_idle(path, plan));
@@ -141,6 +161,7 @@ fn compare(mut report: Report, paths: &[BenchPath<'_>], plan: &Plan) -> Report {
                 if failed.contains(&(*measure, index)) {
                     continue;
                 }
+                plan.stop.check()?;
                 let (rounds, label) = (plan.rounds, measure.label());
                 eprintln!("round {round} of {rounds}: {label} on {}", path.name);
                 match tolerant(path, || measure.take(path, plan)) {
@@ -158,7 +179,7 @@ fn compare(mut report: Report, paths: &[BenchPath<'_>], plan: &Plan) -> Report {
         found.resident_after = path.usage().resident;
     }
     report.rows = samples.rows(paths.len());
-    report
+    Ok(report)
 }
 
 impl Plan {

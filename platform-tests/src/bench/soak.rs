@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::measure::start;
 use super::path::BenchPath;
+use super::stop::{Stop, Stopped};
 use crate::load;
 use crate::process::Running;
 use crate::stats::Spread;
@@ -59,10 +60,13 @@ const FLAT_PERCENT: f64 = 5.0;
 impl Soak {
     /// Loads a path with four streams each way and new connections beside them.
     ///
+    /// # Errors
+    /// `stop` asked for the end.
+    ///
     /// # Panics
     /// If a load fails.
     #[track_caller]
-    pub(super) fn run(path: &BenchPath<'_>, time: Duration) -> Self {
+    pub(super) fn run(path: &BenchPath<'_>, time: Duration, stop: &Stop) -> Result<Self, Stopped> {
         let begun = Instant::now();
         let (mut memory, mut carried) = (Vec::new(), Vec::new());
         let pause = (time / SAMPLES).max(LEAST_PAUSE);
@@ -70,6 +74,7 @@ impl Soak {
             let slice = SLICE.min(time - begun.elapsed()).max(Duration::from_secs(1));
             let mut clients = Clients::start(path, slice);
             while !clients.have_ended() {
+                stop.check()?;
                 memory.push(sample(path, begun));
                 thread::sleep(pause.min(slice));
             }
@@ -82,12 +87,12 @@ impl Soak {
             );
         }
         memory.push(sample(path, begun));
-        Self {
+        Ok(Self {
             path: path.name.clone(),
             seconds: begun.elapsed().as_secs_f64(),
             memory,
             carried,
-        }
+        })
     }
 
     /// By how many of a hundred the resident memory's median grew from the second quarter of the time to the last.

@@ -5,13 +5,14 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use adit_platform_tests::bench::{self, Measure, Page, Plan, Pods};
+use adit_platform_tests::bench::{self, Measure, Page, Plan, Pods, Stop};
 use adit_platform_tests::cluster::{Adit, Cluster};
 use clap::{Parser, Subcommand};
 
 /// Measures adit beside a direct veth path and prints medians and ratios.
 ///
-/// Needs a release build of adit (or ADIT_BIN). Runs without root; as root everything runs as nobody.
+/// Needs a release build of adit (or ADIT_BIN). Runs without root; as root everything runs as nobody. A signal ends it after the
+/// measure that is under way, and with it all that it has started; a second one ends it at once.
 #[derive(Parser)]
 #[command(args_conflicts_with_subcommands = true)]
 struct Cli {
@@ -33,7 +34,7 @@ struct Cli {
     #[arg(long, value_name = "PERCENT", default_value_t = 0.0, value_parser = percent)]
     loss: f64,
     /// Give each of the two hosts half of the processors, for all that runs on it
-    #[arg(long, conflicts_with_all = ["external", "soak"])]
+    #[arg(long, conflicts_with_all = ["external", "loss", "soak"])]
     apart: bool,
     /// Rather than comparing, load two agents fully for so long and look at their memory
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(4..=86_400))]
@@ -99,6 +100,7 @@ fn run(cli: Cli) -> Result<(), Box<dyn Error>> {
         only: cli.only,
         measures: cli.measure,
         externals,
+        stop: Stop::on_signals()?,
     };
     let report = if cli.cluster {
         let cluster = Cluster::running();
@@ -108,7 +110,7 @@ fn run(cli: Cli) -> Result<(), Box<dyn Error>> {
         bench::run_soak(&plan, Duration::from_secs(seconds))
     } else {
         bench::run(&plan)
-    };
+    }?;
     println!("{report}");
     if let Some(path) = cli.json {
         let folder = path.parent().unwrap_or_else(|| Path::new("."));
