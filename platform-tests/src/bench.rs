@@ -16,6 +16,7 @@ mod page;
 mod path;
 mod plot;
 mod pods;
+mod progress;
 mod report;
 mod soak;
 mod stop;
@@ -36,6 +37,7 @@ pub use report::{Cell, PathReport, Report, Row, SCHEMA, Setting};
 pub use soak::{Carried, MemorySample, Soak};
 pub use stop::{Stop, Stopped};
 
+use progress::tell;
 use report::Samples;
 
 use crate::lab::Lab;
@@ -150,7 +152,7 @@ fn compare(mut report: Report, paths: &[BenchPath<'_>], plan: &Plan) -> Result<R
     for (path, found) in paths.iter().zip(&mut report.paths) {
         plan.stop.check()?;
         if plan.measures.is_empty() && plan.idle > 0 && !path.carriers.is_empty() {
-            eprintln!("memory of idle connections on {}", path.name);
+            tell(format_args!("memory of idle connections on {}", path.name));
             found.idle_connection = tolerant(path, || measure::memory_of_idle(path, plan));
         }
     }
@@ -163,10 +165,13 @@ fn compare(mut report: Report, paths: &[BenchPath<'_>], plan: &Plan) -> Result<R
                 }
                 plan.stop.check()?;
                 let (rounds, label) = (plan.rounds, measure.label());
-                eprintln!("round {round} of {rounds}: {label} on {}", path.name);
+                tell(format_args!(
+                    "round {round} of {rounds}: {label} on {}",
+                    path.name
+                ));
                 match tolerant(path, || measure.take(path, plan)) {
                     Some(figures) => {
-                        figures.iter().for_each(|figure| eprintln!("  {figure}"));
+                        figures.iter().for_each(|figure| tell(format_args!("  {figure}")));
                         samples.add(index, figures);
                     }
                     // It would take as long again to fail.
@@ -233,7 +238,7 @@ fn tolerant<T>(path: &BenchPath<'_>, measure: impl FnOnce() -> T) -> Option<T> {
     }
     let taken = std::panic::catch_unwind(std::panic::AssertUnwindSafe(measure));
     if taken.is_err() {
-        eprintln!("failed on {}: left out", path.name);
+        tell(format_args!("failed on {}: left out", path.name));
     }
     taken.ok()
 }

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
+use super::progress::tell;
 use super::table::shown;
 use super::targets::mib;
 use crate::process::Finished;
@@ -37,7 +38,7 @@ impl Executable {
     /// If a command fails.
     #[track_caller]
     pub(super) fn measure(sandbox: &Sandbox) -> Self {
-        eprintln!("size and start of the executable");
+        tell("size and start of the executable");
         let adit = sandbox.adit();
         let version = || {
             // By itself: to become another user takes as long as this.

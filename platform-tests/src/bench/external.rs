@@ -8,6 +8,7 @@ use serde::Deserialize;
 
 use super::ours::{A, B, OUTSIDE, START_LIMIT};
 use super::path::BenchPath;
+use super::progress::tell;
 use crate::lab::Lab;
 use crate::process::{Running, wait_quietly, wait_until};
 use crate::sandbox::Sandbox;
@@ -60,7 +61,7 @@ pub fn external<'a>(name: &str, script: &Path, lab: &Lab, a: &'a Sandbox) -> Opt
         || String::from("nothing"),
     );
     if let Some(why) = line.strip_prefix("skip") {
-        eprintln!("{name} isn't measured:{why}");
+        tell(format_args!("{name} isn't measured:{why}"));
         return None;
     }
     let ready: Ready =
@@ -90,7 +91,9 @@ impl Drop for Script {
         self.0.close_stdin();
         self.0.signal(Signal::TERM);
         if !wait_quietly(END_LIMIT, || self.0.has_ended()) {
-            eprintln!("a set-up script still runs {END_LIMIT:?} after SIGTERM: it's killed");
+            tell(format_args!(
+                "a set-up script still runs {END_LIMIT:?} after SIGTERM: it's killed"
+            ));
         }
     }
 }

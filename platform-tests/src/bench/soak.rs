@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::measure::start;
 use super::path::BenchPath;
+use super::progress::tell;
 use super::stop::{Stop, Stopped};
 use crate::load;
 use crate::process::Running;
@@ -79,12 +80,12 @@ impl Soak {
                 thread::sleep(pause.min(slice));
             }
             carried.push(clients.finish(begun, slice));
-            eprintln!(
+            tell(format_args!(
                 "{:.0} s of {:.0}: {:?}",
                 begun.elapsed().as_secs_f64(),
                 time.as_secs_f64(),
                 carried.last()
-            );
+            ));
         }
         memory.push(sample(path, begun));
         Ok(Self {
