@@ -33,11 +33,11 @@ pub use measure::{Cost, Figure, Measure};
 pub use page::{Page, PageError};
 pub use path::BenchPath;
 pub use pods::Pods;
+pub use progress::tell;
 pub use report::{Cell, PathReport, Report, Row, SCHEMA, Setting};
 pub use soak::{Carried, MemorySample, Soak};
 pub use stop::{Stop, Stopped};
 
-use progress::tell;
 use report::Samples;
 
 use crate::lab::Lab;

@@ -5,6 +5,6 @@ use std::io::{self, Write as _};
 
 /// Tells a line. Whether anybody reads it, on a terminal that was closed say, is no reason to fail: what runs has to be
 /// taken down.
-pub(super) fn tell(line: impl Display) {
+pub fn tell(line: impl Display) {
     let _ = writeln!(io::stderr(), "{line}");
 }

@@ -1,7 +1,6 @@
 //! `adit-bench`: adit beside a direct path, and beside other proxies, in one run; and the page about it.
 
 use std::error::Error;
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -74,8 +73,7 @@ fn main() -> ExitCode {
     match run(Cli::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            // Not by the macro, which panics where nobody reads any more.
-            let _ = writeln!(std::io::stderr(), "adit-bench: {error}");
+            bench::tell(format_args!("adit-bench: {error}"));
             ExitCode::FAILURE
         }
     }
