@@ -14,8 +14,8 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, timeout};
 
 use crate::keepalive;
+use crate::load::{Slot, TunnelLoad};
 use crate::observe::{Heard, Observed};
-use crate::stream::{Slot, TunnelLoad};
 use crate::tls::{self, Secured, TlsStream};
 use crate::{
     Connect, Credentials, Destination, Dial, HandshakeError, OpenError, REASON_HEADER, ResetCode, Side,

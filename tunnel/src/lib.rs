@@ -20,6 +20,7 @@ mod error;
 mod head;
 mod hello;
 mod keepalive;
+mod load;
 mod observe;
 mod pool;
 mod serve;

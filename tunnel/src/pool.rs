@@ -1,20 +1,20 @@
-use std::collections::HashMap;
+mod setup;
+mod state;
+
 use std::fmt;
 use std::future::Future;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::pin::pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use adit_identity::SpiffeId;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep, sleep_until, timeout};
-use tracing::Instrument;
+use tokio::time::sleep;
 
-use crate::connect::{Attempt, Driver, Lease, Tunnel, establish, idle_deadline};
-use crate::stream::TunnelLoad;
+use self::state::{Outcome, State};
+use crate::connect::{Attempt, Lease};
 use crate::{Connect, ConnectError, Credentials, OpenError, PoolConfig, Stream};
 
 /// Makes the connections that tunnels run over.
@@ -98,31 +98,6 @@ struct Inner<D> {
     state: Mutex<State>,
 }
 
-#[derive(Default)]
-struct State {
-    places: HashMap<Destination, Place>,
-    draining: bool,
-    next_id: u64,
-    stats: PoolStats,
-}
-
-/// The tunnels to one destination.
-#[derive(Default)]
-struct Place {
-    tunnels: Vec<Tunnel>,
-    connecting: Vec<Connecting>,
-}
-
-/// A tunnel being set up, and how many openers wait for it.
-struct Connecting {
-    id: u64,
-    generation: u64,
-    waiting: usize,
-    outcome: watch::Receiver<Option<Outcome>>,
-}
-
-type Outcome = Result<(), Arc<ConnectError>>;
-
 enum Step {
     Ready(Lease),
     Refused(OpenError),
@@ -135,8 +110,6 @@ const ATTEMPTS: u32 = 3;
 /// Before an attempt after one that broke off in the handshake, as often as there were attempts: a peer that ends needs a moment to
 /// be replaced, and one that took us for somebody outside the mesh to hear that we aren't.
 const PAUSE: Duration = Duration::from_millis(100);
-/// The least time between two looks at whether a tunnel is idle.
-const SHORTEST_LOOK: Duration = Duration::from_millis(100);
 
 impl Endpoint {
     /// The address.
@@ -224,17 +197,7 @@ impl<D: Dial> Pool<D> {
 
     /// What it holds and did.
     pub fn stats(&self) -> PoolStats {
-        let state = self.inner.lock();
-        let places = || state.places.values();
-        PoolStats {
-            tunnels: places().map(|place| place.tunnels.len()).sum(),
-            connecting: places().map(|place| place.connecting.len()).sum(),
-            streams: places()
-                .flat_map(|place| &place.tunnels)
-                .map(|tunnel| tunnel.load.streams())
-                .sum(),
-            ..state.stats
-        }
+        self.inner.lock().stats()
     }
 
     /// A place for a stream, waiting for a tunnel where none has room.
@@ -298,134 +261,7 @@ impl<D: Dial> Pool<D> {
                 Step::Ready,
             );
         }
-        Step::Wait(self.start(state, destination, credentials))
-    }
-
-    /// Sets a tunnel up in a task of its own, so that an opener who gives up doesn't take it from the others.
-    fn start(
-        &self,
-        state: &mut State,
-        destination: &Destination,
-        credentials: &Arc<Credentials>,
-    ) -> watch::Receiver<Option<Outcome>> {
-        let id = state.next_id;
-        state.next_id += 1;
-        let (sender, outcome) = watch::channel(None);
-        state
-            .places
-            .entry(destination.clone())
-            .or_default()
-            .connecting
-            .push(Connecting {
-                id,
-                generation: credentials.generation(),
-                waiting: 1,
-                outcome: outcome.clone(),
-            });
-        let span = tracing::debug_span!("tunnel", id, expected = %destination.expected, target = %destination.target.addr());
-        let setup = Setup {
-            inner: Arc::downgrade(&self.inner),
-            destination: destination.clone(),
-            credentials: Arc::clone(credentials),
-            id,
-        };
-        let inner = Arc::clone(&self.inner);
-        tokio::spawn(setup.run(inner, sender).instrument(span));
-        outcome
-    }
-}
-
-/// The task of one tunnel: sets it up, then drives it.
-struct Setup<D> {
-    inner: Weak<Inner<D>>,
-    destination: Destination,
-    credentials: Arc<Credentials>,
-    id: u64,
-}
-
-impl<D: Dial> Setup<D> {
-    async fn run(self, inner: Arc<Inner<D>>, sender: watch::Sender<Option<Outcome>>) {
-        // Should this task be dropped, nobody else removes the entry.
-        let mut guard = ConnectingGuard {
-            setup: &self,
-            done: false,
-        };
-        let within = inner.config.connect_timeout;
-        let attempt = establish(
-            &inner.dialer,
-            &self.destination,
-            &self.credentials,
-            &inner.config.tunnel,
-            self.id,
-        );
-        let outcome = match timeout(within, attempt).await {
-            Ok(outcome) => outcome,
-            Err(_) => Err(ConnectError::TimedOut { within }),
-        };
-        guard.done = true;
-        let idle_close = inner.config.idle_close;
-        let driver = {
-            let mut state = inner.lock();
-            state.on_connected(&self.destination, self.id, outcome)
-        };
-        // The driver must not keep the pool alive: dropping the last handle retires its tunnels.
-        drop(inner);
-        match driver {
-            Ok((load, driver)) => {
-                sender.send_replace(Some(Ok(())));
-                self.drive(driver, load, idle_close).await;
-            }
-            Err(error) => {
-                tracing::debug!(error = &error as &dyn std::error::Error, "tunnel not set up");
-                sender.send_replace(Some(Err(Arc::new(error))));
-            }
-        }
-    }
-
-    async fn drive(&self, driver: Driver<D::Io>, load: Arc<TunnelLoad>, idle_close: Duration) {
-        let mut driver = pin!(driver.run());
-        loop {
-            // While it has streams, this only looks again later.
-            let next_look = Instant::now() + (idle_close / 8).max(SHORTEST_LOOK);
-            tokio::select! {
-                () = &mut driver => break,
-                () = sleep_until(next_look.max(idle_deadline(&load, idle_close))) => {
-                    self.retire_if_idle(&load, idle_close);
-                }
-            }
-        }
-        if let Some(inner) = self.inner.upgrade() {
-            inner.lock().retire(&self.destination, self.id);
-        }
-    }
-
-    fn retire_if_idle(&self, load: &TunnelLoad, idle_close: Duration) {
-        let Some(inner) = self.inner.upgrade() else {
-            return;
-        };
-        // Under the lock, so that no opener takes a place in between.
-        let mut state = inner.lock();
-        if load.streams() == 0 && idle_deadline(load, idle_close) <= Instant::now() {
-            state.retire(&self.destination, self.id);
-        }
-    }
-}
-
-/// Removes the entry of a tunnel that was being set up when its task was dropped.
-struct ConnectingGuard<'a, D: Dial> {
-    setup: &'a Setup<D>,
-    done: bool,
-}
-
-impl<D: Dial> Drop for ConnectingGuard<'_, D> {
-    fn drop(&mut self) {
-        if !self.done
-            && let Some(inner) = self.setup.inner.upgrade()
-        {
-            inner
-                .lock()
-                .forget_connecting(&self.setup.destination, self.setup.id);
-        }
+        Step::Wait(setup::start(&self.inner, state, destination, credentials))
     }
 }
 
@@ -433,117 +269,6 @@ impl<D> Inner<D> {
     /// Held for table look-ups only, never across an await. The pool is one worker's, so nobody else waits.
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl State {
-    /// Takes the tunnel out: it ends after its last stream.
-    fn retire(&mut self, destination: &Destination, id: u64) {
-        if let Some(place) = self.places.get_mut(destination) {
-            place.tunnels.retain(|tunnel| tunnel.id != id);
-            self.forget_if_empty(destination);
-        }
-    }
-
-    fn forget_connecting(&mut self, destination: &Destination, id: u64) {
-        if let Some(place) = self.places.get_mut(destination) {
-            place.connecting.retain(|connecting| connecting.id != id);
-            self.forget_if_empty(destination);
-        }
-    }
-
-    fn forget_if_empty(&mut self, destination: &Destination) {
-        let empty = self
-            .places
-            .get(destination)
-            .is_some_and(|place| place.tunnels.is_empty() && place.connecting.is_empty());
-        if empty {
-            self.places.remove(destination);
-        }
-    }
-
-    fn on_connected<Io>(
-        &mut self,
-        destination: &Destination,
-        id: u64,
-        outcome: Result<(Tunnel, Driver<Io>), ConnectError>,
-    ) -> Result<(Arc<TunnelLoad>, Driver<Io>), ConnectError> {
-        self.forget_connecting(destination, id);
-        match outcome {
-            Ok((tunnel, driver)) => {
-                self.stats.connected_total += 1;
-                let load = Arc::clone(&tunnel.load);
-                if !self.draining {
-                    self.places
-                        .entry(destination.clone())
-                        .or_default()
-                        .tunnels
-                        .push(tunnel);
-                }
-                Ok((load, driver))
-            }
-            Err(error) => {
-                self.stats.connect_failed_total += 1;
-                Err(error)
-            }
-        }
-    }
-
-    /// Whether there may be another tunnel, after closing the one that was idle longest where that is needed.
-    fn make_room(&mut self, limit: usize) -> bool {
-        let taken: usize = self
-            .places
-            .values()
-            .map(|place| place.tunnels.len() + place.connecting.len())
-            .sum();
-        if taken < limit {
-            return true;
-        }
-        let longest_idle = self
-            .places
-            .iter()
-            .flat_map(|(destination, place)| place.tunnels.iter().map(move |tunnel| (destination, tunnel)))
-            .filter(|(_, tunnel)| tunnel.load.streams() == 0)
-            .min_by_key(|(_, tunnel)| tunnel.load.idle_since())
-            .map(|(destination, tunnel)| (destination.clone(), tunnel.id));
-        let Some((destination, id)) = longest_idle else {
-            return false;
-        };
-        self.retire(&destination, id);
-        self.stats.evicted_total += 1;
-        true
-    }
-}
-
-impl Place {
-    /// A place in the first tunnel with room, so that the later ones can fall idle.
-    fn lease(&self, config: &PoolConfig) -> Option<Lease> {
-        let fits = |tunnel: &&Tunnel| {
-            tunnel.has_room(&config.tunnel) && !tunnel.load.is_saturated(config.max_blocked)
-        };
-        self.tunnels.iter().find(fits).map(Tunnel::lease)
-    }
-
-    fn lease_any(&self, config: &PoolConfig) -> Option<Lease> {
-        self.tunnels
-            .iter()
-            .find(|tunnel| tunnel.has_room(&config.tunnel))
-            .map(Tunnel::lease)
-    }
-
-    /// Waits for a tunnel that is being set up, if it will have room, or if no more may be set up at once.
-    fn join(&mut self, config: &PoolConfig, generation: u64) -> Option<watch::Receiver<Option<Outcome>>> {
-        let full = self.connecting.len() >= config.max_connecting;
-        let room = config.tunnel.max_streams as usize;
-        let fitting = self
-            .connecting
-            .iter_mut()
-            .filter(|connecting| connecting.generation >= generation)
-            .min_by_key(|connecting| connecting.waiting)?;
-        (full || fitting.waiting < room).then(|| {
-            fitting.waiting += 1;
-            fitting.outcome.clone()
-        })
     }
 }
 

@@ -15,8 +15,8 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::connect::{RESETS_REMEMBERED, end_of};
+use crate::load::{Slot, TunnelLoad};
 use crate::observe::{Observed, Told};
-use crate::stream::{Slot, TunnelLoad};
 use crate::tls::{self, Secured, TlsStream};
 use crate::{
     Connect, Credentials, Drain, DrainState, HandshakeError, HandshakeLabel, HeadError, REASON_HEADER,
@@ -323,7 +323,7 @@ impl Incoming {
                 by: crate::Side::Peer,
                 code: code.into(),
             },
-            Err(error) => StreamError::of(&error, self.slot.load().end()),
+            Err(error) => StreamError::of(&error, self.slot.end()),
         })
     }
 
@@ -334,7 +334,7 @@ impl Incoming {
     pub fn accept(mut self) -> Result<Stream, StreamError> {
         match self.respond.send_response(answer(StatusCode::OK), false) {
             Ok(send) => Ok(Stream::new(send, self.body, self.slot)),
-            Err(error) => Err(StreamError::of(&error, self.slot.load().end())),
+            Err(error) => Err(StreamError::of(&error, self.slot.end())),
         }
     }
 

@@ -1,15 +1,14 @@
 use std::fmt;
 use std::future::poll_fn;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
 use bytes::Bytes;
 use h2::{RecvStream, SendStream};
-use tokio::time::Instant;
 
-use crate::{ResetCode, Side, StreamError, TunnelEnd};
+use crate::load::{Blocked, Slot};
+use crate::{ResetCode, Side, StreamError};
 
 /// One TCP connection's bytes in a tunnel, both ways.
 #[derive(Debug)]
@@ -48,34 +47,8 @@ struct Shared {
     slot: Slot,
 }
 
-/// How busy a tunnel is, and how it ended. Shared by the tunnel's driver, the pool and the streams.
-#[derive(Debug)]
-pub(crate) struct TunnelLoad {
-    created: Instant,
-    streams: AtomicUsize,
-    /// Streams so far.
-    opened: AtomicU64,
-    blocked: AtomicUsize,
-    /// Milliseconds after `created` when a stream that was blocked last went on.
-    progress: AtomicU64,
-    /// Milliseconds after `created` when the last stream ended.
-    idle_since: AtomicU64,
-    end: OnceLock<TunnelEnd>,
-}
-
-/// One stream's place in the count of a tunnel's streams, given back on drop.
-#[derive(Debug)]
-pub(crate) struct Slot(Arc<TunnelLoad>);
-
-/// One stream's place in the count of those that wait for the peer's window.
-#[derive(Debug)]
-struct Blocked(Arc<TunnelLoad>);
-
 /// How much capacity a stream asks for at once: several frames, so that the next is ready when one is written.
 const RESERVE: usize = 256 << 10;
-/// Blocked streams without progress for this long make a tunnel saturated.
-const STALLED: Duration = Duration::from_millis(250);
-
 impl Stream {
     pub(crate) fn new(send: SendStream<Bytes>, recv: RecvStream, slot: Slot) -> Self {
         let shared = Arc::new(Shared {
@@ -124,7 +97,7 @@ impl SendHalf {
         }
         let outcome = self.shared.poll_capacity(cx);
         match (&outcome, &self.blocked) {
-            (Poll::Pending, None) => self.blocked = Some(Blocked::new(&self.shared.slot.0)),
+            (Poll::Pending, None) => self.blocked = Some(self.shared.slot.blocked()),
             (Poll::Ready(_), Some(_)) => self.blocked = None,
             _ => {}
         }
@@ -253,7 +226,7 @@ impl Shared {
     }
 
     fn error(&self, error: &h2::Error) -> StreamError {
-        StreamError::of(error, self.slot.0.end.get())
+        StreamError::of(error, self.slot.end())
     }
 
     fn poll_capacity(&self, cx: &mut Context<'_>) -> Poll<Result<usize, StreamError>> {
@@ -288,7 +261,7 @@ impl Shared {
 
     /// `poll_reset` gives the code alone, of a reset or of a GOAWAY; the tunnel's end tells the second.
     fn reset_by(&self, code: ResetCode) -> StreamError {
-        match self.slot.0.end.get() {
+        match self.slot.end() {
             Some(end) => StreamError::TunnelEnded { end: end.clone() },
             None if self.reset.load(Ordering::Acquire) => StreamError::Reset {
                 by: Side::Local,
@@ -305,90 +278,6 @@ impl Shared {
             StreamError::Finished => self.error(error),
             reason => reason,
         }
-    }
-}
-
-impl TunnelLoad {
-    pub(crate) fn new() -> Arc<Self> {
-        Arc::new(Self {
-            created: Instant::now(),
-            streams: AtomicUsize::new(0),
-            opened: AtomicU64::new(0),
-            blocked: AtomicUsize::new(0),
-            progress: AtomicU64::new(0),
-            idle_since: AtomicU64::new(0),
-            end: OnceLock::new(),
-        })
-    }
-
-    /// Takes one stream's place. The caller has checked that one is free.
-    pub(crate) fn slot(self: &Arc<Self>) -> Slot {
-        self.streams.fetch_add(1, Ordering::AcqRel);
-        self.opened.fetch_add(1, Ordering::AcqRel);
-        Slot(Arc::clone(self))
-    }
-
-    pub(crate) fn streams(&self) -> usize {
-        self.streams.load(Ordering::Acquire)
-    }
-
-    /// Since when there has been no stream.
-    pub(crate) fn idle_since(&self) -> Instant {
-        self.created + Duration::from_millis(self.idle_since.load(Ordering::Acquire))
-    }
-
-    /// Whether `limit` streams wait for the peer's window and none of them went on lately.
-    pub(crate) fn is_saturated(&self, limit: usize) -> bool {
-        let progress = Duration::from_millis(self.progress.load(Ordering::Acquire));
-        self.blocked.load(Ordering::Acquire) >= limit && self.created.elapsed() > progress + STALLED
-    }
-
-    /// Records what ended the tunnel, before its streams hear of it. The first record stays.
-    pub(crate) fn set_end(&self, end: TunnelEnd) {
-        let _ = self.end.set(end);
-    }
-
-    /// Whether there was a stream before.
-    pub(crate) fn is_used(&self) -> bool {
-        self.opened.load(Ordering::Acquire) > 0
-    }
-
-    pub(crate) fn end(&self) -> Option<&TunnelEnd> {
-        self.end.get()
-    }
-
-    fn now(&self) -> u64 {
-        u64::try_from(self.created.elapsed().as_millis()).unwrap_or(u64::MAX)
-    }
-}
-
-impl Slot {
-    pub(crate) fn load(&self) -> Arc<TunnelLoad> {
-        Arc::clone(&self.0)
-    }
-}
-
-impl Blocked {
-    fn new(load: &Arc<TunnelLoad>) -> Self {
-        // The first to block starts the clock: what went on before says nothing about it.
-        if load.blocked.fetch_add(1, Ordering::AcqRel) == 0 {
-            load.progress.store(load.now(), Ordering::Release);
-        }
-        Self(Arc::clone(load))
-    }
-}
-
-impl Drop for Blocked {
-    fn drop(&mut self) {
-        self.0.progress.store(self.0.now(), Ordering::Release);
-        self.0.blocked.fetch_sub(1, Ordering::AcqRel);
-    }
-}
-
-impl Drop for Slot {
-    fn drop(&mut self) {
-        self.0.idle_since.store(self.0.now(), Ordering::Release);
-        self.0.streams.fetch_sub(1, Ordering::AcqRel);
     }
 }
 
