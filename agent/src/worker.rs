@@ -147,7 +147,7 @@ pub(crate) enum Command {
     Gauges(oneshot::Sender<Gauges>),
 }
 
-/// What a worker holds at one moment, and what its pods' netstacks counted.
+/// What a worker holds at one moment, and what its pods' netstacks and its tunnels counted.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Gauges {
     /// Pods served.
@@ -156,8 +156,9 @@ pub(crate) struct Gauges {
     pub(crate) flows: usize,
     /// Tunnels to peers.
     pub(crate) tunnels: usize,
-    /// The counters of netstacks and forwarders, summed over all pods; their sizes over the pods served now.
-    pub(crate) netstack: BTreeMap<String, u64>,
+    /// The counters of netstacks and forwarders, summed over all pods; their sizes over the pods served now. Those of the
+    /// pool of tunnels.
+    pub(crate) counts: BTreeMap<String, u64>,
 }
 
 /// One worker's state; it never leaves its thread.
@@ -383,15 +384,17 @@ impl Worker {
 
     fn gauges(&self) -> Gauges {
         let pods = self.pods.borrow();
-        let mut netstack = self.departed.borrow().clone();
+        let mut counts = self.departed.borrow().clone();
         for pod in pods.values() {
-            collect(pod, &mut netstack);
+            collect(pod, &mut counts);
         }
+        let pool = self.tunnels.stats();
+        telemetry::collect_pool(pool, &mut counts);
         Gauges {
             pods: pods.len(),
             flows: self.live.len(),
-            tunnels: self.tunnels.len(),
-            netstack,
+            tunnels: pool.tunnels,
+            counts,
         }
     }
 

@@ -1,3 +1,4 @@
+use std::num::NonZeroUsize;
 use std::time::Duration;
 
 /// The bounds of one tunnel, either side.
@@ -34,6 +35,10 @@ pub struct PoolConfig {
     /// Tunnels in the pool at once, those being set up included. When all are taken, the one that has been idle
     /// longest makes room; when none is idle, the new stream is refused as over limit. Default 4096.
     pub max_tunnels: usize,
+    /// Tunnels to one destination on the network that its streams are spread over once some of them are bulk. Default 4; 1 keeps all
+    /// streams in one as long as it has room. Others are set up for that only while less than half of `max_tunnels` are
+    /// taken.
+    pub spread: NonZeroUsize,
     /// Tunnels that may be set up to one destination at the same time. Default 4.
     pub max_connecting: usize,
     /// A tunnel without streams is closed after this time. Default 60 s.
@@ -60,6 +65,8 @@ pub struct InvalidConfig {
     pub got: u64,
 }
 
+/// Why so many: docs/adr/0033-bulk-is-spread.md.
+const SPREAD: NonZeroUsize = NonZeroUsize::new(4).unwrap();
 /// RFC 9113 §6.9.1.
 const MAX_WINDOW: u32 = (1 << 31) - 1;
 
@@ -83,6 +90,7 @@ impl Default for PoolConfig {
         Self {
             tunnel: TunnelConfig::default(),
             max_tunnels: 4096,
+            spread: SPREAD,
             max_connecting: 4,
             idle_close: Duration::from_secs(60),
             connect_timeout: Duration::from_secs(10),

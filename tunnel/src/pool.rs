@@ -64,6 +64,11 @@ pub enum Endpoint {
 ///      below the bound? set one up, or close the longest idle; else refuse: over limit
 /// ```
 ///
+/// A direction of a stream that carries 1 MiB within a second is *bulk*. Streams of one TCP connection lose, wait and are encrypted
+/// in one order, so bulk on the network is spread: while there is some, the pool sets up a tunnel for each bulk direction and
+/// one more, up to `spread` and in the background, and a new stream takes the tunnel with the least bulk. Streams that are
+/// there stay where they are.
+///
 /// A tunnel is *retired*, which means that it takes no new stream and ends after its last, when the peer sends
 /// GOAWAY, when either certificate expires, when an opener comes with newer credentials, or when it was
 /// idle for long. Streams in it are never cut by that.
@@ -84,6 +89,8 @@ pub struct PoolStats {
     pub connected_total: u64,
     /// Tunnels that couldn't be set up.
     pub connect_failed_total: u64,
+    /// Tunnels begun to spread bulk over.
+    pub spread_total: u64,
     /// Idle tunnels closed to make room.
     pub evicted_total: u64,
     /// Streams opened again in another tunnel.
@@ -261,7 +268,7 @@ impl<D: Dial> Pool<D> {
                 Step::Ready,
             );
         }
-        Step::Wait(setup::start(&self.inner, state, destination, credentials))
+        Step::Wait(setup::start(&self.inner, state, destination, credentials, 1))
     }
 }
 

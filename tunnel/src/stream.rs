@@ -6,8 +6,9 @@ use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use h2::{RecvStream, SendStream};
+use tokio::time::Instant;
 
-use crate::load::{Blocked, Slot};
+use crate::load::{Blocked, Pace, Slot};
 use crate::{ResetCode, Side, StreamError};
 
 /// One TCP connection's bytes in a tunnel, both ways.
@@ -25,6 +26,7 @@ pub struct Stream {
 pub struct SendHalf {
     shared: Arc<Shared>,
     blocked: Option<Blocked>,
+    pace: Pace,
     finished: bool,
 }
 
@@ -36,6 +38,7 @@ pub struct SendHalf {
 pub struct RecvHalf {
     shared: Arc<Shared>,
     recv: RecvStream,
+    pace: Pace,
     ended: bool,
 }
 
@@ -51,6 +54,7 @@ struct Shared {
 const RESERVE: usize = 256 << 10;
 impl Stream {
     pub(crate) fn new(send: SendStream<Bytes>, recv: RecvStream, slot: Slot) -> Self {
+        let now = Instant::now();
         let shared = Arc::new(Shared {
             send: Mutex::new(send),
             reset: AtomicBool::new(false),
@@ -60,11 +64,13 @@ impl Stream {
             send: SendHalf {
                 shared: Arc::clone(&shared),
                 blocked: None,
+                pace: Pace::new(now),
                 finished: false,
             },
             recv: RecvHalf {
                 shared,
                 recv,
+                pace: Pace::new(now),
                 ended: false,
             },
         }
@@ -145,6 +151,7 @@ impl SendHalf {
         if self.finished {
             return Err(StreamError::Finished);
         }
+        self.pace.carry(bytes.len(), &self.shared.slot);
         let outcome = {
             let mut send = self.shared.lock();
             let outcome = send.send_data(bytes, end);
@@ -175,7 +182,10 @@ impl RecvHalf {
             match ready!(self.recv.poll_data(cx)) {
                 // An END_STREAM often comes in an empty frame. h2 bounds how many a peer may send.
                 Some(Ok(bytes)) if bytes.is_empty() => {}
-                Some(Ok(bytes)) => return Poll::Ready(Ok(Some(bytes))),
+                Some(Ok(bytes)) => {
+                    self.pace.carry(bytes.len(), &self.shared.slot);
+                    return Poll::Ready(Ok(Some(bytes)));
+                }
                 Some(Err(error)) => {
                     self.ended = true;
                     return Poll::Ready(Err(self.shared.error(&error)));

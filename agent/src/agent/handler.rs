@@ -148,7 +148,7 @@ impl Handler for Agent {
             *counters.entry("pods".to_owned()).or_default() += gauges.pods as u64;
             *counters.entry("flows_relayed".to_owned()).or_default() += gauges.flows as u64;
             *counters.entry("tunnels".to_owned()).or_default() += gauges.tunnels as u64;
-            for (name, value) in gauges.netstack {
+            for (name, value) in gauges.counts {
                 *counters.entry(name).or_default() += value;
             }
         }

@@ -339,7 +339,8 @@ mod tests {
                 "netstack_",
                 "pass",
                 "flows_passing",
-                "tunnels_",
+                "tunnels_ended",
+                "tunnels_failed",
                 "bad_connects",
             ]
             .iter()

@@ -241,11 +241,34 @@ pub(crate) const NAMES: &[Name] = &[
     ("svids", "Identities with a valid SVID"),
     ("svids_wanted", "Identities that need an SVID"),
     ("tunnels", "Tunnels to peers"),
+    (
+        "tunnels_connect_failed_total",
+        "Tunnels to peers that could not be set up, whether or not a flow waited",
+    ),
+    ("tunnels_connected_total", "Tunnels to peers that were set up"),
+    ("tunnels_connecting", "Tunnels to peers that are being set up"),
     ("tunnels_ended_total", "Tunnels of peers that ended, by reason"),
+    (
+        "tunnels_evicted_total",
+        "Idle tunnels closed to make room for others",
+    ),
     (
         "tunnels_failed_total",
         "Tunnels that could not be opened, by reason",
     ),
+    (
+        "tunnels_over_limit_total",
+        "Flows refused because no more tunnels may be had",
+    ),
+    (
+        "tunnels_retried_total",
+        "Flows that were tried again in another tunnel",
+    ),
+    (
+        "tunnels_spread_total",
+        "Tunnels begun beside others to spread bulk over",
+    ),
+    ("tunnels_streams", "Flows in tunnels to peers"),
     (
         "worker_mailbox_overflows_total",
         "Commands between workers that found no room",

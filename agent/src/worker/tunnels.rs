@@ -13,7 +13,7 @@ use adit_flow::{Closer, RefuseReason, WorkloadName};
 use adit_identity::{PeerIdentity, SpiffeId};
 use adit_tunnel::{
     Connect, Credentials, Destination, Dial, Drain, Drainer, Endpoint, Handler, HeadError, Incoming,
-    OpenError, Pool, PoolConfig, Refusal, TunnelConfig, serve,
+    OpenError, Pool, PoolConfig, PoolStats, Refusal, TunnelConfig, serve,
 };
 use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
 use tokio::net::TcpStream;
@@ -129,9 +129,9 @@ impl Tunnels {
         self.serving.get()
     }
 
-    /// How many tunnels take streams.
-    pub(crate) fn len(&self) -> usize {
-        self.pool.stats().tunnels
+    /// What the pool of those that pods open holds and did.
+    pub(super) fn stats(&self) -> PoolStats {
+        self.pool.stats()
     }
 
     fn refused(&self, error: &OpenError) -> Refused {

@@ -17,15 +17,17 @@ use crate::{ConnectError, Credentials};
 /// The least time between two looks at whether a tunnel is idle.
 const SHORTEST_LOOK: Duration = Duration::from_millis(100);
 
-/// Sets a tunnel up in a task of its own, so that an opener who gives up doesn't take it from the others.
+/// Sets a tunnel up, for which so many openers wait. In a task of its own, so that an opener who gives up doesn't take it from the
+/// others.
 pub(super) fn start<D: Dial>(
     inner: &Arc<Inner<D>>,
     state: &mut State,
     destination: &Destination,
     credentials: &Arc<Credentials>,
+    waiting: usize,
 ) -> watch::Receiver<Option<Outcome>> {
     let (sender, outcome) = watch::channel(None);
-    let id = state.on_connecting(destination, credentials.generation(), outcome.clone());
+    let id = state.on_connecting(destination, credentials.generation(), waiting, outcome.clone());
     let span = tracing::debug_span!("tunnel", id, expected = %destination.expected, target = %destination.target.addr());
     let setup = Setup {
         inner: Arc::downgrade(inner),
@@ -91,6 +93,7 @@ impl<D: Dial> Setup<D> {
             let next_look = Instant::now() + (idle_close / 8).max(SHORTEST_LOOK);
             tokio::select! {
                 () = &mut driver => break,
+                () = load.bulk_began() => self.spread(),
                 () = sleep_until(next_look.max(idle_deadline(&load, idle_close))) => {
                     self.retire_if_idle(&load, idle_close);
                 }
@@ -101,13 +104,29 @@ impl<D: Dial> Setup<D> {
         }
     }
 
+    /// Sets up as many tunnels beside this one as its destination's bulk wants.
+    fn spread(&self) {
+        let Some(inner) = self.inner.upgrade() else {
+            return;
+        };
+        let mut state = inner.lock();
+        let generation = self.credentials.generation();
+        while state.wants_another(&self.destination, self.id, generation, &inner.config) {
+            state.stats.spread_total += 1;
+            start(&inner, &mut state, &self.destination, &self.credentials, 0);
+        }
+    }
+
     fn retire_if_idle(&self, load: &TunnelLoad, idle_close: Duration) {
         let Some(inner) = self.inner.upgrade() else {
             return;
         };
         // Under the lock, so that no opener takes a place in between.
         let mut state = inner.lock();
-        if load.streams() == 0 && idle_deadline(load, idle_close) <= Instant::now() {
+        if load.streams() == 0
+            && idle_deadline(load, idle_close) <= Instant::now()
+            && !state.wants_all(&self.destination, &inner.config)
+        {
             state.retire(&self.destination, self.id);
         }
     }

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use tokio::sync::watch;
 
@@ -52,11 +53,12 @@ impl State {
         }
     }
 
-    /// Somebody sets a tunnel up and waits for it. Returns its id.
+    /// A tunnel is being set up, and so many openers wait for it. Returns its id.
     pub(super) fn on_connecting(
         &mut self,
         destination: &Destination,
         generation: u64,
+        waiting: usize,
         outcome: watch::Receiver<Option<Outcome>>,
     ) -> u64 {
         let id = self.next_id;
@@ -65,7 +67,7 @@ impl State {
         place.connecting.push(Connecting {
             id,
             generation,
-            waiting: 1,
+            waiting,
             outcome,
         });
         id
@@ -123,14 +125,40 @@ impl State {
         }
     }
 
+    /// Whether bulk wants another tunnel beside this one, which newcomers can have. It never takes the room of other
+    /// destinations: the upper half of the pool is for those who would go without a tunnel.
+    pub(super) fn wants_another(
+        &self,
+        destination: &Destination,
+        id: u64,
+        generation: u64,
+        config: &PoolConfig,
+    ) -> bool {
+        let Some(place) = self.places.get(destination) else {
+            return false;
+        };
+        let now = SystemTime::now();
+        let takes_streams = |tunnel: &Tunnel| tunnel.id == id && !tunnel.is_retired(generation, now);
+        place.tunnels.iter().any(takes_streams)
+            && place.taken() < place.wanted(destination, config)
+            && place.connecting.len() < config.max_connecting
+            && self.taken() < config.max_tunnels / 2
+    }
+
+    /// Whether bulk wants all tunnels that there are, those without a stream, too.
+    pub(super) fn wants_all(&self, destination: &Destination, config: &PoolConfig) -> bool {
+        self.places
+            .get(destination)
+            .is_some_and(|place| place.tunnels.len() <= place.wanted(destination, config))
+    }
+
+    fn taken(&self) -> usize {
+        self.places.values().map(Place::taken).sum()
+    }
+
     /// Whether there may be another tunnel, after closing the one that was idle longest where that is needed.
     pub(super) fn make_room(&mut self, limit: usize) -> bool {
-        let taken: usize = self
-            .places
-            .values()
-            .map(|place| place.tunnels.len() + place.connecting.len())
-            .sum();
-        if taken < limit {
+        if self.taken() < limit {
             return true;
         }
         let longest_idle = self
@@ -150,12 +178,32 @@ impl State {
 }
 
 impl Place {
-    /// A place in the first tunnel with room, so that the later ones can fall idle.
+    /// A place where the least bulk is, then the fewest streams, in one of the first tunnels with room: so that the later ones
+    /// can fall idle.
     pub(super) fn lease(&self, config: &PoolConfig) -> Option<Lease> {
         let fits = |tunnel: &&Tunnel| {
             tunnel.has_room(&config.tunnel) && !tunnel.load.is_saturated(config.max_blocked)
         };
-        self.tunnels.iter().find(fits).map(Tunnel::lease)
+        self.tunnels
+            .iter()
+            .filter(fits)
+            .take(config.spread.get())
+            .min_by_key(|tunnel| (tunnel.load.bulk(), tunnel.load.streams()))
+            .map(Tunnel::lease)
+    }
+
+    /// How many tunnels bulk wants: one for each of its streams and one without, for whoever comes next.
+    fn wanted(&self, destination: &Destination, config: &PoolConfig) -> usize {
+        let bulk: usize = self.tunnels.iter().map(|tunnel| tunnel.load.bulk()).sum();
+        // In memory nothing is lost, and no order held up.
+        if bulk == 0 || !destination.target.is_wire() {
+            return 0;
+        }
+        (bulk + 1).min(config.spread.get())
+    }
+
+    fn taken(&self) -> usize {
+        self.tunnels.len() + self.connecting.len()
     }
 
     pub(super) fn lease_any(&self, config: &PoolConfig) -> Option<Lease> {
