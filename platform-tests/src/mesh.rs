@@ -5,6 +5,7 @@ use std::fs::{self, File};
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt as _;
+use std::panic;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -485,6 +486,23 @@ impl<'a> Mesh<'a> {
         left
     }
 
+    /// Ends it at once and tells what it said: something has failed.
+    fn give_up(&mut self) {
+        let flows = if self.runs() {
+            self.adit(["flows"]).raw_stdout()
+        } else {
+            String::new()
+        };
+        let said = format!("{}\n--- adit flows\n{}", self.logs(), tail(&flows, LOG_LINES));
+        if !self.ended {
+            let _ = kill_process_group(pid(self.supervisor.id()), Signal::KILL);
+            let _ = self.supervisor.wait();
+        }
+        // By `eprintln`, which a test's output has, and which panics where nobody reads it. That mustn't end the
+        // unwinding: there may be other meshes to take down.
+        let _ = panic::catch_unwind(|| eprintln!("{said}"));
+    }
+
     /// Stops it as a user would, and checks that it ends well.
     ///
     /// # Panics
@@ -501,21 +519,12 @@ impl<'a> Mesh<'a> {
 impl Drop for Mesh<'_> {
     fn drop(&mut self) {
         if thread::panicking() {
-            let flows = if self.runs() {
-                self.adit(["flows"]).raw_stdout()
-            } else {
-                String::new()
-            };
-            eprintln!("{}\n--- adit flows\n{}", self.logs(), tail(&flows, LOG_LINES));
-        } else if !self.ended {
-            self.down();
-        }
-        if self.ended && !thread::panicking() {
-            assert!(!self.run_dir().exists(), "{} is left", self.run_dir().display());
+            self.give_up();
+            return;
         }
         if !self.ended {
-            let _ = kill_process_group(pid(self.supervisor.id()), Signal::KILL);
-            let _ = self.supervisor.wait();
+            self.down();
         }
+        assert!(!self.run_dir().exists(), "{} is left", self.run_dir().display());
     }
 }

@@ -67,6 +67,11 @@ fn between_two_agents_with_nothing_but_tls_on_the_wire() {
         "only {} of {carried} bytes went between the agents",
         seen.bytes
     );
+    let spread = near.counter("tunnels_spread_total");
+    assert!(
+        spread >= 1 && seen.connections > 1,
+        "bulk has no tunnel beside its own: {spread}, {seen:?}"
+    );
     assert_eq!((seen.violations, seen.markers), (Vec::new(), 0));
     let outbound = near.wait_hbone(Direction::Outbound, "test/client", "test/server", PORT);
     assert!(outbound.wire_port.is_some(), "{outbound}");

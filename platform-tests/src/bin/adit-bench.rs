@@ -1,6 +1,7 @@
 //! `adit-bench`: adit beside a direct path, and beside other proxies, in one run; and the page about it.
 
 use std::error::Error;
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -111,12 +112,13 @@ fn run(cli: Cli) -> Result<(), Box<dyn Error>> {
     } else {
         bench::run(&plan)
     }?;
-    println!("{report}");
+    // Before the table: its reader may have gone, and the run took its time.
     if let Some(path) = cli.json {
         let folder = path.parent().unwrap_or_else(|| Path::new("."));
         std::fs::create_dir_all(folder)?;
         std::fs::write(path, serde_json::to_string_pretty(&report)? + "\n")?;
     }
+    writeln!(io::stdout(), "{report}")?;
     match report.soak {
         Some(soak) if !soak.is_flat() => Err(format!(
             "memory isn't flat: it grew by {:.1} % from the second quarter of the time to the last",
