@@ -105,7 +105,7 @@ pub(crate) struct Driver<Io> {
 /// A stream to be: its place is taken, its CONNECT not sent.
 pub(crate) struct Lease {
     pub(crate) tunnel: u64,
-    /// Whether other streams were opened in the tunnel before.
+    /// Whether the tunnel was there before its opener came, or has had another stream.
     pub(crate) reused: bool,
     request: SendRequest<Bytes>,
     slot: Slot,

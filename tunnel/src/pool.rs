@@ -213,13 +213,19 @@ impl<D: Dial> Pool<D> {
         destination: &Destination,
         credentials: &Arc<Credentials>,
     ) -> Result<Lease, OpenError> {
+        let mut waited = false;
         loop {
             let step = self.step(destination, credentials);
             let mut outcome = match step {
-                Step::Ready(lease) => return Ok(lease),
+                // One that was there may have died unseen, used or not.
+                Step::Ready(mut lease) => {
+                    lease.reused |= !waited;
+                    return Ok(lease);
+                }
                 Step::Refused(error) => return Err(error),
                 Step::Wait(outcome) => outcome,
             };
+            waited = true;
             let outcome = match outcome.wait_for(Option::is_some).await {
                 Ok(outcome) => outcome.clone(),
                 Err(_) => Some(Err(Arc::new(ConnectError::Aborted))),

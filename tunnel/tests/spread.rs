@@ -213,6 +213,18 @@ async fn half_of_the_pool_is_left_to_who_has_no_tunnel() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn another_tunnel_that_died_unseen_before_its_first_stream_is_replaced() {
+    let mut rig = on_the_wire(PoolConfig::default());
+    let mut bulk = pair(&mut rig).await;
+    bulk.carry(BULK).await.unwrap();
+    until_tunnels(&rig, 2).await;
+    rig.cuts.lock().unwrap()[1].send_replace(true);
+    let opening = tokio::time::timeout(LONG, pair(&mut rig));
+    opening.await.expect("it's opened").carry(10).await.unwrap();
+    assert_eq!(stats(&rig).retried_total, 1);
+}
+
+#[tokio::test(start_paused = true)]
 async fn another_tunnel_that_fails_disturbs_nobody() {
     let mut rig = on_the_wire(PoolConfig::default());
     let mut bulk = pair(&mut rig).await;
